@@ -1,0 +1,157 @@
+"""The verbs of the command line; what they do lives in the rooms."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pbt_bench.errors import RequestError, unknown
+from pbt_bench.spec import Grid, load_grid
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns 0 done, 1 some runs failed, 2 wrong request, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    try:
+        return verb(options)
+    except RequestError as error:
+        print(f"pbt-bench: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npbt-bench: interrupted; what is finished is kept, the same command carries on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away; say nothing more
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pbt-bench", description="Compare methods for pruning before training.")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    def add(name: str, verb: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.set_defaults(verb=verb)
+        return sub
+
+    def add_grid(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("grid", metavar="GRID", help="a grid file, for example grids/digits.toml")
+        sub.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+        sub.add_argument(
+            "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+            help="change the grid, for example recipe.epochs=2 (repeatable)",
+        )  # fmt: skip
+
+    run = add("run", _run, "run what is missing of a grid on this machine")
+    add_grid(run)
+    run.add_argument("--workers", type=int, metavar="N", help="default: one per GPU, or one per CPU core")
+    run.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N; default: cuda if there is one")
+    run.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("PBT_BENCH_DATA", "data")), metavar="DIR",
+        help="where datasets are or will be downloaded; default: $PBT_BENCH_DATA, then data",
+    )  # fmt: skip
+    run.add_argument("--retry-failed", action="store_true", help="run again what failed before")
+
+    status = add("status", _status, "count the runs of a grid by state")
+    add_grid(status)
+    status.add_argument("--json", action="store_true", help="for scripts")
+
+    report = add("report", _report, "draw figures, tables and a page from the records")
+    add_grid(report)
+    report.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/NAME/report")
+
+    listing = add("list", _list, "methods, models, datasets or statistics, with their sources")
+    listing.add_argument("what", metavar="methods|models|datasets|statistics")
+
+    show = add("show", _show, "print one record")
+    show.add_argument("run_id", metavar="RUN_ID")
+    show.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    return parser
+
+
+def _load(options: argparse.Namespace) -> tuple[Grid, Any]:
+    from pbt_bench.running.plan import check_names
+    from pbt_bench.running.store import Store
+
+    grid = check_names(load_grid(options.grid, options.overrides), options.grid)
+    return grid, Store(options.results / grid.name)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pbt_bench.running import local
+    from pbt_bench.running.plan import plan
+    from pbt_bench.running.progress import Progress
+    from pbt_bench.running.status import summary
+
+    grid, store = _load(options)
+    store.prepare()
+    todo = plan(grid, store, options.retry_failed)
+    if todo.missing:
+        places = local.devices(options.device, options.workers)
+        before = [r.status for r in todo.records.values() if not (options.retry_failed and r.status == "failed")]
+        with Progress(grid.name, len(todo.specs), before, min(len(places), len(todo.missing))) as progress:
+            local.run(todo, store, options.data, places, progress)
+    state = summary(grid, store)
+    print(state.line())
+    return 1 if state.counts["failed"] or state.missing else 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from pbt_bench.running.status import summary
+
+    grid, store = _load(options)
+    state = summary(grid, store)
+    print(state.to_json() if options.json else state.text())
+    return 1 if state.counts["failed"] else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pbt_bench.analysis.report import write_report
+
+    grid, store = _load(options)
+    page = write_report(grid.name, grid.runs(), store, options.out or store.folder / "report")
+    print(f"report: {page}")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from pbt_bench.data import datasets
+    from pbt_bench.models import MODELS
+    from pbt_bench.pruning.pruners import pruners
+
+    def statistics() -> Any:
+        from pbt_bench.pruning.statistics import statistics
+
+        return statistics()
+
+    tables: dict[str, Callable[[], Any]] = {
+        "methods": pruners,
+        "models": lambda: MODELS,
+        "datasets": datasets,
+        "statistics": statistics,
+    }
+    if options.what not in tables:
+        raise unknown("list", options.what, tables)
+    entries = tables[options.what]().items()
+    width = max(len(name) for name, _ in entries)
+    for name, entry in entries:
+        print(f"{name:{width}}  {entry.summary}  [{entry.cite}]")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from pbt_bench.running.store import find
+
+    print(find(options.results, options.run_id).to_json().decode(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

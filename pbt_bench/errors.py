@@ -1,0 +1,27 @@
+"""Errors that a user can mend: one line that names the value, the place and the valid choices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RequestError(ValueError):
+    """The request is wrong (exit code 2); nothing was started and nothing is lost."""
+
+
+class ScoreError(RuntimeError):
+    """A pruner gave scores that cannot be ranked; names the method and the layer."""
+
+
+class SparsityError(RuntimeError):
+    """The weights that are evaluated are not as sparse as the mask says."""
+
+
+def unknown(kind: str, name: object, valid: Iterable[str], where: str = "") -> RequestError:
+    """The error for a `name` that is none of the `valid` ones, with the nearest and all of them."""
+    choices = sorted(valid)
+    near = get_close_matches(str(name), choices, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    place = f"{where}: " if where else ""
+    return RequestError(f"{place}unknown {kind} {name!r}{hint} (valid: {', '.join(choices)})")

@@ -1,0 +1,72 @@
+"""The library: score, prune, apply and diagnose any `nn.Module`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pbt_bench.errors import RequestError, unknown
+from pbt_bench.pruning.diagnosis import diagnose
+from pbt_bench.pruning.masks import check_masks
+from pbt_bench.pruning.scoring import Scorer
+from pbt_bench.spec import Scoring
+
+__all__ = ["apply", "diagnose", "prune", "score"]
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def score(
+    model: nn.Module, batches: Batches, *, method: str, generator: torch.Generator | None = None, **scoring: Any
+) -> dict[str, Tensor]:
+    """A score per prunable weight (higher = kept), of the first round if the method is iterative.
+
+    `batches` are (inputs, class indices); `scoring` are fields of `Scoring` (fisher_batch_size, batchnorm,
+    prune_classifier, temperature, ...). Keys are parameter names, tensors have the parameters' shapes. The
+    model comes back bit-identical. Raises RequestError for an unknown method or option, ScoreError for
+    scores that are not finite.
+    """
+    return dict(_scorer(model, batches, generator, scoring).scores(method))
+
+
+def prune(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    method: str,
+    sparsity: float,
+    scope: str = "global",
+    generator: torch.Generator | None = None,
+    **scoring: Any,
+) -> dict[str, Tensor]:
+    """Bool masks (True = kept) that prune exactly floor(sparsity · N) of the N prunable weights.
+
+    `scope` is "global", "layer", "erk" or "uniform"; the rest as for `score`. The model is not changed: see `apply`.
+    """
+    if not 0 <= sparsity < 1:
+        raise RequestError(f"sparsity = {sparsity!r} must be at least 0 and below 1")
+    if scope not in ("global", "layer", "erk", "uniform"):
+        raise unknown("scope", scope, ("global", "layer", "erk", "uniform"))
+    return _scorer(model, batches, generator, scoring).prune(method, sparsity, scope).masks
+
+
+def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Set every pruned weight of `model` to exactly zero, in place."""
+    parameters = dict(model.named_parameters())
+    check_masks(masks, {name: parameters[name] for name in masks if name in parameters})
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].masked_fill_(~mask, 0)
+
+
+def _scorer(model: nn.Module, batches: Batches, generator: torch.Generator | None, scoring: dict[str, Any]) -> Scorer:
+    try:
+        options = Scoring(**scoring)
+    except TypeError:
+        odd = next(name for name in scoring if name not in Scoring.__struct_fields__)
+        raise unknown("scoring option", odd, Scoring.__struct_fields__) from None
+    seed = 0 if generator is None else int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    return Scorer(model, batches, options, seed)

@@ -1,0 +1,41 @@
+"""The batch normalisation of the scored model: `running`, `batch` or `calibrated` statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def layers(model: nn.Module) -> list[_BatchNorm]:
+    """The batch-normalisation modules of `model`."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def set_mode(model: nn.Module, mode: str, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Put `model` into eval mode, and its batch normalisation into `mode`. Call inside `preserved`.
+
+    running     normalise by the running statistics as they stand;
+    batch       normalise each forward by its own batch: samples are no longer independent;
+    calibrated  first set the running statistics to the mean over `batches` of the batch statistics
+                (exactly those of the data when there is one batch), then as `running`.
+    """
+    model.eval()
+    norms = layers(model)
+    if mode == "calibrated" and norms:
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+            norm.train()
+        with torch.no_grad():
+            for inputs, _ in batches:
+                model(inputs)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+    elif mode == "batch":
+        for norm in norms:
+            norm.train()

@@ -1,0 +1,139 @@
+"""What a set of masks means for a network: layer densities, collapse, effective sparsity, FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pbt_bench.errors import SparsityError
+from pbt_bench.models.prunable import prunable
+from pbt_bench.pruning.masks import Masks, check_masks
+from pbt_bench.pruning.support import trace
+
+
+@dataclass(frozen=True)
+class LayerDiagnosis:
+    """One prunable tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    prunable: int
+    kept: int
+    live: int  # kept weights on a live input-output path
+    flops_dense: int
+
+    @property
+    def density(self) -> float:
+        """kept / prunable."""
+        return self.kept / self.prunable
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A masked network. Flops are per example, forward, multiply-add = 2, of convolutions and linear layers."""
+
+    layers: tuple[LayerDiagnosis, ...]
+    connected: bool  # some path of kept weights joins input and output; if not, the network is collapsed
+    flops_dense: int
+    flops_sparse: int
+
+    @property
+    def prunable(self) -> int:
+        """Number of prunable weights."""
+        return sum(layer.prunable for layer in self.layers)
+
+    @property
+    def kept(self) -> int:
+        """Number of kept weights."""
+        return sum(layer.kept for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """1 - kept / prunable."""
+        return 1 - self.kept / self.prunable
+
+    @property
+    def effective_sparsity(self) -> float:
+        """1 - (kept weights on at least one path of kept weights from an input to an output) / prunable.
+
+        A unit that only a bias or a normalisation shift feeds carries a constant, not the input: weights
+        behind it are not effective.
+        """
+        return 1 - sum(layer.live for layer in self.layers) / self.prunable
+
+    @property
+    def collapsed_layers(self) -> tuple[str, ...]:
+        """Names of the layers that keep no weight."""
+        return tuple(layer.name for layer in self.layers if layer.kept == 0)
+
+    def __str__(self) -> str:
+        width = max(len(layer.name) for layer in self.layers)
+        lines = [f"{'layer':{width}}  {'shape':>16}  {'kept':>9} / {'prunable':<9}  density     live"]
+        for layer in self.layers:
+            shape = "x".join(map(str, layer.shape))
+            mark = "  collapsed" if layer.kept == 0 else ""
+            lines.append(
+                f"{layer.name:{width}}  {shape:>16}  {layer.kept:>9,} / {layer.prunable:<9,}  "
+                f"{layer.density:7.4f}  {layer.live:>7,}{mark}"
+            )
+        lines.append(
+            f"sparsity {self.sparsity:.4f}, effective {self.effective_sparsity:.4f}, "
+            f"{len(self.collapsed_layers)} collapsed layers, {'connected' if self.connected else 'NOT connected'}, "
+            f"{self.flops_sparse:,} of {self.flops_dense:,} flops"
+        )
+        return "\n".join(lines)
+
+
+def diagnose(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> Diagnosis:
+    """Diagnose `model` under `masks`; `example` is an input (only its shape counts, its first row is enough).
+
+    Raises RequestError if masks do not fit the model's parameters.
+    """
+    parameters = dict(model.named_parameters())
+    check_masks(masks, {name: parameters[name] for name in masks if name in parameters})
+    masks = dict(masks)
+    found = trace(model, masks, example)
+    layers = tuple(
+        LayerDiagnosis(
+            name=name,
+            shape=tuple(mask.shape),
+            prunable=mask.numel(),
+            kept=int(mask.sum()),
+            live=int(found.live[name].sum()),
+            flops_dense=2 * mask.numel() * found.positions.get(name, 0),
+        )
+        for name, mask in masks.items()
+    )
+    return Diagnosis(
+        layers,
+        found.connected,
+        sum(layer.flops_dense for layer in layers) + found.other_flops,
+        sum(2 * layer.kept * found.positions.get(layer.name, 0) for layer in layers) + found.other_flops,
+    )
+
+
+def all_kept(model: nn.Module, prune_classifier: bool = True) -> Masks:
+    """Masks that prune nothing."""
+    return {name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable(model, prune_classifier).items()}
+
+
+def realised_sparsity(parameters: Mapping[str, Tensor], masks: Masks) -> float:
+    """Share of exact zeros in the weights as they are.
+
+    Raises SparsityError, naming the layer, if a weight that the mask prunes is not exactly zero.
+    """
+    names = list(masks)
+    with torch.no_grad():
+        counts = torch.stack(
+            [
+                torch.stack([torch.count_nonzero(parameters[n]), torch.count_nonzero(parameters[n][~masks[n]])])
+                for n in names
+            ]
+        ).tolist()
+    for name, (_, leaked) in zip(names, counts, strict=True):
+        if leaked:
+            raise SparsityError(f"layer {name!r}: {leaked} pruned weights are not zero")
+    return 1 - sum(nonzero for nonzero, _ in counts) / sum(m.numel() for m in masks.values())

@@ -1,0 +1,106 @@
+"""See every convolution and linear map that a model computes with a tracked weight, however it is written.
+
+A `TorchFunctionMode` sees `F.conv2d(x, w)` and `F.linear(x, w)` whether a module or plain code calls
+them, so tied weights, functional models and reused modules are all found by the tensor that is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}  # function -> spatial dimensions
+LINEAR_MAPS = (*CONVOLUTIONS, F.linear)
+
+
+class Intercept(TorchFunctionMode):
+    """Calls `apply(name, function, inputs, weight, bias, options)` in place of the linear map of a tracked weight."""
+
+    def __init__(self, tracked: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._names = {id(tensor): name for name, tensor in tracked.items()}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func in LINEAR_MAPS:
+            given = list(args)
+            inputs = given.pop(0) if given else options.pop("input")
+            weight = given.pop(0) if given else options.pop("weight")
+            bias = given.pop(0) if given else options.pop("bias", None)
+            options |= dict(zip(("stride", "padding", "dilation", "groups"), given, strict=False))
+            name = self._names.get(id(weight))
+            if name is not None:
+                return self.apply(name, func, inputs, weight, bias, options)
+            return self.untracked(func, inputs, weight, bias, options)
+        return self.other(func, args, options)
+
+    def apply(
+        self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
+    ) -> Tensor:
+        """The linear map of the tracked weight `name`."""
+        raise NotImplementedError
+
+    def untracked(
+        self, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
+    ) -> Tensor:
+        """A linear map of another weight."""
+        return function(inputs, weight, bias, **options)
+
+    def other(self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Any other torch function."""
+        return function(*args, **options)
+
+
+def conv_geometry(options: Mapping[str, Any], weight: Tensor) -> tuple[list[int], list[int], list[int], int]:
+    """(stride, padding, dilation, groups) of a convolution call, one number per spatial dimension.
+
+    `padding="same"` is resolved for the symmetric case; an asymmetric one raises NotImplementedError.
+    """
+    dims = weight.dim() - 2
+
+    def spread(value: Any) -> list[int]:
+        return [int(value)] * dims if isinstance(value, int) else [int(v) for v in value] * (dims // len(value) or 1)
+
+    stride, dilation = spread(options.get("stride", 1)), spread(options.get("dilation", 1))
+    padding = options.get("padding", 0)
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        if any(t % 2 for t in total):
+            raise NotImplementedError("asymmetric padding='same'")
+        padding = [t // 2 for t in total]
+    return stride, spread(padding), dilation, int(options.get("groups", 1))
+
+
+def patches(inputs: Tensor, weight: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """The columns that a convolution multiplies: [n, groups, (c/groups)·∏k, positions]; any spatial dimension."""
+    stride, padding, dilation, groups = conv_geometry(options, weight)
+    if any(padding):
+        inputs = F.pad(inputs, [p for pad in reversed(padding) for p in (pad, pad)])
+    kernel = list(weight.shape[2:])
+    places = [
+        (size - d * (k - 1) - 1) // s + 1
+        for size, k, s, d in zip(inputs.shape[2:], kernel, stride, dilation, strict=True)
+    ]
+    n, channels, *_ = inputs.shape
+    batch, channel, *spatial = inputs.stride()
+    view = inputs.as_strided(
+        (n, channels, *kernel, *places),
+        (
+            batch,
+            channel,
+            *(s * d for s, d in zip(spatial, dilation, strict=True)),
+            *(s * t for s, t in zip(spatial, stride, strict=True)),
+        ),
+    )
+    columns = (channels // groups) * math.prod(kernel)
+    return view.reshape(n, groups, columns, -1)

@@ -1,0 +1,142 @@
+"""Scores -> masks: exact counts, whatever the ties, for every scope.
+
+Kept weights = N - floor(sparsity · N), N the prunable weights. Equal scores are pruned in the order of the
+weights (layer by layer, row-major), so a mask is a function of the scores alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import ROUND_FLOOR, Decimal
+from math import floor, prod
+
+import torch
+from torch import Tensor
+
+from pbt_bench.errors import RequestError
+
+Masks = dict[str, Tensor]  # prunable parameter name -> bool tensor of its shape, True = kept
+
+
+def pruned_count(sparsity: float, prunable: int) -> int:
+    """floor(sparsity · prunable) with the sparsity as the decimal number that is printed: 0.7 of 10 is 7."""
+    return int((_decimal(sparsity) * prunable).to_integral_value(ROUND_FLOOR))
+
+
+def exact_density(sparsity: float) -> float:
+    """1 - sparsity as decimal numbers: 0.2 for 0.8, not 0.19999999999999996."""
+    return float(1 - _decimal(sparsity))
+
+
+def _decimal(sparsity: float) -> Decimal:
+    return Decimal(repr(float(sparsity)))
+
+
+class Ranking:
+    """Scores sorted once; masks for any number of sparsities follow by comparison."""
+
+    def __init__(self, scores: Mapping[str, Tensor], scope: str) -> None:
+        self._scores = dict(scores)
+        self._scope = scope
+        whole = [torch.cat([s.flatten() for s in scores.values()])]
+        self._ranks = [_ranks(s) for s in (whole if scope == "global" else [s.flatten() for s in scores.values()])]
+
+    def masks(self, sparsity: float) -> Masks:
+        """The masks that keep N - floor(sparsity · N) weights in all."""
+        total = sum(s.numel() for s in self._scores.values())
+        return self.keep(total - pruned_count(sparsity, total), exact_density(sparsity))
+
+    def keep(self, kept: int, density: float, alive: Mapping[str, int] | None = None) -> Masks:
+        """The masks that keep `kept` weights in all, of at most `alive` per layer."""
+        if self._scope == "global":
+            ranks = self._ranks[0] >= self._ranks[0].numel() - kept
+            sizes = [s.numel() for s in self._scores.values()]
+            parts = ranks.split(sizes)
+        else:
+            shapes = {name: tuple(s.shape) for name, s in self._scores.items()}
+            quota = quotas(shapes, kept, density, self._scope, alive)
+            parts = tuple(
+                rank >= rank.numel() - quota[name] for name, rank in zip(self._scores, self._ranks, strict=True)
+            )
+        return {name: part.view(s.shape) for (name, s), part in zip(self._scores.items(), parts, strict=True)}
+
+
+def _ranks(flat: Tensor) -> Tensor:
+    """Position of every element in the ascending stable order; int32 halves the memory where it can."""
+    order = flat.argsort(stable=True)
+    dtype = torch.int32 if flat.numel() < 2**31 else torch.int64
+    ranks = torch.empty(flat.numel(), dtype=dtype, device=flat.device)
+    ranks[order] = torch.arange(flat.numel(), dtype=dtype, device=flat.device)
+    return ranks
+
+
+def quotas(
+    shapes: Mapping[str, tuple[int, ...]],
+    kept: int,
+    density: float,
+    scope: str,
+    alive: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """How many weights every layer keeps, `kept` in all.
+
+    layer    the same density everywhere;
+    uniform  the first layer dense, the same density everywhere else (Evci et al. 2020, arXiv:1911.11134, Sec. 3);
+    erk      density proportional to (sum of dimensions) / (product of dimensions), layers that would exceed 1
+             dense (Erdős-Rényi-Kernel, same place).
+
+    The real-valued shares are rounded by largest remainders. Raises RequestError if `uniform` has too few weights.
+    """
+    limit = {name: prod(shape) for name, shape in shapes.items()} if alive is None else dict(alive)
+    sizes = {name: prod(shape) for name, shape in shapes.items()}
+    if scope == "layer":
+        weight = {name: float(sizes[name]) for name in sizes}
+    elif scope == "erk":
+        weight = {name: float(sum(shape)) for name, shape in shapes.items()}
+    elif scope == "uniform":
+        first = next(iter(sizes))
+        if kept < limit[first]:
+            raise RequestError(
+                f"scope = 'uniform' keeps the first layer ({first}, {limit[first]} weights) dense, "
+                f"but density {density:g} leaves {kept} weights in all"
+            )
+        rest = {name: float(size) for name, size in sizes.items() if name != first}
+        shares = _shares(rest, {name: limit[name] for name in rest}, kept - limit[first])
+        return {first: limit[first], **shares}
+    else:
+        raise RequestError(f"scope = {scope!r} has no quotas")
+    return _shares(weight, limit, kept)
+
+
+def _shares(weight: Mapping[str, float], limit: Mapping[str, int], kept: int) -> dict[str, int]:
+    """Integers proportional to `weight`, none above its limit, that sum to `kept` (largest remainders)."""
+    full: dict[str, int] = {}
+    while True:
+        free = {name: w for name, w in weight.items() if name not in full}
+        left = kept - sum(full.values())
+        scale = left / sum(free.values()) if free else 0.0
+        over = [name for name, w in free.items() if w * scale > limit[name]]
+        if not over:
+            break
+        full |= {name: limit[name] for name in over}
+    ideal = {name: w * scale for name, w in free.items()}
+    result = full | {name: floor(share) for name, share in ideal.items()}
+    missing = kept - sum(result.values())
+    by_remainder = sorted(free, key=lambda name: floor(ideal[name]) - ideal[name])  # stable: ties in layer order
+    for name in (n for n in by_remainder if result[n] < limit[n]):
+        if missing <= 0:
+            break
+        result[name] += 1
+        missing -= 1
+    return {name: result[name] for name in weight}
+
+
+def check_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Raises RequestError unless `masks` are bool tensors, one for every parameter, of its shape."""
+    if masks.keys() != parameters.keys():
+        odd = sorted(masks.keys() ^ parameters.keys())
+        raise RequestError(f"masks and prunable parameters differ: {', '.join(odd)}")
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
+            raise RequestError(
+                f"mask of {name}: {mask.dtype} {list(mask.shape)}, expected torch.bool {list(parameters[name].shape)}"
+            )

@@ -1,0 +1,96 @@
+"""The registry of pruners. A pruner is a function whose ARGUMENTS name the statistics it needs.
+
+    @pruner(cite="Lee et al. 2019, arXiv:1810.02340, Eq. 6")
+    def snip(weight, gradient):
+        return (weight * gradient).abs()
+
+It is called once per prunable tensor, with tensors of that tensor's shape, and returns a score per weight
+in the same shape. Higher scores are kept.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pbt_bench import registry
+from pbt_bench.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PRUNERS: registry.Registry[Pruner]
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """A registered method: its formula and the choices that belong to it."""
+
+    name: str
+    function: Callable[..., Tensor]
+    needs: tuple[str, ...]  # names of statistics, in the order of the arguments
+    cite: str
+    rounds: int = 1  # 1 = one shot; n = n rounds of score and prune, density falling exponentially
+    regrow: bool = False  # pruned weights may return in a later round
+    scope: str | None = None  # a scope that belongs to the method; None = the run's scope
+    original: Mapping[str, Any] = field(default_factory=dict)  # fields of Scoring in its published code
+    summary: str = ""
+
+
+_PRUNERS = registry.Registry("method")
+
+
+def pruner(
+    *,
+    cite: str,
+    rounds: int = 1,
+    regrow: bool = False,
+    scope: str | None = None,
+    aliases: tuple[str, ...] = (),
+    original: Mapping[str, Any] | None = None,
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a score function under its own name.
+
+    `cite` names the paper and equation; `rounds` > 1 makes the method iterative; `original` gives the
+    fields of `Scoring` that the method's published code uses (for protocol = "original").
+    Raises RequestError if the name or an alias is taken.
+    """
+
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        entry = Pruner(
+            name=function.__name__,
+            function=function,
+            needs=tuple(inspect.signature(function).parameters),
+            cite=cite,
+            rounds=rounds,
+            regrow=regrow,
+            scope=scope,
+            original=dict(original or {}),
+            summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
+        )
+        _PRUNERS.add(entry.name, entry, registry.origin(function), aliases)
+        return function
+
+    return register
+
+
+def folders() -> list[Path]:
+    """Where methods are looked for: the project's own `methods/`, then those of PBT_BENCH_METHODS."""
+    package = Path(__file__).parents[1]
+    own = package / "methods"  # in an installed wheel
+    return [own if own.is_dir() else package.parent / "methods", *registry.extra_folders("PBT_BENCH_METHODS")]
+
+
+@cache
+def pruners() -> registry.Registry[Pruner]:
+    """All methods, found by reading the folders once. Raises RequestError naming a file that does not load."""
+    _PRUNERS.clear()
+    for folder in folders():
+        registry.load_folder(folder, "pbt_bench_methods")
+    if not list(_PRUNERS):
+        raise RequestError(f"no methods found in {', '.join(map(str, folders()))}")
+    return _PRUNERS

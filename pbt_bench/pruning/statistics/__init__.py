@@ -1,0 +1,115 @@
+"""Named per-weight quantities that pruners ask for by argument name.
+
+A provider is a function of a `Task` that computes one or several statistics in one go; `compute` calls
+each provider that is needed once, with the names that are wanted from it. To add a statistic, write one
+provider in a file of this folder.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from time import perf_counter
+
+from torch import Tensor, nn
+
+from pbt_bench import registry
+from pbt_bench.pruning.batchnorm import set_mode
+from pbt_bench.spec import Scoring
+
+Tensors = dict[str, Tensor]  # prunable parameter name -> tensor of its shape
+
+
+@dataclass(frozen=True)
+class Task:
+    """What statistics are computed of: a model, its prunable weights, and the scoring data on the model's device."""
+
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    batches: Sequence[tuple[Tensor, Tensor]]  # (inputs [n, ...], class indices [n])
+    scoring: Scoring
+    seed: int  # of the streams for random numbers and probes
+    dense: Mapping[str, Tensor] | None = None  # the weights before any round pruned; None = as they stand
+
+    @property
+    def samples(self) -> int:
+        """Number of scoring samples."""
+        return sum(len(targets) for _, targets in self.batches)
+
+
+Provider = Callable[[Task, Collection[str]], dict[str, Tensors]]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One name, and the provider that computes it."""
+
+    name: str
+    provider: Provider
+    cite: str
+    data: bool  # False: sees no data, and the model as it stands
+    summary: str
+
+
+_STATISTICS: registry.Registry[Statistic] = registry.Registry("statistic")
+
+
+def provides(*, data: bool, **cites: str) -> Callable[[Provider], Provider]:
+    """Register a provider of the statistics named by the keywords, each with its citation."""
+
+    def register(provider: Provider) -> Provider:
+        summary = (inspect.getdoc(provider) or "").split("\n", 1)[0]
+        for name, cite in cites.items():
+            _STATISTICS.add(name, Statistic(name, provider, cite, data, summary), registry.origin(provider))
+        return provider
+
+    return register
+
+
+@cache
+def statistics() -> registry.Registry[Statistic]:
+    """All statistics: every module of this folder is imported once."""
+    for module in pkgutil.iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+    return _STATISTICS
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Statistics by name, and the seconds that the provider of each one took."""
+
+    values: dict[str, Tensors]
+    seconds: dict[str, float]
+
+
+def compute(task: Task, names: Collection[str]) -> Computed:
+    """Every statistic in `names`, each provider called once. Call inside `preserved`.
+
+    Data-free statistics see the model as it stands; for the others its batch normalisation is first put
+    into the mode that the scoring asks for. Raises RequestError for an unknown name.
+    """
+    wanted: dict[Provider, list[Statistic]] = {}
+    for name in sorted(names):
+        entry = statistics()[name]
+        wanted.setdefault(entry.provider, []).append(entry)
+    task.model.eval()
+    values: dict[str, Tensors] = {}
+    seconds: dict[str, float] = {}
+    ready = False
+    for provider, entries in sorted(wanted.items(), key=lambda item: item[1][0].data):
+        if entries[0].data and not ready:
+            set_mode(task.model, task.scoring.batchnorm, task.batches)
+            ready = True
+        start = perf_counter()
+        values |= provider(task, [entry.name for entry in entries])
+        if any(t.is_cuda for t in task.parameters.values()):
+            import torch
+
+            torch.cuda.synchronize()
+        took = perf_counter() - start
+        seconds |= {entry.name: took for entry in entries}
+    return Computed(values, seconds)

@@ -1,0 +1,83 @@
+"""A table of named things that refuses duplicates (naming both origins) and answers unknown names with the valid ones."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib import util
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pbt_bench.errors import RequestError, unknown
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names -> entries. Names are case-sensitive; an alias is a second name for the same entry."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, tuple[T, str]] = {}
+        self._aliases: dict[str, str] = {}
+
+    def add(self, name: str, entry: T, origin: str, aliases: tuple[str, ...] = ()) -> None:
+        """Raises RequestError if `name` or an alias is taken by an entry of another origin."""
+        for each in (name, *aliases):
+            if each in self._entries or each in self._aliases:
+                first = self._entries[self._aliases.get(each, each)][1]
+                raise RequestError(f"{self.kind} {each!r} is defined twice: {first} and {origin}")
+        self._entries[name] = (entry, origin)
+        self._aliases.update(dict.fromkeys(aliases, name))
+
+    def __getitem__(self, name: str) -> T:
+        key = self._aliases.get(name, name)
+        if key not in self._entries:
+            raise unknown(self.kind, name, [*self._entries, *self._aliases])
+        return self._entries[key][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries or name in self._aliases
+
+    def items(self) -> list[tuple[str, T]]:
+        """(name, entry), by name, without aliases."""
+        return [(name, self._entries[name][0]) for name in self]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._aliases.clear()
+
+
+def origin(function: Callable[..., Any]) -> str:
+    """`file:line` where `function` is defined."""
+    code = function.__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def load_folder(folder: Path, package: str) -> None:
+    """Import every `*.py` of `folder` that does not begin with an underscore, by path, as `<package>_<stem>`."""
+    for path in sorted(folder.glob("[!_]*.py")):
+        spec = util.spec_from_file_location(f"{package}_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = util.module_from_spec(spec)
+        sys.modules[module.__name__] = module
+        try:
+            spec.loader.exec_module(module)
+        except RequestError:
+            raise
+        except Exception as error:
+            raise RequestError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def extra_folders(variable: str) -> list[Path]:
+    """The folders named by an environment variable (separated as in PATH). Raises RequestError if one is missing."""
+    folders = [Path(text) for text in os.environ.get(variable, "").split(os.pathsep) if text]
+    for folder in folders:
+        if not folder.is_dir():
+            raise RequestError(f"{variable}: {folder} is not a folder")
+    return folders

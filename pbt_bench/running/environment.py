@@ -1,0 +1,49 @@
+"""Where a run was executed: versions, device, commit, host. Not part of its identity."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+import pbt_bench
+
+
+@cache
+def commit() -> str | None:
+    """The git commit of this code, with "+changes" if the working tree differs; None outside a checkout."""
+    folder = Path(pbt_bench.__file__).parents[1]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if not (folder / ".git").exists():
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Versions, device, commit, host and process of this worker."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "pbt_bench": pbt_bench.__version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+        "device": device.type,
+        "device_name": name,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }

@@ -1,0 +1,55 @@
+"""Before anything starts: are all names of a grid known, and which of its runs are missing?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from pbt_bench.data import datasets
+from pbt_bench.errors import RequestError
+from pbt_bench.models import MODELS
+from pbt_bench.pruning.pruners import pruners
+from pbt_bench.running.record import RunRecord
+from pbt_bench.running.store import Store
+from pbt_bench.spec import DENSE, Grid, RunSpec
+
+
+def check_names(grid: Grid, where: str) -> Grid:
+    """`grid` with aliases replaced by the methods they name. Raises RequestError for a name that nobody registered."""
+    try:
+        for name in grid.grid.dataset:
+            datasets()[name]
+        for name in grid.grid.model:
+            MODELS[name]
+        methods = tuple(dict.fromkeys(pruners()[name].name for name in grid.grid.method))
+    except RequestError as error:
+        raise RequestError(f"{where}: {error}") from None
+    return msgspec.structs.replace(grid, grid=msgspec.structs.replace(grid.grid, method=methods))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a study, the records there are, and the runs to do."""
+
+    specs: Sequence[RunSpec]
+    records: dict[str, RunRecord]
+    missing: Sequence[RunSpec]
+
+    def methods(self, spec: RunSpec) -> tuple[str, ...]:
+        """The methods of the group of `spec` that are still to do: they share its statistics."""
+        names = {other.method for other in self.missing if other.group == spec.group and other.method != DENSE}
+        return tuple(sorted(names))
+
+
+def plan(grid: Grid, store: Store, retry_failed: bool = False) -> Plan:
+    """Compare the runs of `grid` with the records in `store`; failed ones count as missing if `retry_failed`."""
+    specs = grid.runs()
+    records = {record.run_id: record for record in store.records({spec.run_id for spec in specs})}
+    missing = [
+        spec
+        for spec in specs
+        if (record := records.get(spec.run_id)) is None or (retry_failed and record.status == "failed")
+    ]
+    return Plan(specs, records, missing)

@@ -1,0 +1,82 @@
+"""The record of one finished run: the one JSON file that status, resume, retry and analysis read."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from pbt_bench.spec import RunSpec
+
+Status = Literal["done", "diverged", "collapsed", "failed"]
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Final numbers. Accuracies are fractions in [0, 1], losses mean cross-entropy in nats."""
+
+    test_accuracy: float  # of the last epoch's weights: the headline
+    test_loss: float | None  # None if it is not finite
+    validation_accuracy: float | None  # None where the recipe keeps no validation images
+    validation_loss: float | None
+    train_loss: float | None  # mean over the last epoch; None if nothing was trained
+    best_validation_epoch: int | None  # counted from 1
+    test_accuracy_at_best_validation: float | None
+    chance_accuracy: float  # 1 / number of classes
+
+
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """One prunable tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    prunable: int
+    kept: int
+    zero_scores: int  # exactly-zero scores
+
+
+class Pruning(msgspec.Struct, frozen=True, kw_only=True):
+    """What was pruned. Counts are weights; flops are per example, forward, multiply-add = 2."""
+
+    prunable: int
+    kept: int
+    sparsity: float  # 1 - kept / prunable, of the masks
+    realised_sparsity: float  # share of exact zeros in the weights that were evaluated
+    effective_sparsity: float  # 1 - (weights on a live input-output path) / prunable
+    zero_score_share: float
+    collapsed_layers: int
+    flops_dense: int
+    flops_sparse: int
+    scoring_seconds: float  # of the passes this method needs, shared or not
+    layers: tuple[Layer, ...]
+    rounds: int  # of score and prune; 0 for the dense baseline
+    mask_digest: str  # SHA-256 over the names and bits of the masks
+
+
+class Epoch(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the training curve."""
+
+    epoch: int  # counted from 1
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    learning_rate: float  # of the epoch's last step
+    realised_sparsity: float
+    seconds: float
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that ended. `done`, `diverged` and `collapsed` are results; `failed` keeps its traceback in `error`."""
+
+    run_id: str
+    status: Status
+    spec: RunSpec
+    metrics: Metrics | None = None
+    pruning: Pruning | None = None
+    curve: tuple[Epoch, ...] = ()
+    environment: dict[str, Any] = {}
+    error: str | None = None
+
+    def to_json(self) -> bytes:
+        """Indented JSON, keys in the order of the fields."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"

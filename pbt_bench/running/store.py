@@ -1,0 +1,98 @@
+"""The result store: one folder per study, one JSON file per finished run, and no other memory.
+
+Files appear by rename only, so a reader never sees half a record, also on NFS.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import msgspec
+
+from pbt_bench.errors import RequestError
+from pbt_bench.running.record import RunRecord
+
+_HOST = socket.gethostname().split(".")[0]
+_DECODER = msgspec.json.Decoder(RunRecord)
+
+
+class Store:
+    """The records of one study, in `<folder>/runs/<run_id>.json`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.runs = self.folder / "runs"
+
+    def prepare(self) -> None:
+        """Create the folders, drop half-written files. Raises RequestError if it cannot be written to."""
+        try:
+            self.runs.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.runs):
+                self.sweep()
+        except OSError as error:
+            raise RequestError(f"{self.folder}: results cannot be written there: {error.strerror or error}") from None
+
+    def path(self, run_id: str) -> Path:
+        """Where the record of `run_id` is or will be."""
+        return self.runs / f"{run_id}.json"
+
+    def write(self, record: RunRecord) -> None:
+        """Write `record` atomically: whole, or not at all."""
+        part = self.runs / f".{record.run_id}.{_HOST}.{os.getpid()}.tmp"
+        try:
+            with part.open("wb") as file:
+                file.write(record.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.path(record.run_id))
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+    def sweep(self) -> None:
+        """Remove the half-written files of this machine's processes that are no longer there."""
+        for part in self.runs.glob(f".*.{_HOST}.*.tmp"):
+            if not Path(f"/proc/{part.name.split('.')[-2]}").exists():
+                part.unlink(missing_ok=True)
+
+    def records(self, ids: Collection[str] | None = None) -> list[RunRecord]:
+        """The readable records, sorted by run id, of all runs or of `ids`; the others are named on stderr."""
+        return [record for record in self._read(ids) if record is not None]
+
+    def _read(self, ids: Collection[str] | None) -> Iterator[RunRecord | None]:
+        present = sorted(path.stem for path in self.runs.glob("*.json")) if self.runs.is_dir() else []
+        wanted = None if ids is None else set(ids)
+        for run_id in present:
+            if wanted is None or run_id in wanted:
+                yield self.read(run_id)
+
+    def read(self, run_id: str) -> RunRecord | None:
+        """The record of `run_id`; None, with a warning on stderr, if its file is damaged."""
+        path = self.path(run_id)
+        try:
+            record = _DECODER.decode(path.read_bytes())
+            if record.run_id != run_id or record.spec.run_id != run_id:
+                raise ValueError(f"it describes run {record.spec.run_id}, not {run_id}")
+            return record
+        except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+            print(f"warning: {path} is not a record ({error}); ignored, its run counts as missing", file=sys.stderr)
+            return None
+
+
+def find(results: Path, run_id: str) -> RunRecord:
+    """The record `run_id` of any study below `results`. Raises RequestError if there is none or several begin so."""
+    if not run_id.isalnum():
+        raise RequestError(f"{run_id!r} is not a run id (16 hex digits, or how one begins)")
+    paths = sorted(results.glob(f"*/runs/{run_id}*.json"))
+    if len(paths) != 1:
+        found = ", ".join(path.stem for path in paths[:5]) or "none"
+        raise RequestError(f"run {run_id!r}: {len(paths)} records in {results}/*/runs begin with it ({found})")
+    record = Store(paths[0].parents[1]).read(paths[0].stem)
+    if record is None:
+        raise RequestError(f"{paths[0]} cannot be read")
+    return record

@@ -1,0 +1,44 @@
+"""Optimiser and learning-rate schedule of a recipe."""
+
+from __future__ import annotations
+
+from math import cos, pi
+
+import torch
+from torch import nn
+
+from pbt_bench.spec import Recipe
+
+
+def optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW over all parameters; weight decay applies to every one of them."""
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
+        )
+    return torch.optim.SGD(
+        model.parameters(),
+        recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        foreach=True,
+    )
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of `step` (from 0).
+
+    A linear rise over `warmup_epochs`, then constant; times `gamma` after every milestone epoch; or half a
+    cosine from `learning_rate` to 0 over the remaining steps.
+    """
+    warm = recipe.warmup_epochs * steps_per_epoch
+    if step < warm:
+        return recipe.learning_rate * (step + 1) / warm
+    if recipe.schedule == "multistep":
+        epoch = step // steps_per_epoch
+        return recipe.learning_rate * recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones)
+    if recipe.schedule == "cosine":
+        total = max(1, recipe.epochs * steps_per_epoch - warm)
+        return recipe.learning_rate * (1 + cos(pi * (step - warm) / total)) / 2
+    return recipe.learning_rate
