@@ -1,10 +1,10 @@
 """pbt-bench: which pruning-at-initialization method is better, by how much, and is the network really that sparse?
 
-    scores = pbt_bench.score(model, batches, method="fts")
-    masks = pbt_bench.prune(model, batches, method="fts", sparsity=0.98)
-    pbt_bench.apply(model, masks)
-    print(pbt_bench.diagnose(model, masks, example))
-    frame = pbt_bench.load_results("results/digits")
+scores = pbt_bench.score(model, batches, method="fts")
+masks = pbt_bench.prune(model, batches, method="fts", sparsity=0.98)
+pbt_bench.apply(model, masks)
+print(pbt_bench.diagnose(model, masks, example))
+frame = pbt_bench.load_results("results/digits")
 """
 
 from importlib import import_module

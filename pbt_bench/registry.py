@@ -1,4 +1,4 @@
-"""A table of named things that refuses duplicates (naming both origins) and answers unknown names with the valid ones."""
+"""A table of named things: refuses duplicates naming both origins, answers unknown names with the valid ones."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def load_folder(folder: Path, package: str) -> None:
     """Import every `*.py` of `folder` that does not begin with an underscore, by path, as `<package>_<stem>`."""
     for path in sorted(folder.glob("[!_]*.py")):
         spec = util.spec_from_file_location(f"{package}_{path.stem}", path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = util.module_from_spec(spec)
         sys.modules[module.__name__] = module
         try:

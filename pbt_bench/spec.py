@@ -167,8 +167,12 @@ class RunSpec(_Strict, frozen=True, kw_only=True):
 
     @classmethod
     def from_json(cls, text: bytes | str) -> RunSpec:
-        """The inverse of `to_json`. Raises RequestError on a field that is unknown or out of range."""
-        return _convert(msgspec.json.decode(text), cls, "run")
+        """The inverse of `to_json`. Raises RequestError if it is not JSON or a field is unknown or out of range."""
+        try:
+            table = msgspec.json.decode(text)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"run: not JSON: {error}") from None
+        return _convert(table, cls, "run")
 
     @property
     def group(self) -> tuple[object, ...]:
@@ -226,7 +230,7 @@ class Grid(_Strict, frozen=True, kw_only=True):
     def runs(self) -> list[RunSpec]:
         """All runs, each once: group by group, the dense baseline of a group first."""
         axes = msgspec.structs.asdict(self.grid)
-        shared = {"recipe": self.recipe, "scoring": self.scoring}
+        shared: dict[str, Any] = {"recipe": self.recipe, "scoring": self.scoring}
         inner = ("method", "scope", "sanity", "protocol", "sparsity")
         outer = [name for name in axes if name not in inner]
         found: dict[RunSpec, None] = {}

@@ -131,4 +131,3 @@ def scoring_images(images: Images, samples_per_class: int | str, classes: int, s
     index = torch.cat(chosen)
     index = index[torch.randperm(len(index), generator=generator)]
     return images[index.to(images.targets.device)]
-

@@ -136,4 +136,4 @@ def realised_sparsity(parameters: Mapping[str, Tensor], masks: Masks) -> float:
     for name, (_, leaked) in zip(names, counts, strict=True):
         if leaked:
             raise SparsityError(f"layer {name!r}: {leaked} pruned weights are not zero")
-    return 1 - sum(nonzero for nonzero, _ in counts) / sum(m.numel() for m in masks.values())
+    return 1 - sum(int(nonzero) for nonzero, _ in counts) / sum(m.numel() for m in masks.values())

@@ -134,7 +134,7 @@ def _evaluate(entry: Pruner, values: Mapping[str, Tensors], task: Task, invert: 
     scores: Tensors = {}
     with torch.no_grad():
         for name, parameter in task.parameters.items():
-            score = entry.function(*(values[need][name] for need in entry.needs))
+            score = entry.function(*(values[need][name].clone() for need in entry.needs))  # it may write to them
             where = f"method {entry.name!r}, layer {name!r}"
             if not isinstance(score, Tensor) or score.shape != parameter.shape:
                 got = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
@@ -142,7 +142,7 @@ def _evaluate(entry: Pruner, values: Mapping[str, Tensors], task: Task, invert: 
             if not bool(torch.isfinite(score).all()):
                 bad = int((~torch.isfinite(score)).sum())
                 raise ScoreError(f"{where}: {bad} of {score.numel()} scores are NaN or infinite")
-            scores[name] = -score if invert else score.clone()
+            scores[name] = -score if invert else score
     return scores
 
 

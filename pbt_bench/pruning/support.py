@@ -23,15 +23,15 @@ from pbt_bench.pruning.intercept import Intercept
 from pbt_bench.pruning.masks import Masks
 from pbt_bench.pruning.preserve import preserved
 
+_PASSED_THROUGH = """
+    batch_norm layer_norm group_norm instance_norm local_response_norm rms_norm
+    relu relu_ leaky_relu leaky_relu_ relu6 elu elu_ selu selu_ celu celu_ gelu silu mish hardswish hardtanh hardtanh_
+    hardsigmoid softplus softsign tanh sigmoid logsigmoid prelu softmax log_softmax
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
+"""
 _IDENTITY = {
-    getattr(F, name)
-    for name in (
-        "batch_norm layer_norm group_norm instance_norm local_response_norm relu relu_ leaky_relu leaky_relu_ relu6 "
-        "elu elu_ selu celu gelu silu mish hardswish hardtanh hardsigmoid softplus tanh sigmoid logsigmoid prelu "
-        "softmax log_softmax dropout dropout1d dropout2d dropout3d alpha_dropout"
-    ).split()
-    if hasattr(F, name)
-} | {torch.relu, torch.relu_, torch.tanh, torch.sigmoid, torch.batch_norm, Tensor.relu, Tensor.relu_, Tensor.tanh}
+    getattr(place, name) for place in (F, torch, Tensor) for name in _PASSED_THROUGH.split() if hasattr(place, name)
+}
 _AVERAGE = {
     pool: average
     for dims, average in ((1, F.avg_pool1d), (2, F.avg_pool2d), (3, F.avg_pool3d))
@@ -55,8 +55,10 @@ class _Support(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
         (support,) = ctx.saved_tensors
-        return ((gradients[0] > 0) & support).to(gradients[0].dtype)
+        onward: Tensor = ((gradient > 0) & support).to(gradient.dtype)
+        return onward
 
 
 class _Paths(Intercept):
@@ -70,7 +72,7 @@ class _Paths(Intercept):
     def apply(
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
-        result = function(inputs, weight, None, **options)
+        result: Tensor = function(inputs, weight, None, **options)
         self.positions[name] = self.positions.get(name, 0) + _positions(function, result)
         return _positive(result)
 
@@ -100,7 +102,7 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def _positive(values: Tensor) -> Tensor:
-    result: Tensor = _Support.apply(values)  # type: ignore[no-untyped-call]
+    result: Tensor = _Support.apply(values)
     return result
 
 

@@ -1,0 +1,1 @@
+"""Many runs: execute one, local workers, the result store, progress."""

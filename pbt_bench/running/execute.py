@@ -1,4 +1,4 @@
-"""Execute one run: data -> model -> warm-up -> statistics -> scores -> masks -> sanity -> diagnosis -> train -> evaluate."""
+"""One run: data -> model -> warm-up -> statistics -> scores -> masks -> sanity -> diagnosis -> train -> evaluate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from pbt_bench.data import datasets
 from pbt_bench.data.images import Data, Dataset, augment, prepare, scoring_images
 from pbt_bench.models import build
-from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.api import apply
 from pbt_bench.pruning.diagnosis import Diagnosis, all_kept, diagnose, realised_sparsity
 from pbt_bench.pruning.masks import Masks
@@ -62,9 +61,7 @@ class Executor:
         }
         return RunRecord(**{f: getattr(record, f) for f in record.__struct_fields__} | {"environment": environment})
 
-    def _execute(
-        self, spec: RunSpec, methods: Collection[str], on_epoch: Callable[[EpochResult], None]
-    ) -> RunRecord:
+    def _execute(self, spec: RunSpec, methods: Collection[str], on_epoch: Callable[[EpochResult], None]) -> RunRecord:
         shared = self._prepare(spec)
         data, model = shared.data, copy.deepcopy(shared.model)
         pruned = shared.prune(spec, methods)

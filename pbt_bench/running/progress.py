@@ -56,7 +56,9 @@ class Progress:
             )
             self._bar.start()
         else:
-            self._print(f"{self._name}: {self._total - self._before} of {self._total} runs to do, {self._workers} workers")
+            self._print(
+                f"{self._name}: {self._total - self._before} of {self._total} runs to do, {self._workers} workers"
+            )
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -86,9 +88,7 @@ class Progress:
         """Called often: redraw the bar, or print a line now and then."""
         if self._bar is not None:
             current = next(iter(self._current.values()), "")
-            self._bar.update(
-                self._task, completed=self._done, counts=self._states(), eta=self._eta(), current=current
-            )
+            self._bar.update(self._task, completed=self._done, counts=self._states(), eta=self._eta(), current=current)
         elif monotonic() - self._said >= PLAIN_SECONDS:
             self._line()
 

@@ -77,6 +77,14 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, Any] = {}
     error: str | None = None
 
+    @property
+    def error_line(self) -> str | None:
+        """What went wrong in one line: the first one, or of a traceback the last, where the message stands."""
+        lines = (self.error or "").strip().splitlines()
+        if not lines:
+            return None
+        return lines[-1 if lines[0].startswith("Traceback") else 0].strip()
+
     def to_json(self) -> bytes:
         """Indented JSON, keys in the order of the fields."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"

@@ -22,7 +22,7 @@ class Summary:
     total: int
     counts: Counter[str]
     seconds_left: float | None
-    failures: tuple[tuple[str, str, str], ...]  # (run id, label, last line of the traceback)
+    failures: tuple[tuple[str, str, str], ...]  # (run id, label, what went wrong)
 
     @property
     def missing(self) -> int:
@@ -67,9 +67,5 @@ def summary(grid: Grid, store: Store) -> Summary:
         len(found.specs),
         Counter(record.status for record in records),
         mean(seconds) * left if seconds else None,
-        tuple(
-            (r.run_id, r.spec.label, (r.error or "").strip().rsplit("\n", 1)[-1])
-            for r in records
-            if r.status == "failed"
-        ),
+        tuple((r.run_id, r.spec.label, r.error_line or "") for r in records if r.status == "failed"),
     )

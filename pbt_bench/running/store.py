@@ -79,7 +79,7 @@ class Store:
             if record.run_id != run_id or record.spec.run_id != run_id:
                 raise ValueError(f"it describes run {record.spec.run_id}, not {run_id}")
             return record
-        except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             print(f"warning: {path} is not a record ({error}); ignored, its run counts as missing", file=sys.stderr)
             return None
 

@@ -58,7 +58,7 @@ def work(link: Connection, results: Path, data: Path, device: str) -> None:
                 record.status,
                 float(record.environment["seconds"]),
                 record.metrics.test_accuracy if record.metrics else None,
-                record.error.strip().rsplit("\n", 1)[-1] if record.error else None,
+                record.error_line,
             )
         )
 
@@ -66,4 +66,9 @@ def work(link: Connection, results: Path, data: Path, device: str) -> None:
 def _follow_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(143)), daemon=True).start()
+
+        def follow() -> None:
+            parent.join()
+            os._exit(143)
+
+        threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,1 @@
+"""One masked model, trained: recipe -> optimiser and schedule -> loop."""

@@ -38,9 +38,7 @@ def synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     """
     inputs = task.batches[0][0]
     absolute = {name: p.detach().double().abs() for name, p in task.model.named_parameters()}
-    buffers = {
-        name: b.double().abs() if b.is_floating_point() else b.clone() for name, b in task.model.named_buffers()
-    }
+    buffers = {name: b.double().abs() if b.is_floating_point() else b.clone() for name, b in task.model.named_buffers()}
     flows = {name: absolute[name].requires_grad_() for name in task.parameters}
     ones = torch.ones((1, *inputs.shape[1:]), dtype=torch.float64, device=inputs.device)
     with torch.enable_grad():

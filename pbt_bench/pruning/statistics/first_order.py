@@ -189,7 +189,7 @@ class _GroupSquares(Intercept):
             if self._uses[name] == 0:
                 self._flush(name)
 
-        result: Tensor = _LinearMap.apply(inputs, weight, bias, function, options, sink)  # type: ignore[no-untyped-call]
+        result: Tensor = _LinearMap.apply(inputs, weight, bias, function, options, sink)
         return result
 
     def _factors(
@@ -211,7 +211,8 @@ class _GroupSquares(Intercept):
             return tensor
         if len(tensor) % size:
             tensor = F.pad(tensor, [0, 0] * 3 + [0, -len(tensor) % size])  # absent samples add nothing
-        return tensor.unflatten(0, (-1, size)).permute(0, 2, 3, 1, 4).flatten(3)
+        folded: Tensor = tensor.unflatten(0, (-1, size)).permute(0, 2, 3, 1, 4).flatten(3)
+        return folded
 
     def _flush(self, name: str) -> None:
         uses = self._pending.pop(name)
@@ -243,5 +244,3 @@ def _one_group_at_a_time(
             for name, gradient in zip(names, found, strict=True):
                 totals.gradient[name] += gradient
                 totals.squares[name] += gradient.square()
-
-

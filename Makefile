@@ -1,0 +1,41 @@
+# Every target creates .venv and installs what it needs by itself; when nothing changed it starts at once.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help benchmark test lint clean
+
+help:                 ## what the targets do
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
+
+$(VENV)/installed: pyproject.toml
+	@echo "== creating $(VENV) and installing (torch is large: minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pbt-bench needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "== installing the developers' tools"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+benchmark: $(VENV)/installed   ## six methods on real images on this machine, then figures, tables and a page
+	@echo "== running grids/digits.toml (finished runs are kept in results/digits)"
+	@$(BIN)/pbt-bench run grids/digits.toml
+	@echo "== drawing"
+	@$(BIN)/pbt-bench report grids/digits.toml
+
+test: $(VENV)/installed-dev    ## the whole test suite
+	@echo "== tests"
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev    ## formatter, linter, type checker and the order of the rooms
+	@echo "== lint"
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean:                ## remove .venv and caches; results stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

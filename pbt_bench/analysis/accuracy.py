@@ -1,0 +1,106 @@
+"""Accuracy against sparsity: a line per method, a point per seed, the 95% interval of the mean as a band."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pbt_bench.analysis import style
+from pbt_bench.analysis.summary import Panel, summarise
+
+_COLUMNS = 2
+_WIDTH, _HEIGHT = 5.0, 3.7  # of one panel, inches
+_MANY_POINTS = 3000  # from here on points are stored as pixels, or the SVG grows by 0.3 kB a run
+
+
+def accuracy_figure(panels: Sequence[Panel]) -> Figure:
+    """One panel each for `panels` (those of one data set and setting); accuracies in percent.
+
+    Hollow points are runs that diverged or collapsed. Methods are dodged sideways so that none hides another.
+    """
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    methods = style.method_order({method for panel in panels for method in panel.methods})
+    with rc_context(style.RC):
+        # The legend takes as many rows below the panels as its longest name asks for.
+        entry = max(map(style.text_inches, methods), default=0) + 0.9
+        legend_columns = max(1, min(len(methods), int(_WIDTH * columns / entry)))
+        legend_rows = -(-len(methods) // legend_columns)
+        figure = style.new_figure(_WIDTH * columns, _HEIGHT * rows + 0.25 * legend_rows)
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for axes, panel in zip(grid, panels, strict=False):
+            _draw(axes, panel, methods)
+        for axes in list(grid)[len(panels) :]:
+            axes.set_axis_off()
+        handles = [_handle(method) for method in methods]
+        figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns)
+    return figure
+
+
+def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
+    axes.set_title(style.title(panel.title, _WIDTH))
+    axes.set_ylabel("test accuracy (%)")
+    style.sparsity_axis(axes, panel.sparsities, _WIDTH - 1.3)
+    places = style.position(panel.sparsities)
+    gap = np.diff(places).min() if len(places) > 1 else 0.3
+    axes.set_xlim(places[0] - 0.5 * gap, places[-1] + 0.5 * gap)
+    runs = panel.runs.dropna(subset=["test_accuracy"])
+    if runs.empty:
+        axes.text(0.5, 0.5, "no run with an accuracy yet", transform=axes.transAxes, ha="center", color="0.4")
+        axes.set_yticks([])
+        return
+    table = summarise(runs)
+    present = set(runs["method"])
+    for i, method in enumerate(methods):
+        if method not in present:
+            continue
+        dodge = 0.5 * gap * ((i + 0.5) / len(methods) - 0.5)
+        look, cells = style.look(method), table.loc[method]
+        x, mean, half = style.position(cells.index) + dodge, 100 * cells["mean"], 100 * cells["half"]
+        axes.plot(x, mean, color=look.colour, linestyle=look.dash, zorder=3)
+        axes.fill_between(x, mean - half, mean + half, color=look.colour, alpha=0.1, linewidth=0, zorder=1)
+        own = runs[runs["method"] == method]
+        for good, face in ((True, look.colour), (False, "white")):
+            points = own[(own["status"] == "done") == good]
+            axes.plot(
+                style.position(points["sparsity"]) + dodge,
+                100 * points["test_accuracy"],
+                linestyle="none",
+                marker=look.marker,
+                markerfacecolor=face,
+                markeredgecolor=look.colour,
+                markersize=4,
+                markeredgewidth=0.6,
+                alpha=0.85,
+                zorder=4,
+                rasterized=len(runs) > _MANY_POINTS,
+            )
+    levels = {"chance": (runs["chance_accuracy"].mean(), "0.45", ":")}
+    if panel.dense["test_accuracy"].notna().any():
+        levels["dense"] = (panel.dense["test_accuracy"].mean(), "black", "-")
+    for name, (level, colour, dash) in levels.items():
+        axes.axhline(100 * level, color=colour, linestyle=dash, linewidth=1.1, zorder=2)
+        axes.annotate(
+            f"{name}\n{100 * level:.1f}",
+            (1, 100 * level),
+            xytext=(4, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=8,
+        )
+    # By the runs, not by the bands: one wide interval must not squeeze all the lines.
+    seen = [100 * level for level, _, _ in levels.values()] + list(100 * runs["test_accuracy"])
+    margin = 0.05 * (max(seen) - min(seen)) + 0.5
+    axes.set_ylim(min(seen) - margin, max(seen) + margin)
+
+
+def _handle(method: str) -> Line2D:
+    look = style.look(method)
+    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=method)

@@ -1,0 +1,98 @@
+"""Where the weights went: density per layer and sparsity as a heat map, collapsed layers crossed out."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from pbt_bench.analysis import style
+from pbt_bench.analysis.summary import Panel
+
+_WIDTH = 10.5  # of the figure at most, if more than one heat map stands in a row, inches
+_CELL = (0.42, 0.19)  # width and height of one cell; many sparsities make it narrower
+_NARROW = 0.2
+_LONGEST_NAME = 26
+
+
+def collapse_figure(panel: Panel) -> Figure:
+    """Rows are layers from input to output, columns sparsities, one heat map per method.
+
+    Colour is the mean density over seeds (log scale). A cross marks a layer with no weight left, with "k/n" where that
+    holds for k of n seeds only.
+    """
+    methods, sparsities = panel.methods, panel.sparsities
+    diagnosed = panel.runs[panel.runs["layers"].notna()]
+    cells: dict[Hashable, np.ndarray] = {
+        key: np.array([[layer.kept / layer.prunable for layer in layers] for layers in rows])
+        for key, rows in diagnosed.groupby(["method", "sparsity"])["layers"]
+    }
+    names = short_names([layer.name for layer in diagnosed["layers"].iloc[0]]) if cells else []
+    means = np.concatenate([densities.mean(axis=0) for densities in cells.values()] or [np.ones(1)])
+    norm = LogNorm(means[means > 0].min(initial=0.1), 1)
+
+    cell = min(_CELL[0], max(_NARROW, 5 / len(sparsities)))
+    map_width = max(len(sparsities), 4) * cell + 0.2
+    columns = max(1, min(3, len(methods), int(_WIDTH / map_width)))
+    rows = -(-len(methods) // columns)
+    width = columns * map_width + 0.8 * max(map(style.text_inches, names), default=0) + 1.2
+    height = rows * (max(len(names), 5) * _CELL[1] + 0.75) + 0.2
+    with rc_context(style.RC | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = style.new_figure(width, height)
+        figure.suptitle(style.title(panel.title, width), fontsize=10, fontweight="bold")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in list(grid.flat)[len(methods) :]:
+            axes.set_axis_off()
+        for i, (axes, method) in enumerate(zip(grid.flat, methods, strict=False)):
+            axes.set_title(method)
+            axes.tick_params(length=0, labelsize=7)
+            axes.set_xticks(range(len(sparsities)), map(style.tick_label, sparsities))
+            axes.tick_params(axis="x", rotation=0 if cell == _CELL[0] else 90)
+            axes.set_yticks(range(len(names)), names if i % columns == 0 else [""] * len(names))
+            if i + columns >= len(methods):
+                axes.set_xlabel("sparsity")
+            _draw(axes, [cells.get((method, sparsity)) for sparsity in sparsities], norm, 7 if cell == _CELL[0] else 4)
+        if cells:
+            mesh = next(axes.collections[0] for axes in grid.flat if axes.collections)
+            figure.colorbar(mesh, ax=grid, label="mean density", format="%g", aspect=30, shrink=0.9, pad=0.01)
+    return figure
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Layer names without the leading parts and the `.weight` that all share; long ones lose their middle."""
+    parts = [name.removesuffix(".weight").split(".") for name in names]
+    while min(map(len, parts)) > 1 and len({part[0] for part in parts}) == 1:
+        parts = [part[1:] for part in parts]
+    short = [".".join(part) for part in parts]
+    half = _LONGEST_NAME // 2 - 1
+    return [name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[-half:]}" for name in short]
+
+
+def _draw(axes: Axes, columns: Sequence[np.ndarray | None], norm: LogNorm, count_size: float) -> None:
+    """One heat map; each column has the densities (seeds, layers) of one sparsity, None where no run was diagnosed."""
+    known = [densities for densities in columns if densities is not None]
+    if not known:
+        axes.text(0.5, 0.5, "no run yet", transform=axes.transAxes, ha="center", color="0.4")
+        return
+    layers = known[0].shape[1]
+    image = np.full((layers, len(columns)), np.nan)
+    for x, densities in enumerate(columns):
+        if densities is None:
+            continue
+        image[:, x] = densities.mean(axis=0)
+        for y, empty in enumerate((densities == 0).sum(axis=0)):
+            if empty == len(densities):
+                axes.text(x, y, "×", ha="center", va="center_baseline", fontsize=11, fontweight="bold")
+            elif empty:
+                colour = "black" if norm(image[y, x]) > 0.6 else "white"
+                text = f"× {empty}/{len(densities)}"
+                axes.text(x, y, text, ha="center", va="center_baseline", fontsize=count_size, color=colour)
+    # Empty layers are white, whatever the scale; but the logarithm of 0 would count as no data, which is grey.
+    shown = np.where(image == 0, np.finfo(float).tiny, image)
+    colours = colormaps["viridis"].with_extremes(bad="0.9", under="white")
+    axes.pcolormesh(np.arange(len(columns)), np.arange(layers), shown, norm=norm, cmap=colours, ec="0.97", lw=0.4)
+    axes.set_ylim(layers - 0.5, -0.5)

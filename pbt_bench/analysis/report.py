@@ -1,0 +1,193 @@
+"""The report of a study: figures, tables and one self-contained page."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import msgspec
+import pandas as pd
+
+from pbt_bench.analysis.accuracy import accuracy_figure
+from pbt_bench.analysis.collapse import collapse_figure
+from pbt_bench.analysis.conclusions import sentences, verdicts
+from pbt_bench.analysis.frame import MISSING, STATUSES, frame
+from pbt_bench.analysis.style import method_order, save
+from pbt_bench.analysis.summary import Panel, panels, slug
+from pbt_bench.analysis.tables import accuracy_table, save_table
+from pbt_bench.running.store import Store
+from pbt_bench.spec import DENSE, RunSpec
+
+_PER_RUN = ("started", "seconds", "peak_memory_gib", "pid")  # differ from run to run
+_LISTED = 20  # distinct errors, and values of one environment field, before "and n more"
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A figure on the page."""
+
+    slug: str  # figures/<slug>.png and .svg
+    alt: str
+    data: str  # the SVG as a data URI: nothing to fetch, and ids of two figures cannot clash
+
+
+def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -> Path:
+    """Write `out`/index.html, figures/ and tables/ from what `store` holds of `specs`; returns the page's path.
+
+    A spec without a record counts as missing. The same records give the same bytes.
+    """
+    wanted = {spec.run_id: spec for spec in specs}
+    records = {record.run_id: record for record in store.records(set(wanted))}
+    table = frame(records.get(run_id, spec) for run_id, spec in wanted.items())
+    parts = panels(table)
+    sections = []
+    for panel in parts:
+        accuracies = accuracy_table(panel)
+        save_table(accuracies, out / "tables" / panel.slug)
+        found = verdicts(panel)
+        sections.append(
+            {
+                "panel": panel,
+                "table": accuracies,
+                "verdicts": found,
+                "sentences": sentences(panel, found),
+                "collapse": _picture(
+                    collapse_figure(panel), f"collapse-{panel.slug}", f"Density per layer, {panel.title}", out
+                ),
+            }
+        )
+    page = _template().render(
+        name=name,
+        what=_what(table),
+        settings=_settings(specs),
+        trained=any(spec.recipe.epochs for spec in specs),
+        counts={status: int((table["status"] == status).sum()) for status in STATUSES},
+        total=len(table),
+        errors=_commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
+        accuracy=[
+            _picture(accuracy_figure(group), slug(f"accuracy {title}"), f"Accuracy against sparsity, {title}", out)
+            for title, group in _by_dataset(parts).items()
+        ],
+        sections=sections,
+        audit=_audit(table),
+        scores=_scores(table),
+        environment=_environment(table),
+    )
+    path = out / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("pbt_bench.analysis", ".")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.j2")
+
+
+def _picture(figure: Any, slug: str, alt: str, out: Path) -> _Picture:
+    svg = save(figure, out / "figures" / slug)
+    return _Picture(slug, alt, "data:image/svg+xml;base64," + b64encode(svg).decode())
+
+
+def _by_dataset(parts: Iterable[Panel]) -> dict[str, list[Panel]]:
+    """The panels that share one accuracy figure: a data set's models in the same setting."""
+    groups: dict[str, list[Panel]] = {}
+    for panel in parts:
+        groups.setdefault(f"{panel.dataset}" + (f" ({panel.setting})" if panel.setting else ""), []).append(panel)
+    return groups
+
+
+def _what(table: pd.DataFrame) -> dict[str, str]:
+    """The axes of the study and their values; the ones at their only default are left out."""
+    pruned = table[table["method"] != DENSE]
+    defaults = {field.name: field.default for field in msgspec.structs.fields(RunSpec)}
+    shown = {}
+    for name in ("dataset", "model", "method", "sparsity", "seed", *defaults):
+        if name in ("recipe", "scoring") or name in shown:
+            continue
+        values = list(dict.fromkeys(pruned[name]))
+        if name == "method":
+            values = method_order(values)
+        if values != [defaults[name]]:
+            shown[name] = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    return shown
+
+
+def _settings(specs: Iterable[RunSpec]) -> dict[str, dict[str, str]]:
+    """Recipe and scoring, field by field; every value that occurs."""
+    shown: dict[str, dict[str, dict[str, None]]] = {"recipe": {}, "scoring": {}}
+    for kind, fields in shown.items():
+        for part in dict.fromkeys(getattr(spec, kind) for spec in specs):
+            for name, value in msgspec.structs.asdict(part).items():
+                fields.setdefault(name, {})[_plain(value)] = None
+    return {kind: {name: " or ".join(values) for name, values in fields.items()} for kind, fields in shown.items()}
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "each method's own" if value is None else str(value)
+
+
+def _audit(table: pd.DataFrame) -> dict[str, int]:
+    """Runs whose evaluated weights are as sparse as the mask, and whose mask prunes what was asked, to the weight."""
+    pruned = table.dropna(subset=["realised_sparsity", "mask_sparsity"])
+    weights = pruned["prunable"].astype("float64")
+    realised = (pruned["realised_sparsity"] - pruned["mask_sparsity"]).abs() * weights
+    asked = pruned["sparsity"] * weights - (weights - pruned["kept"].astype("float64"))
+    return {
+        "runs": len(pruned),
+        "realised": int((realised < 0.5).sum()),
+        # floor(sparsity * prunable): less than one weight below the product, whose float may be a hair off.
+        "exact": int(asked.between(-1e-3, 1, inclusive="left").sum()),
+    }
+
+
+def _scores(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """How each method scored: zero scores, ties at the threshold, layers lost, seconds."""
+    pruned = table[(table["method"] != DENSE) & table["prunable"].notna()]
+    rows = []
+    for method in method_order(pruned["method"].unique()):
+        own = pruned[pruned["method"] == method]
+        rows.append(
+            {
+                "method": method,
+                "runs": len(own),
+                "zero_mean": own["zero_score_share"].mean(),
+                "zero_max": own["zero_score_share"].max(),
+                # More zero scores than pruned weights: which of them are kept is decided by their order alone.
+                "tied": int((own["zero_score_share"] > own["mask_sparsity"]).sum()),
+                "collapsed": int((own["collapsed_layers"] > 0).sum()),
+                "seconds": own["scoring_seconds"].median(),
+            }
+        )
+    return rows
+
+
+def _environment(table: pd.DataFrame) -> dict[str, list[tuple[str, int]]]:
+    """What the runs recorded of where they ran, with every value and how many runs had it."""
+    values: dict[str, list[str]] = {}
+    for place in table.loc[table["status"] != MISSING, "environment"]:
+        for name, value in place.items():
+            if name in _PER_RUN:
+                continue
+            fields = value if isinstance(value, dict) else {"": value}
+            for key, item in fields.items():
+                values.setdefault(f"{name} {key}".strip(), []).append(str(item))
+    return {name: _commonest(found) for name, found in sorted(values.items())}
+
+
+def _commonest(values: Iterable[str]) -> list[tuple[str, int]]:
+    """Distinct values and their counts, most frequent first; the tail as one entry."""
+    ranked = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
+    rest = ranked[_LISTED:]
+    return ranked[:_LISTED] + ([(f"… and {len(rest)} more", sum(n for _, n in rest))] if rest else [])

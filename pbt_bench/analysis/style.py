@@ -1,0 +1,163 @@
+"""The one place for looks: a fixed colour, marker and dash per method, the sparsity axis, how a figure is saved."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.typing import LineStyleType, MarkerType, RcKeyType
+
+RC: dict[RcKeyType, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,  # long enough to show the dash beside the marker
+    "figure.facecolor": "white",
+    "savefig.dpi": 200,
+    "text.parse_math": False,  # a "$" in a name is a "$"
+    # Text as outlines, and ids from a fixed salt: the same records give the same picture, and the same bytes.
+    "svg.fonttype": "path",
+    "svg.hashsalt": "pbt-bench",
+}
+
+
+class Look(NamedTuple):
+    """How one method is drawn, in every figure."""
+
+    colour: str
+    marker: MarkerType
+    dash: LineStyleType
+
+
+_DASHES: dict[str, LineStyleType] = {
+    "-": "-",
+    "--": (0, (5, 2)),
+    ":": (0, (1.2, 1.4)),
+    "-.": (0, (6, 1.5, 1.2, 1.5)),
+}
+
+# The main methods have the colours of Okabe and Ito, their relatives those of Paul Tol's "muted" scheme or a darker
+# shade. No marker and dash pair is given twice, so that all can be told apart in grey.
+_KNOWN: dict[str, Look] = {
+    name: Look(colour, marker, _DASHES[dash])
+    for name, colour, marker, dash in (
+        ("dense", "#000000", "_", "-"),
+        ("random", "#7f7f7f", "o", ":"),
+        ("magnitude", "#e69f00", "s", "--"),
+        ("snip", "#0072b2", "^", "-"),
+        ("grasp", "#009e73", "v", "-."),
+        ("synflow", "#d55e00", "D", "-"),
+        ("fts", "#cc79a7", "P", "-"),
+        ("grad_norm", "#56b4e9", "<", "--"),
+        ("fisher_diagonal", "#332288", "X", "--"),
+        ("fisher_pruning", "#aa4499", ">", "-."),
+        ("fbss", "#882255", "p", "-"),
+        ("hutchinson_diagonal", "#117733", "h", "--"),
+        ("hutchinson_pruning", "#999933", "*", "-"),
+        ("hts", "#44aa99", "d", "-"),
+        ("iterative_snip", "#004c78", "^", "--"),
+        ("force", "#88ccee", "8", "-."),
+        ("synflow_l2", "#8c3d00", "D", ":"),
+        ("random_erk", "#4d4d4d", "o", "--"),
+        ("random_uniform", "#a8a8a8", "o", "-."),
+        ("ntk_sap", "#ddaa33", "p", ":"),
+        ("prospr", "#cc6677", "X", "-"),
+        ("phew", "#6b4c9a", "<", ":"),
+    )
+}
+# For methods of users: colours and markers that no known method has.
+_OWN_COLOURS = ("#1b9aaa", "#a6761d", "#e7298a", "#66a61e", "#5e60ce", "#b22222", "#2f4f4f", "#c49c94")
+_OWN_MARKERS: tuple[MarkerType, ...] = ("H", (4, 1, 45), (5, 0, 180), (6, 1, 0))
+
+
+def look(method: str) -> Look:
+    """Colour, marker and dash of a method: a known one's own, else derived from the name alone."""
+    if method in _KNOWN:
+        return _KNOWN[method]
+    number = int.from_bytes(hashlib.sha256(method.encode()).digest()[:4], "big")
+    number, colour = divmod(number, len(_OWN_COLOURS))
+    number, marker = divmod(number, len(_OWN_MARKERS))
+    return Look(_OWN_COLOURS[colour], _OWN_MARKERS[marker], list(_DASHES.values())[number % len(_DASHES)])
+
+
+def method_order(methods: Iterable[str]) -> list[str]:
+    """Known methods in their fixed order, then the others by name."""
+    known = list(_KNOWN)
+    return sorted(methods, key=lambda name: (known.index(name) if name in _KNOWN else len(known), name))
+
+
+def position(sparsity: Any) -> Any:
+    """Where a sparsity lies on the axis: -log10 of the density, so 0.98, 0.99 and 0.995 stand apart."""
+    return -np.log10(1 - np.asarray(sparsity, dtype=float))
+
+
+def sparsity_axis(axes: Axes, sparsities: Sequence[float], inches: float) -> None:
+    """Ticks at the sparsities of the data on an axis about `inches` long; a label that would overlap is left out."""
+    places = position(sparsities)
+    labels = [tick_label(sparsity) for sparsity in sparsities]
+    scale = inches / max(np.ptp(places), 0.3)
+    left_end = np.inf
+    for i in reversed(range(len(labels))):  # from the right: the highest sparsities matter most
+        place, half = places[i] * scale, text_inches(labels[i]) / 2
+        if place + half + 0.06 > left_end:
+            labels[i] = ""
+        else:
+            left_end = place - half
+    axes.set_xticks(places, labels)
+    axes.minorticks_off()
+    axes.set_xlabel("sparsity (spaced by log density)")
+
+
+def tick_label(sparsity: float) -> str:
+    """A sparsity as short as a tick allows: 0.995, but 0.9953 for 0.995278."""
+    return f"{sparsity:.4g}"
+
+
+def text_inches(text: str) -> float:
+    """About how wide a text is drawn, at the normal font size."""
+    return 0.085 * len(text)
+
+
+def title(text: str, inches: float) -> str:
+    """A bold title, wrapped to about that width."""
+    return textwrap.fill(text, max(20, int(inches / 0.105)))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure in inches, without pyplot's global state. Draw on it inside `rc_context(RC)`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> bytes:
+    """Write `stem`.png and `stem`.svg; returns the SVG. The same figure gives the same bytes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context(RC):
+        figure.savefig(stem.with_name(f"{stem.name}.png"))
+        figure.set_layout_engine("none")  # the places are found: not again for the SVG
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "pbt-bench"})
+    stem.with_name(f"{stem.name}.svg").write_bytes(buffer.getvalue())
+    return buffer.getvalue()

@@ -1,0 +1,135 @@
+"""Looks do not depend on the company; the pictures show every run; the same records give the same bytes."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from pbt_bench.analysis import style
+from pbt_bench.analysis.accuracy import accuracy_figure
+from pbt_bench.analysis.collapse import collapse_figure, short_names
+from pbt_bench.analysis.frame import frame
+from pbt_bench.analysis.summary import panels
+from pbt_bench.running.record import Layer
+from pbt_bench.spec import RunSpec
+
+METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "fts")
+
+
+def legend_colours(figure):
+    (legend,) = figure.legends
+    return {text.get_text(): line.get_color() for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
+
+
+def texts(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+@pytest.mark.parametrize("subset", [METHODS, ("fts",), ("synflow", "snip"), ("my_own", "fts", "random")])
+def test_a_method_has_the_same_colour_in_every_figure(grid, record, subset):
+    figure = accuracy_figure(panels(frame(map(record, grid(method=subset).runs()))))
+    assert legend_colours(figure) == {method: style.look(method).colour for method in subset}
+
+
+def test_known_methods_differ_in_grey_too():
+    looks = {name: style.look(name) for name in style._KNOWN}
+    assert len({look.colour for look in looks.values()}) == len(looks)
+    assert len({(look.marker, look.dash) for look in looks.values()}) == len(looks)
+
+
+def test_a_users_method_never_looks_like_a_known_one():
+    known = [style.look(name) for name in style._KNOWN]
+    for number in range(200):
+        own = style.look(f"method_{number}")
+        assert own == style.look(f"method_{number}")
+        assert own.colour not in {look.colour for look in known}
+        assert own.marker not in {look.marker for look in known}
+
+
+def test_high_sparsities_stand_apart():
+    places = style.position([0.9, 0.98, 0.99, 0.995])
+    assert np.allclose(places, [1, 1.69897, 2, 2.30103])
+
+
+@pytest.mark.parametrize(
+    "sparsities",
+    [(0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995), tuple(1 - 0.8**k for k in range(1, 31)), (0.981, 0.982, 0.983), (0.9,)],
+)
+def test_tick_labels_do_not_overlap_and_the_highest_sparsity_is_labelled(grid, record, sparsities):
+    runs = grid(model=("vgg8",), method=("snip",), sparsity=sparsities, seed=(0,)).runs()
+    figure = accuracy_figure(panels(frame(map(record, runs))))
+    figure.draw_without_rendering()
+    labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert labels[-1].get_text() == style.tick_label(max(sparsities))
+
+
+def test_every_seed_is_a_point_and_a_run_that_collapsed_is_hollow(grid, record):
+    specs = grid(model=("vgg8",), method=("snip", "fts"), sparsity=(0.9, 0.98)).runs()
+    collapsed = specs[-1]
+    runs = [record(spec, "collapsed", 0.1) if spec == collapsed else record(spec) for spec in specs]
+    (axes,) = accuracy_figure(panels(frame(runs))).axes
+    points = [line for line in axes.lines if line.get_linestyle() == "None" and len(line.get_xdata())]
+    hollow = [line for line in points if to_hex(line.get_markerfacecolor()) == "#ffffff"]
+    assert sum(len(line.get_xdata()) for line in points) == 12
+    assert [list(line.get_ydata()) for line in hollow] == [[10.0]]
+
+
+def test_dense_and_chance_are_labelled_with_their_level(grid, record):
+    specs = grid(model=("vgg8",), method=("snip",)).runs()
+    runs = [record(spec, accuracy=0.9) if spec.method == "dense" else record(spec) for spec in specs]
+    assert {"dense\n90.0", "chance\n10.0"} <= set(texts(accuracy_figure(panels(frame(runs)))))
+
+
+def with_kept(record, spec, kept):
+    """The record of a run that keeps so many weights per layer of 100."""
+    run = record(spec)
+    layers = tuple(
+        Layer(name=f"layer{i}.weight", shape=(100,), prunable=100, kept=k, zero_scores=0) for i, k in enumerate(kept)
+    )
+    pruning = msgspec.structs.replace(run.pruning, layers=layers, collapsed_layers=sum(k == 0 for k in kept))
+    return msgspec.structs.replace(run, pruning=pruning)
+
+
+def test_collapsed_layers_are_crossed_with_the_number_of_seeds(record):
+    specs = [RunSpec(dataset="d", model="m", method="snip", sparsity=0.9, seed=seed) for seed in range(3)]
+    kept = [(10, 0, 0), (20, 0, 4), (30, 0, 0)]
+    (panel,) = panels(frame(map(with_kept, [record] * 3, specs, kept)))
+    figure = collapse_figure(panel)
+    axes = figure.axes[0]
+    crosses = {(text.get_position()[1], text.get_text()) for text in axes.texts}
+    assert crosses == {(1, "×"), (2, "× 2/3")}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["layer0", "layer1", "layer2"]
+    assert np.asarray(axes.collections[0].get_array()).ravel() == pytest.approx([0.2, 0, 0.04 / 3])
+
+
+def test_without_collapse_there_is_no_cross(grid, record):
+    specs = grid(model=("vgg8",), method=("random",), sparsity=(0.5,)).runs()
+    (panel,) = panels(frame(map(record, specs)))
+    assert texts(collapse_figure(panel)) == []
+
+
+def test_panels_without_a_run_say_so(grid):
+    found = panels(frame(grid(model=("vgg8",), method=("snip", "fts")).runs()))
+    assert texts(accuracy_figure(found)) == ["no run with an accuracy yet"]
+    assert texts(collapse_figure(found[0])) == ["no run yet"] * 2
+
+
+def test_layer_names_lose_what_they_share():
+    assert short_names(["net.a.conv.weight", "net.b.conv.weight"]) == ["a.conv", "b.conv"]
+    assert short_names(["fc.weight"]) == ["fc"]
+    assert len(short_names(["x." + "very_long_" * 9, "y"])[0]) <= 26
+
+
+@pytest.mark.parametrize("draw", [accuracy_figure, lambda found: collapse_figure(found[0])])
+def test_the_same_records_give_the_same_bytes(tmp_path, grid, record, draw):
+    runs = [record(spec) for spec in grid(model=("vgg8",), method=("snip", "my_own")).runs()]
+    svgs = [style.save(draw(panels(frame(runs))), tmp_path / f"take{take}") for take in (1, 2)]
+    assert svgs[0] == svgs[1] == (tmp_path / "take1.svg").read_bytes()
+    assert (tmp_path / "take1.png").read_bytes() == (tmp_path / "take2.png").read_bytes()
+    assert b"<dc:date>" not in svgs[0]

@@ -1,0 +1,20 @@
+"""Fixtures for all tests, and the rule that nothing is skipped where PBT_BENCH_REQUIRE_ALL is set (in CI)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if report.skipped and os.environ.get("PBT_BENCH_REQUIRE_ALL") and "cuda" not in str(report.longrepr).lower():
+        report.outcome = "failed"
+        report.longrepr = f"skipped where everything is required: {report.longrepr}"
+    return report

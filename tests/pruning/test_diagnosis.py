@@ -1,0 +1,153 @@
+"""Diagnosis against brute force: paths counted by hand, live weights found by changing them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import ConvNet, Odd, batches, golden
+from torch import Tensor, nn
+
+import pbt_bench
+from pbt_bench.errors import RequestError, SparsityError
+from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
+
+
+class Residual(nn.Module):
+    """A residual block with maximum pooling between two convolutions, and a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.inner = nn.Conv2d(3, 3, 3, padding=1)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.norm(self.stem(x))), 2)
+        x = F.relu(x + self.inner(x))
+        return self.head(x.mean((2, 3)))
+
+
+def brute_force_live(model: nn.Module, masks: dict[str, Tensor], example: Tensor) -> dict[str, Tensor]:
+    """A weight is live if, in the network with random positive kept weights, no biases and no normalisation
+    shift, both its own value and the input move the output through it."""
+    torch.manual_seed(0)
+    model = model.double().eval()
+    generator = torch.Generator().manual_seed(3)
+    state = {}
+    for name, p in model.named_parameters():
+        state[name] = torch.zeros_like(p)
+        if name in masks:
+            state[name] = (torch.rand(p.shape, generator=generator, dtype=torch.float64) + 0.5) * masks[name]
+        elif name.endswith("weight"):
+            state[name] = torch.ones_like(p)
+    model.load_state_dict({**model.state_dict(), **state})
+    with torch.no_grad():
+        base = model(torch.ones_like(example[:1]).double())
+        live = {}
+        for name, mask in masks.items():
+            parameter = dict(model.named_parameters())[name]
+            live[name] = torch.zeros_like(mask)
+            for place in mask.nonzero():
+                index = tuple(place.tolist())
+                old = float(parameter[index])
+                parameter[index] = old * 2
+                live[name][index] = bool((model(torch.ones_like(example[:1]).double()) != base).any())
+                parameter[index] = old
+    return live
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.8, 0.9, 0.95, 0.97])
+@pytest.mark.parametrize("make", [Residual, ConvNet], ids=["residual", "convnet"])
+def test_effective_sparsity_and_connection_equal_brute_force(make: type[nn.Module], sparsity: float) -> None:
+    torch.manual_seed(5)
+    model, channels = make(), 2 if make is Residual else 3
+    x, y = torch.randn(4, channels, 8, 8), torch.randint(2, (4,))
+    masks = pbt_bench.prune(model, batches(x, y, 4), method="random", sparsity=sparsity)
+    found = pbt_bench.diagnose(model, masks, x)
+    live = brute_force_live(model, masks, x)
+    assert {layer.name: layer.live for layer in found.layers} == {name: int(m.sum()) for name, m in live.items()}
+    assert found.connected == any(bool(m.any()) for m in live.values())
+    total = sum(m.numel() for m in masks.values())
+    assert found.effective_sparsity == 1 - sum(int(m.sum()) for m in live.values()) / total
+
+
+def test_a_residual_network_survives_an_empty_layer_and_a_chain_does_not() -> None:
+    model = Residual()
+    masks = all_kept(model)
+    masks["inner.weight"][:] = False
+    found = pbt_bench.diagnose(model, masks, torch.randn(1, 2, 8, 8))
+    assert found.collapsed_layers == ("inner.weight",)
+    assert found.connected
+    masks["head.weight"][:] = False
+    found = pbt_bench.diagnose(model, masks, torch.randn(1, 2, 8, 8))
+    assert not found.connected
+    assert found.effective_sparsity == 1
+
+
+def test_no_empty_layer_and_yet_no_path() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    masks = {"0.weight": torch.tensor([[True, True], [False, False]]), "2.weight": torch.tensor([[False, True]] * 2)}
+    found = pbt_bench.diagnose(model, masks, torch.randn(1, 2))
+    assert found.collapsed_layers == ()
+    assert not found.connected
+    assert found.effective_sparsity == 1
+
+
+def test_flops_count_positions_times_weights() -> None:
+    model = ConvNet()
+    masks = all_kept(model)
+    masks["conv2.weight"][:, :4] = False
+    found = pbt_bench.diagnose(model, masks, torch.randn(1, 3, 12, 12))
+    conv1, conv2, conv3, linear = 144 * 216, 36 * 1152, 36 * 2304, 160
+    assert found.flops_dense == 2 * (conv1 + conv2 + conv3 + linear)
+    assert found.flops_sparse == 2 * (conv1 + conv2 // 2 + conv3 + linear)
+    without = pbt_bench.diagnose(model, all_kept(model, prune_classifier=False), torch.randn(1, 3, 12, 12))
+    assert without.flops_dense == found.flops_dense
+
+
+def test_flops_of_unusual_layers() -> None:
+    torch.manual_seed(0)
+    model = Odd()
+    x = torch.randn(3, 4, 9, 7)
+    found = pbt_bench.diagnose(model, all_kept(model), x)
+    by_name = {layer.name: layer.flops_dense for layer in found.layers}
+    positions = 5 * 7  # stride (2, 1), padding (1, 2), dilation (1, 2)
+    assert by_name["grouped.weight"] == 2 * positions * 8 * 2 * 9
+    assert by_name["tokens.weight"] == 2 * positions * 64
+    assert by_name["depthwise.weight"] == 2 * 2 * positions * 8 * 9  # used twice
+    assert by_name["twin.weight"] == 2 * 2 * 36  # tied: used twice
+    assert by_name["line.weight"] == 2 * 18 * 6 * 8 * 3
+
+
+def test_the_model_is_not_changed_and_masks_are_checked() -> None:
+    net, x, _, _ = golden()
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    masks = all_kept(net)
+    pbt_bench.diagnose(net, masks, x)
+    assert all(torch.equal(before[name], t) for name, t in net.state_dict().items())
+    with pytest.raises(RequestError, match="mask of conv1.weight: torch.float32"):
+        pbt_bench.apply(net, {"conv1.weight": torch.ones(8, 3, 3, 3)})
+    with pytest.raises(RequestError, match="differ: nothing"):
+        pbt_bench.apply(net, masks | {"nothing": torch.ones(1, dtype=torch.bool)})
+
+
+def test_realised_sparsity_is_measured_and_a_leak_is_an_error() -> None:
+    net, x, y, _ = golden()
+    masks = pbt_bench.prune(net, batches(x, y, 48), method="magnitude", sparsity=0.9)
+    with pytest.raises(SparsityError, match="pruned weights are not zero"):
+        realised_sparsity(dict(net.named_parameters()), masks)
+    pbt_bench.apply(net, masks)
+    assert (
+        realised_sparsity(dict(net.named_parameters()), masks) == 1 - sum(int(m.sum()) for m in masks.values()) / 3832
+    )
+
+
+def test_report_for_people_names_collapsed_layers() -> None:
+    model = Residual()
+    masks = all_kept(model)
+    masks["inner.weight"][:] = False
+    text = str(pbt_bench.diagnose(model, masks, torch.randn(1, 2, 8, 8)))
+    assert "inner.weight" in text
+    assert text.count("collapsed") == 2

@@ -1,0 +1,245 @@
+"""The contract that every registered method keeps: a new file in methods/ is tested before anyone writes a test."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import batches, golden
+from torch import Tensor, nn
+
+import pbt_bench
+from pbt_bench.errors import RequestError, ScoreError
+from pbt_bench.models.prunable import prunable
+from pbt_bench.pruning import pruners as module
+from pbt_bench.pruning.pruners import folders, pruner, pruners
+from pbt_bench.pruning.statistics import statistics
+
+METHODS = list(pruners())
+ROUNDS = {"rounds": 5}  # enough for a contract, quick for a hundred-round method
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """Every bit that scoring must not change."""
+    return {
+        "tensors": {name: t.clone() for name, t in model.state_dict().items()},
+        "identity": [id(t) for t in (*model.parameters(), *model.buffers())],
+        "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "modes": [m.training for m in model.modules()],
+        "attributes": [sorted(vars(m)) for m in model.modules()],
+        "momenta": [getattr(m, "momentum", None) for m in model.modules()],
+        "random": torch.get_rng_state(),
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize("batchnorm", ["running", "batch", "calibrated"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_is_bit_identical_after_score_and_prune(method: str, batchnorm: str) -> None:
+    net, x, y, _ = golden()
+    net.train()
+    net.bn2.eval()
+    net.conv2.weight.requires_grad_(False)
+    for index, parameter in enumerate(net.parameters()):
+        parameter.grad = torch.full_like(parameter, float(index)) if index % 2 else None
+    before = state(net)
+    data = batches(x, y, 24, 24)
+    pbt_bench.score(net, data, method=method, batchnorm=batchnorm, fisher_batch_size=24)
+    pbt_bench.prune(net, data, method=method, sparsity=0.9, batchnorm=batchnorm, fisher_batch_size=24, **ROUNDS)
+    assert same(before, state(net))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_are_finite_and_shaped_and_masks_exact(method: str) -> None:
+    net, x, y, _ = golden()
+    weights = prunable(net)
+    scores = pbt_bench.score(net, batches(x, y, 48), method=method)
+    assert list(scores) == list(weights)
+    assert all(scores[n].shape == weights[n].shape and bool(scores[n].isfinite().all()) for n in weights)
+    for sparsity in (0.5, 0.95):
+        masks = pbt_bench.prune(net, batches(x, y, 48), method=method, sparsity=sparsity, **ROUNDS)
+        assert list(masks) == list(weights)
+        assert sum(int((~m).sum()) for m in masks.values()) == int(sparsity * 3832)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_scores_are_reproducible_and_independent_of_the_global_generator(method: str) -> None:
+    net, x, y, _ = golden()
+
+    def score(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        torch.rand(seed)
+        found = pbt_bench.score(net, batches(x, y, 48), method=method, generator=torch.Generator().manual_seed(7))
+        return torch.cat([s.flatten() for s in found.values()])
+
+    assert torch.equal(score(1), score(2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_classifier_can_be_left_out(method: str) -> None:
+    net, x, y, _ = golden()
+    masks = pbt_bench.prune(net, batches(x, y, 48), method=method, sparsity=0.9, prune_classifier=False, **ROUNDS)
+    assert list(masks) == ["conv1.weight", "conv2.weight", "conv3.weight"]
+    assert sum(int((~m).sum()) for m in masks.values()) == int(0.9 * 3672)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_cite_their_source_and_ask_for_known_statistics(method: str) -> None:
+    entry = pruners()[method]
+    assert "arXiv" in entry.cite
+    assert entry.summary
+    assert set(entry.needs) <= set(statistics())
+
+
+def test_method_files_import_one_name_from_the_project() -> None:
+    for path in folders()[0].glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pbt_bench"):
+                assert (node.module, [a.name for a in node.names]) == ("pbt_bench.pruning", ["pruner"]), path
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Read the folders again inside and after the test."""
+    module.pruners.cache_clear()
+    yield
+    module.pruners.cache_clear()
+
+
+SEVENTH = '''
+from pbt_bench.pruning import pruner
+
+
+@pruner(cite="arXiv:0000.00000")
+def flow(weight, gradient):
+    """-θ·g"""
+    return -weight * gradient
+'''
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_seventh_method_is_one_short_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(SEVENTH.strip().splitlines()) < 10
+    (tmp_path / "flow.py").write_text(SEVENTH)
+    monkeypatch.setenv("PBT_BENCH_METHODS", str(tmp_path))
+    assert "flow" in pruners()
+    net, x, y, _ = golden()
+    masks = pbt_bench.prune(net, batches(x, y, 48), method="flow", sparsity=0.9)
+    assert sum(int((~m).sum()) for m in masks.values()) == 3448
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_duplicate_name_is_refused_naming_both_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "again.py").write_text(SEVENTH.replace("flow", "snip"))
+    monkeypatch.setenv("PBT_BENCH_METHODS", str(tmp_path))
+    with pytest.raises(RequestError, match=r"method 'snip' is defined twice: .*methods/snip.py:\d+ and .*again.py:\d+"):
+        pruners()
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("text", ["def broken(:", "import no_such_module", "1 / 0"])
+def test_a_file_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.setenv("PBT_BENCH_METHODS", str(tmp_path))
+    with pytest.raises(RequestError, match=r"broken\.py cannot be loaded"):
+        pruners()
+
+
+def test_unknown_method_lists_the_valid_ones_and_the_nearest() -> None:
+    net, x, y, _ = golden()
+    with pytest.raises(RequestError, match="unknown method 'snipp'; did you mean 'snip'.*valid: .*fts.*synflow"):
+        pbt_bench.score(net, batches(x, y, 48), method="snipp")
+
+
+def test_unknown_scoring_option_lists_the_valid_ones() -> None:
+    net, x, y, _ = golden()
+    with pytest.raises(RequestError, match="unknown scoring option 'fisher_batch'; did you mean 'fisher_batch_size'"):
+        pbt_bench.score(net, batches(x, y, 48), method="fts", fisher_batch=1)
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda weight: weight / 0, "method 'bad', layer 'conv1.weight': 216 of 216 scores are NaN or infinite"),
+        (lambda weight: weight.flatten(), "layer 'conv1.weight': scores have shape \\[216\\]"),
+        (lambda weight: 3.0, "layer 'conv1.weight': scores have float"),
+    ],
+)
+def test_bad_scores_are_errors_that_name_method_and_layer(function: Any, message: str) -> None:
+    """FINDINGS 9: a NaN must never rank."""
+    pruners()
+    function.__name__ = "bad"
+    pruner(cite="arXiv")(function)
+    net, x, y, _ = golden()
+    with pytest.raises(ScoreError, match=message):
+        pbt_bench.prune(net, batches(x, y, 48), method="bad", sparsity=0.5)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_method_cannot_change_the_model_or_the_shared_statistics() -> None:
+    pruners()
+
+    @pruner(cite="arXiv")
+    def vandal(weight: Tensor, gradient: Tensor) -> Tensor:
+        weight.zero_()
+        return gradient.abs_()
+
+    net, x, y, _ = golden()
+    before = copy.deepcopy(net.state_dict())
+    from pbt_bench.pruning.scoring import Scorer
+    from pbt_bench.spec import Scoring
+
+    scorer = Scorer(net, batches(x, y, 48), Scoring(), 0, ["vandal", "snip"])
+    scorer.scores("vandal")
+    assert same(before, net.state_dict())
+    clean = pbt_bench.score(net, batches(x, y, 48), method="snip")
+    assert same(clean, dict(scorer.scores("snip")))
+
+
+def test_prunable_weights_are_found_by_type() -> None:
+    """FINDINGS 8: a module named `shortcut` may hold normalisation."""
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shortcut = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+            self.conv_norm = nn.GroupNorm(2, 4)
+            self.linear_embedding = nn.Embedding(5, 4)
+            self.head = nn.Conv1d(4, 2, 1)
+
+    assert list(prunable(Named())) == ["shortcut.0.weight", "head.weight"]
+    assert list(prunable(Named(), prune_classifier=False)) == ["shortcut.0.weight"]
+
+
+def test_models_without_prunable_weights_and_empty_data_are_refused() -> None:
+    with pytest.raises(RequestError, match="no prunable weights"):
+        pbt_bench.score(nn.BatchNorm1d(3), [(torch.zeros(2, 3), torch.zeros(2).long())], method="snip")
+    with pytest.raises(RequestError, match="no scoring data"):
+        pbt_bench.score(nn.Linear(3, 2), [], method="snip")
+    with pytest.raises(RequestError, match="sparsity = 1.2"):
+        pbt_bench.prune(nn.Linear(3, 2), [], method="snip", sparsity=1.2)
+
+
+def test_random_scores_differ_by_generator() -> None:
+    net, x, y, _ = golden()
+    a, b = (
+        pbt_bench.score(net, batches(x, y, 48), method="random", generator=torch.Generator().manual_seed(s))
+        for s in (1, 2)
+    )
+    assert not torch.equal(a["conv1.weight"], b["conv1.weight"])

@@ -1,0 +1,163 @@
+"""One run from spec to record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from pbt_bench.running import execute
+from pbt_bench.running.execute import Executor
+from pbt_bench.running.record import RunRecord
+from pbt_bench.spec import Recipe, RunSpec, Scoring
+
+METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "fts")
+
+
+def spec(**changes: Any) -> RunSpec:
+    fields: dict[str, Any] = {
+        "dataset": "digits",
+        "model": "vgg8",
+        "method": "snip",
+        "sparsity": 0.9,
+        "seed": 0,
+        "recipe": Recipe(epochs=1, batch_size=128, validation_fraction=0.15),
+        "scoring": Scoring(samples_per_class=5, batchnorm="calibrated", rounds=3),
+    }
+    return RunSpec(**(fields | changes))
+
+
+def executor() -> Executor:
+    return Executor(Path("nowhere"), torch.device("cpu"))
+
+
+def result(record: RunRecord) -> dict[str, Any]:
+    """Everything but the times and the place of execution."""
+    plain: dict[str, Any] = msgspec.json.decode(record.to_json())
+    assert plain["error"] is None, plain["error"]
+    plain.pop("environment")
+    plain["pruning"].pop("scoring_seconds")
+    for epoch in plain["curve"]:
+        epoch.pop("seconds")
+    return plain
+
+
+@pytest.mark.parametrize("method", [*METHODS, "dense"])
+def test_same_spec_same_record_alone_or_shared_in_any_order(method: str) -> None:
+    wanted = spec(method=method, sparsity=0.0 if method == "dense" else 0.9)
+    alone = result(executor().execute(wanted))
+    busy = executor()
+    for other in ("fts", "grasp"):
+        busy.execute(spec(method=other, sparsity=0.5), METHODS)
+    busy.execute(spec(model="resnet8"), METHODS)
+    assert result(busy.execute(wanted, METHODS)) == alone
+    assert result(busy.execute(wanted, METHODS)) == alone
+
+
+def test_the_record_has_every_promised_field() -> None:
+    record = executor().execute(spec())
+    plain = msgspec.json.decode(record.to_json())
+    assert list(plain) == ["run_id", "status", "spec", "metrics", "pruning", "curve", "environment", "error"]
+    assert plain["status"] == "done"
+    assert {"test_accuracy", "validation_accuracy", "best_validation_epoch", "test_accuracy_at_best_validation"} <= set(
+        plain["metrics"]
+    )
+    pruning = plain["pruning"]
+    assert pruning["prunable"] - pruning["kept"] == int(0.9 * pruning["prunable"])
+    assert pruning["realised_sparsity"] == pruning["sparsity"] == plain["curve"][-1]["realised_sparsity"]
+    assert pruning["sparsity"] <= pruning["effective_sparsity"] < 1
+    assert 0 < pruning["flops_sparse"] < pruning["flops_dense"]
+    assert sum(layer["kept"] for layer in pruning["layers"]) == pruning["kept"]
+    assert {"torch", "python", "pbt_bench", "device", "commit", "host", "seconds"} <= set(plain["environment"])
+    assert msgspec.json.decode(record.to_json(), type=RunRecord) == record
+
+
+def test_a_network_without_a_path_is_evaluated_and_not_trained() -> None:
+    record = executor().execute(spec(method="random", sparsity=0.999))
+    assert record.status == "collapsed"
+    assert record.curve == ()
+    assert record.metrics is not None
+    assert record.metrics.test_accuracy == pytest.approx(0.1, abs=0.02)
+    assert record.pruning is not None
+    assert record.pruning.effective_sparsity == 1
+
+
+def test_a_diverging_run_is_a_result() -> None:
+    record = executor().execute(spec(recipe=Recipe(epochs=2, learning_rate=1e30, schedule="constant")))
+    assert record.status == "diverged"
+    assert record.metrics is not None
+    assert record.metrics.test_loss is None
+    assert record.pruning is not None
+    assert record.pruning.realised_sparsity == record.pruning.sparsity
+    assert msgspec.json.decode(record.to_json(), type=RunRecord) == record
+
+
+def test_an_exception_becomes_a_failed_record_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("no such luck")
+
+    monkeypatch.setattr(execute, "train", broken)
+    record = executor().execute(spec())
+    assert record.status == "failed"
+    assert record.error_line == "ZeroDivisionError: no such luck"
+    assert "Traceback" in (record.error or "")
+
+
+def test_zero_epochs_scores_and_diagnoses_without_training() -> None:
+    record = executor().execute(spec(recipe=Recipe(epochs=0)))
+    assert record.status == "done"
+    assert record.curve == ()
+    assert record.pruning is not None
+
+
+def test_the_test_set_is_touched_for_the_final_and_the_best_weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    original = execute.evaluate
+
+    def counting(model: Any, data: Any, images: Any) -> Any:
+        seen.append(len(images))
+        return original(model, data, images)
+
+    monkeypatch.setattr(execute, "evaluate", counting)
+    from pbt_bench.training import loop
+
+    monkeypatch.setattr(loop, "evaluate", counting)
+    record = executor().execute(spec(recipe=Recipe(epochs=5, validation_fraction=0.15, learning_rate=0.2)))
+    assert record.metrics is not None
+    at_end = record.metrics.best_validation_epoch == 5
+    assert seen.count(450) == (1 if at_end else 2)
+    assert set(seen[:5]) == {203}
+
+
+def test_sanity_transforms_do_what_they_say() -> None:
+    quick = {"recipe": Recipe(epochs=0), "sparsity": 0.8}
+    plain, shuffled, inverted = (
+        executor().execute(spec(**quick, sanity=sanity)).pruning for sanity in ("none", "shuffle", "invert")
+    )
+    assert plain is not None
+    assert shuffled is not None
+    assert inverted is not None
+    assert [layer.kept for layer in plain.layers] == [layer.kept for layer in shuffled.layers]
+    assert plain.mask_digest != shuffled.mask_digest  # FINDINGS 11: a shuffle that does nothing
+    assert plain.kept == inverted.kept
+    assert [layer.kept for layer in plain.layers] != [layer.kept for layer in inverted.layers]
+    reinit = executor().execute(spec(sanity="reinit"))
+    assert reinit.pruning is not None
+    assert reinit.pruning.mask_digest == executor().execute(spec()).pruning.mask_digest  # type: ignore[union-attr]
+    assert result(reinit)["curve"] != result(executor().execute(spec()))["curve"]
+
+
+def test_warm_up_changes_the_scored_weights_and_rewind_restores_the_initial_ones() -> None:
+    magnitude = {"method": "magnitude", "sparsity": 0.5}
+    cold = executor().execute(spec(**magnitude))
+    warm = executor().execute(spec(**magnitude, warmup="5 steps"))
+    rewound = executor().execute(spec(**magnitude, warmup="5 steps", rewind=True))
+    assert warm.pruning is not None
+    assert cold.pruning is not None
+    assert rewound.pruning is not None
+    assert warm.pruning.mask_digest != cold.pruning.mask_digest
+    assert warm.pruning.mask_digest == rewound.pruning.mask_digest
+    assert warm.curve[0].train_loss < rewound.curve[0].train_loss

@@ -1,0 +1,110 @@
+"""The store: atomic, strict, and never a crash on what it cannot read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pbt_bench.errors import RequestError
+from pbt_bench.running.record import RunRecord
+from pbt_bench.running.store import Store, find
+from pbt_bench.spec import RunSpec
+
+
+def record(seed: int = 0, error: str | None = "boom") -> RunRecord:
+    spec = RunSpec(dataset="digits", model="vgg8", method="snip", sparsity=0.9, seed=seed)
+    return RunRecord(run_id=spec.run_id, status="failed", spec=spec, error=error)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    found = Store(tmp_path / "study")
+    found.prepare()
+    return found
+
+
+def test_what_is_written_is_read_back(store: Store) -> None:
+    records = sorted((record(seed) for seed in range(5)), key=lambda r: r.run_id)
+    for each in records:
+        store.write(each)
+    assert store.records() == records
+    assert store.records({records[1].run_id, "0" * 16}) == [records[1]]
+    assert sorted(os.listdir(store.runs)) == [f"{r.run_id}.json" for r in records]
+    assert find(store.folder.parent, records[2].run_id[:12]) == records[2]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff\xfe", b'{"run_id": "x"}', b"null", b"1" * 10_000, b'{"a": ' * 5_000],
+    ids=["empty", "half", "list", "binary", "fields", "null", "number", "deep"],
+)
+def test_a_corrupt_record_is_named_and_skipped(
+    store: Store, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = record(0), record(1)
+    store.write(good)
+    store.path(bad.run_id).write_bytes(content)
+    assert store.records() == [good]
+    warning = capsys.readouterr().err
+    assert str(store.path(bad.run_id)) in warning
+    assert warning.count("\n") == 1
+
+
+def test_a_record_under_a_wrong_name_or_with_an_edited_spec_is_refused(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.path("0123456789abcdef").write_bytes(record().to_json())
+    edited = record().to_json().replace(b'"sparsity": 0.9', b'"sparsity": 0.8')
+    store.path(record().run_id).write_bytes(edited)
+    assert store.records() == []
+    assert capsys.readouterr().err.count("it describes run") == 2
+
+
+def test_a_failed_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write(record())
+    assert os.listdir(store.runs) == []
+
+
+def test_half_written_files_of_dead_processes_are_swept(store: Store) -> None:
+    store.write(record())
+    mine = store.path("x").with_name(f".x.{os.uname().nodename.split('.')[0]}.{os.getpid()}.tmp")
+    dead = mine.with_name(mine.name.replace(f".{os.getpid()}.", ".999999999."))
+    other = mine.with_name(f".x.otherhost.{os.getpid()}.tmp")
+    for path in (mine, dead, other):
+        path.write_text("half")
+    store.prepare()
+    assert (mine.exists(), dead.exists(), other.exists()) == (True, False, True)
+    assert len(store.records()) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="file/study: results cannot be written there: Not a directory"):
+        Store(tmp_path / "file" / "study").prepare()
+
+
+def test_find_refuses_what_is_not_a_run_id(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="is not a run id"):
+        find(tmp_path, "../*")
+    with pytest.raises(RequestError, match="0 records"):
+        find(tmp_path, "abcd")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (None, None),
+        ("  \n", None),
+        ("ValueError: x\nmore", "ValueError: x"),
+        ("Traceback (most recent call last):\n  File\nKeyError: 'x'\n", "KeyError: 'x'"),
+    ],
+)
+def test_the_error_line_is_the_one_with_the_message(error: str | None, line: str | None) -> None:
+    assert record(error=error).error_line == line

@@ -1,0 +1,148 @@
+"""What a run is: validation in one line, identity, the product of axes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbt_bench.errors import RequestError
+from pbt_bench.seeds import derive
+from pbt_bench.spec import Grid, Recipe, RunSpec, Scoring, load_grid
+
+GRID = """
+name = "small"
+[grid]
+dataset = ["digits"]
+model = ["resnet8", "vgg8"]
+method = ["snip", "fts"]
+sparsity = [0.5, 0.9]
+seed = [0, 1]
+[recipe]
+epochs = 2
+[scoring]
+batchnorm = "calibrated"
+"""
+
+
+def grid(tmp_path: Path, text: str, *overrides: str) -> Grid:
+    path = tmp_path / "grid.toml"
+    path.write_text(text)
+    return load_grid(path, overrides)
+
+
+def test_the_study_is_the_product_of_its_axes_plus_one_dense_baseline_each(tmp_path: Path) -> None:
+    runs = grid(tmp_path, GRID).runs()
+    assert len(runs) == 2 * 2 * 2 * 2 + 2 * 2
+    assert len({run.run_id for run in runs}) == len(runs)
+    dense = [run for run in runs if run.method == "dense"]
+    assert {(run.model, run.seed, run.sparsity) for run in dense} == {
+        (m, s, 0.0) for m in ("resnet8", "vgg8") for s in (0, 1)
+    }
+    assert len(grid(tmp_path, "dense = false\n" + GRID).runs()) == 16
+    assert len(grid(tmp_path, GRID.replace("[recipe]", "dense = false\n[recipe]")).runs()) == 16
+
+
+def test_other_axes_multiply_the_pruned_runs_only(tmp_path: Path) -> None:
+    runs = grid(
+        tmp_path, GRID.replace("[recipe]", 'scope = ["global", "erk"]\nsanity = ["none", "shuffle"]\n[recipe]')
+    ).runs()
+    assert len(runs) == 4 * 16 + 4
+
+
+def test_a_scalar_is_an_axis_of_one(tmp_path: Path) -> None:
+    assert len(grid(tmp_path, GRID.replace("[0, 1]", "7").replace('["snip", "fts"]', '"snip"')).runs()) == 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("epochs", "epoch", "unknown key 'recipe.epoch'; did you mean 'recipe.epochs'? (valid: recipe.augment"),
+        ("[scoring]", "[scorin]", "unknown key 'scorin'; did you mean 'scoring'? (valid: dense, grid, name"),
+        ("0.9]", "1.2]", "grid.sparsity = 1.2 must be at least 0 and below 1"),
+        ("0.9]", "-0.1]", "grid.sparsity = -0.1 must be at least 0 and below 1"),
+        ("0.9]", "nan]", "grid.sparsity = nan must be at least 0 and below 1"),
+        ("[0, 1]", "[]", "seed is empty: every axis needs at least one value"),
+        ("[0, 1]", "[-1]", "grid.seed = -1 must be at least 0"),
+        ("[0, 1]", '["a"]', "grid.seed[0]: Expected `int`, got `str`"),
+        ("[0, 1]", "[true]", "grid.seed[0]: Expected `int`, got `bool`"),
+        ("epochs = 2", "epochs = -2", "recipe: epochs = -2 must be at least 0"),
+        ("epochs = 2", "epochs = 2.5", "recipe.epochs: Expected `int`, got `float`"),
+        ("epochs = 2", 'optimizer = "sdg"', "unknown optimizer value 'sdg'; did you mean 'sgd'? (valid: adamw, sgd)"),
+        ("epochs = 2", 'schedule = "multistep"', "schedule = 'multistep' needs milestones"),
+        ('"calibrated"', '"calibrate"', "did you mean 'calibrated'? (valid: batch, calibrated, running)"),
+        ('name = "small"', 'name = "../up"', "name = '../up' must be letters, digits"),
+        ('name = "small"', "", "missing name"),
+        ("seed = [0, 1]", "", "missing grid.seed"),
+        ("[recipe]", 'warmup = "2 weeks"\n[recipe]', "grid.warmup = '2 weeks' must be 'none', 'N epochs' or 'N steps'"),
+        ("[recipe]", 'scope = ["globl"]\n[recipe]', "unknown scope value 'globl'; did you mean 'global'"),
+        ("[grid]", "[grid", "not a TOML file"),
+    ],
+)
+def test_bad_input_is_one_line_with_place_and_valid_values(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GRID
+    with pytest.raises(RequestError) as error:
+        grid(tmp_path, GRID.replace(old, new))
+    text = str(error.value)
+    assert message in text
+    assert text.startswith(str(tmp_path / "grid.toml"))
+    assert "\n" not in text
+
+
+def test_a_missing_or_binary_grid_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="nothing.toml: No such file"):
+        load_grid(tmp_path / "nothing.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RequestError, match="binary.toml: not a TOML file"):
+        load_grid(tmp_path / "binary.toml")
+
+
+def test_overrides(tmp_path: Path) -> None:
+    changed = grid(tmp_path, GRID, "recipe.epochs=7", "grid.seed=[3]", "scoring.batchnorm=running", "name=other")
+    assert (changed.recipe.epochs, changed.grid.seed, changed.scoring.batchnorm, changed.name) == (
+        7,
+        (3,),
+        "running",
+        "other",
+    )
+    with pytest.raises(RequestError, match="--set 'recipe': expected key=value"):
+        grid(tmp_path, GRID, "recipe")
+    with pytest.raises(RequestError, match="--set 'name.x=1': 'name' is not a table"):
+        grid(tmp_path, GRID, "name.x=1")
+
+
+def test_the_run_id_covers_every_field() -> None:
+    base = RunSpec(dataset="digits", model="vgg8", method="snip", sparsity=0.9, seed=0)
+    others = {
+        "dataset": "mnist", "model": "resnet8", "method": "fts", "sparsity": 0.91, "seed": 1, "scope": "erk",
+        "sanity": "shuffle", "warmup": "1 epochs", "rewind": True, "init": "kaiming", "protocol": "original",
+        "recipe": Recipe(epochs=16), "scoring": Scoring(samples_per_class=11),
+    }  # fmt: skip
+    assert set(others) == set(RunSpec.__struct_fields__)
+    changed = [msgspec.structs.replace(base, **{name: value}) for name, value in others.items()]
+    assert len({base.run_id, *(spec.run_id for spec in changed)}) == len(others) + 1
+    assert len(base.run_id) == 16
+    assert set(json.loads(base.to_json())) == set(RunSpec.__struct_fields__)
+
+
+def test_equal_values_have_one_identity() -> None:
+    a = RunSpec(dataset="d", model="m", method="x", sparsity=0, seed=0, recipe=Recipe(learning_rate=1))
+    b = RunSpec(dataset="d", model="m", method="x", sparsity=0.0, seed=0, recipe=Recipe(learning_rate=1.0))
+    assert a.run_id == b.run_id
+    assert RunSpec.from_json(a.to_json()) == a
+
+
+@given(st.text(max_size=300))
+def test_a_spec_from_arbitrary_text_is_a_spec_or_a_request_error(text: str) -> None:
+    with pytest.raises(RequestError):
+        RunSpec.from_json(text)
+
+
+def test_streams_do_not_collide() -> None:
+    seeds = {derive(seed, purpose, n) for seed in range(30) for purpose in ("init", "order") for n in range(30)}
+    assert len(seeds) == 30 * 2 * 30
+    assert all(0 <= s < 2**63 for s in seeds)
