@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import resource
 import traceback
 from collections.abc import Callable, Collection
@@ -12,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pbt_bench.data import datasets
@@ -24,7 +25,7 @@ from pbt_bench.pruning.masks import Masks
 from pbt_bench.pruning.pruners import pruners
 from pbt_bench.pruning.scoring import Pruned, Scorer, resolve
 from pbt_bench.running.environment import describe
-from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
+from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord, mask_digest
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, RunSpec, Scoring
 from pbt_bench.training.loop import EpochResult, evaluate, train, warm_up
@@ -42,6 +43,7 @@ class Executor:
         self._datasets: dict[str, Dataset] = {}
         self._group: tuple[object, ...] = ()
         self._shared: _Shared | None = None
+        self.masks: dict[str, NDArray[np.bool_]] | None = None  # of the last run, if it got so far
 
     def execute(
         self, spec: RunSpec, methods: Collection[str] = (), on_epoch: Callable[[EpochResult], None] = lambda _: None
@@ -50,6 +52,7 @@ class Executor:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         start = perf_counter()
         torch.set_num_threads(spec.recipe.threads)
+        self.masks = None
         try:
             record = self._execute(spec, methods, on_epoch)
         except Exception:  # the grid goes on; the record keeps the reason
@@ -73,6 +76,7 @@ class Executor:
         if spec.sanity == "reinit":
             seed = derive(spec.seed, "reinit")
             model = build(spec.model, data.train.pixels.shape[1], data.classes, seed, spec.init).to(self._device)
+        self.masks = {name: mask.cpu().numpy() for name, mask in masks.items()}
         apply(model, masks)
         diagnosis = diagnose(model, masks, data.inputs(data.train.pixels[:1]))
 
@@ -91,7 +95,7 @@ class Executor:
             status=status,  # type: ignore[arg-type]
             spec=spec,
             metrics=metrics,
-            pruning=_pruning(diagnosis, pruned, realised, masks),
+            pruning=_pruning(diagnosis, pruned, realised, mask_digest(self.masks)),
             curve=tuple(Epoch(**asdict(epoch)) for epoch in curve),
         )
 
@@ -173,7 +177,7 @@ def _metrics(
     )
 
 
-def _pruning(diagnosis: Diagnosis, pruned: Pruned, realised: float, masks: Masks) -> Pruning:
+def _pruning(diagnosis: Diagnosis, pruned: Pruned, realised: float, digest: str) -> Pruning:
     layers = tuple(
         Layer(
             name=layer.name,
@@ -197,16 +201,8 @@ def _pruning(diagnosis: Diagnosis, pruned: Pruned, realised: float, masks: Masks
         scoring_seconds=pruned.seconds,
         layers=layers,
         rounds=pruned.rounds,
-        mask_digest=_digest(masks),
+        mask_digest=digest,
     )
-
-
-def _digest(masks: Masks) -> str:
-    """SHA-256 over the names and bits of the masks."""
-    total = hashlib.sha256()
-    for name, mask in masks.items():
-        total.update(name.encode() + b"\0" + mask.cpu().numpy().tobytes())
-    return total.hexdigest()
 
 
 def _peak_memory_gib(device: torch.device) -> float:

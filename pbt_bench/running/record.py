@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from pbt_bench.spec import RunSpec
 
@@ -88,3 +92,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     def to_json(self) -> bytes:
         """Indented JSON, keys in the order of the fields."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+
+def mask_digest(masks: Mapping[str, NDArray[np.bool_]]) -> str:
+    """SHA-256 over the names and bits of masks."""
+    total = hashlib.sha256()
+    for name, mask in masks.items():
+        total.update(name.encode() + b"\0" + mask.tobytes())
+    return total.hexdigest()

@@ -9,24 +9,28 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+import zlib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from pbt_bench.errors import RequestError
-from pbt_bench.running.record import RunRecord
+from pbt_bench.running.record import RunRecord, mask_digest
 
 _HOST = socket.gethostname().split(".")[0]
 _DECODER = msgspec.json.Decoder(RunRecord)
 
 
 class Store:
-    """The records of one study, in `<folder>/runs/<run_id>.json`."""
+    """The records of one study, in `<folder>/runs/<run_id>.json`; masks in `<folder>/masks/<run_id>.bits`."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.runs = self.folder / "runs"
+        self.masks = self.folder / "masks"
 
     def prepare(self) -> None:
         """Create the folders, drop half-written files. Raises RequestError if it cannot be written to."""
@@ -41,22 +45,44 @@ class Store:
         """Where the record of `run_id` is or will be."""
         return self.runs / f"{run_id}.json"
 
-    def write(self, record: RunRecord) -> None:
-        """Write `record` atomically: whole, or not at all."""
-        part = self.runs / f".{record.run_id}.{_HOST}.{os.getpid()}.tmp"
+    def write(self, record: RunRecord, masks: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
+        """Write `record` atomically: whole, or not at all; before it the masks, if there are any."""
+        if masks is not None:
+            packed = np.packbits(np.concatenate([mask.ravel() for mask in masks.values()]))
+            self.masks.mkdir(exist_ok=True)
+            self._write(self.masks / f"{record.run_id}.bits", zlib.compress(packed.tobytes(), 6))
+        self._write(self.path(record.run_id), record.to_json())
+
+    def read_masks(self, record: RunRecord) -> dict[str, NDArray[np.bool_]] | None:
+        """The masks of a finished run by layer, True = kept; None if they are not there or do not fit the record."""
+        if record.pruning is None:
+            return None
+        layers = record.pruning.layers
+        try:
+            packed = zlib.decompress((self.masks / f"{record.run_id}.bits").read_bytes())
+            bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).astype(bool)[: record.pruning.prunable]
+            parts = np.split(bits, np.cumsum([layer.prunable for layer in layers])[:-1])
+            masks = {layer.name: part.reshape(layer.shape) for layer, part in zip(layers, parts, strict=True)}
+        except (OSError, zlib.error, ValueError):
+            return None
+        return masks if mask_digest(masks) == record.pruning.mask_digest else None
+
+    @staticmethod
+    def _write(path: Path, content: bytes) -> None:
+        part = path.with_name(f".{path.stem}.{_HOST}.{os.getpid()}.tmp")
         try:
             with part.open("wb") as file:
-                file.write(record.to_json())
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(self.path(record.run_id))
+            part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
 
     def sweep(self) -> None:
         """Remove the half-written files of this machine's processes that are no longer there."""
-        for part in self.runs.glob(f".*.{_HOST}.*.tmp"):
+        for part in self.folder.glob(f"*/.*.{_HOST}.*.tmp"):
             if not Path(f"/proc/{part.name.split('.')[-2]}").exists():
                 part.unlink(missing_ok=True)
 

@@ -51,7 +51,7 @@ def work(link: Connection, results: Path, data: Path, device: str) -> None:
         text, methods = message
         spec = RunSpec.from_json(text)
         record = executor.execute(spec, methods, lambda epoch: link.send(Advanced(epoch.epoch)))
-        store.write(record)
+        store.write(record, executor.masks)
         link.send(
             Finished(
                 record.run_id,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from pbt_bench.errors import RequestError
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store, find
-from pbt_bench.spec import RunSpec
+from pbt_bench.spec import Recipe, RunSpec
 
 
 def record(seed: int = 0, error: str | None = "boom") -> RunRecord:
@@ -108,3 +111,22 @@ def test_find_refuses_what_is_not_a_run_id(tmp_path: Path) -> None:
 )
 def test_the_error_line_is_the_one_with_the_message(error: str | None, line: str | None) -> None:
     assert record(error=error).error_line == line
+
+
+def test_masks_come_back_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    from pbt_bench.running.execute import Executor
+
+    executor = Executor(tmp_path, torch.device("cpu"))
+    spec = RunSpec(dataset="digits", model="vgg8", method="magnitude", sparsity=0.9, seed=0, recipe=Recipe(epochs=0))
+    done = executor.execute(spec)
+    store = Store(tmp_path / "study")
+    store.prepare()
+    store.write(done, executor.masks)
+    assert executor.masks is not None
+    back = store.read_masks(done)
+    assert back is not None
+    assert all(np.array_equal(back[name], mask) for name, mask in executor.masks.items())
+    path = store.masks / f"{done.run_id}.bits"
+    for damage in (path.read_bytes()[:-20], b"", zlib.compress(b"\0" * 10_000), zlib.compress(b"\0")):
+        path.write_bytes(damage)
+        assert store.read_masks(done) is None
