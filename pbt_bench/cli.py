@@ -123,7 +123,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     from pbt_bench.data import datasets
-    from pbt_bench.models import MODELS
+    from pbt_bench.models import listing
     from pbt_bench.pruning.pruners import pruners
 
     def statistics() -> Any:
@@ -133,7 +133,7 @@ def _list(options: argparse.Namespace) -> int:
 
     tables: dict[str, Callable[[], Any]] = {
         "methods": pruners,
-        "models": lambda: MODELS,
+        "models": listing,
         "datasets": datasets,
         "statistics": statistics,
     }

@@ -45,6 +45,11 @@ class Dataset:
         """Number of channels."""
         return self.train.pixels.shape[1]
 
+    @property
+    def size(self) -> int:
+        """Side of the images in pixels."""
+        return self.train.pixels.shape[-1]
+
 
 def from_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> Dataset:
     """A `Dataset` from uint8 arrays [n, channels, height, width] and integer labels, normalised by its own pixels."""

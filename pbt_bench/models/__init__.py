@@ -1,56 +1,172 @@
 """Models by name -> nn.Module, and which of their parameters are prunable.
 
-To add a model, write its class in a file of this folder and one line here.
+To add a model, write its class in a file of this folder and one line in the table here. Models that the literature
+calls by one name and that differ have names of their own: a plain `resnet20` has shortcuts without parameters,
+`resnet20-projection` has 1x1 convolutions there; a plain `vgg19` has no convolution biases, `vgg19-bias` has them;
+`resnet18` has the 3x3 stem for 32x32 images, `resnet18-tiny-imagenet` and `resnet18-imagenet` those for larger ones;
+FORCE's ResNet-110, of bottlenecks, is `resnet110-bottleneck`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pbt_bench import registry
+from pbt_bench.errors import RequestError, unknown
 from pbt_bench.seeds import derive
 
 if TYPE_CHECKING:
     from torch import nn
 
 _RESNET = "He et al. 2016, arXiv:1512.03385, Sec. 4.2"
+_DEEP = "He et al. 2016, arXiv:1512.03385, Table 1"
+_WIDE = "Zagoruyko and Komodakis 2016, arXiv:1605.07146"
 _VGG = "Simonyan and Zisserman 2015, arXiv:1409.1556, with batch normalisation"
+_LENET = "LeCun et al. 1998, Proceedings of the IEEE 86(11)"
+_VIT = "Touvron et al. 2021, arXiv:2012.12877, Table 1 (DeiT-Ti)"
 
 
 class Model(NamedTuple):
-    """A name's builder: `function(channels, classes)` in `module` of this package (torch is imported when called)."""
+    """A name's builder: `function(channels, classes, **options)` in `module` of this package (it imports torch).
+
+    `size` says whether the builder also takes the side of the images in pixels: "any" = no, "optional", "needed".
+    """
 
     module: str
     function: str
     cite: str
     summary: str
+    options: Mapping[str, Any] = MappingProxyType({})
+    size: Literal["any", "optional", "needed"] = "any"
+
+
+def _catalogue() -> Iterator[tuple[str, Model]]:
+    """(name, entry) of every model of this package. Parameter counts are for 3 channels and 10 classes."""
+    yield "resnet8", Model("resnet", "resnet8", _RESNET, "3 basic blocks, 16-32-64 channels, 78k parameters")
+    yield "vgg8", Model("vgg", "vgg8", _VGG, "7 convolutions, 16-64 channels, 80k parameters")
+
+    for depth, plain, projected in (
+        (20, "269.7k", "272.5k"),
+        (32, "464.2k", "466.9k"),
+        (44, "658.6k", "661.3k"),
+        (56, "853.0k", "855.8k"),
+        (110, "1.728M", "1.731M"),
+        (1202, "19.42M", "19.42M"),
+    ):
+        yield f"resnet{depth}", _three_stages(depth, "identity", plain)
+        yield f"resnet{depth}-projection", _three_stages(depth, "projection", projected)
+    yield "resnet32x2", _three_stages(32, "identity", "1.850M", width=2)
+    yield "resnet32x2-projection", _three_stages(32, "projection", "1.861M", width=2)
+
+    for name, blocks, bottleneck, small, large in (
+        ("resnet18", (2, 2, 2, 2), False, "11.17M", "11.18M"),
+        ("resnet34", (3, 4, 6, 3), False, "21.28M", "21.29M"),
+        ("resnet50", (3, 4, 6, 3), True, "23.52M", "23.53M"),
+        ("resnet101", (3, 4, 23, 3), True, "42.51M", "42.52M"),
+        ("resnet152", (3, 8, 36, 3), True, "58.16M", "58.16M"),
+    ):
+        yield name, _four_stages(blocks, bottleneck, "cifar", f"3x3 stem, {small}")
+        yield f"{name}-tiny-imagenet", _four_stages(blocks, bottleneck, "tiny-imagenet", f"3x3 stem, stride 2, {small}")
+        yield f"{name}-imagenet", _four_stages(blocks, bottleneck, "imagenet", f"7x7 stem, stride 2, pooling, {large}")
+    force = "de Jorge et al. 2021, arXiv:2006.09081 (its code)"
+    yield "resnet110-bottleneck", _four_stages((3, 4, 26, 3), True, "cifar", "3x3 stem, 45.86M")._replace(cite=force)
+
+    wide = {"depth": 28, "width": 10}
+    yield "wrn-28-10", Model("wide_resnet", "wide_resnet", _WIDE, "12 pre-activation blocks, 36.48M parameters", wide)
+
+    for depth, plain, biased in (
+        (11, "9.228M", "9.231M"),
+        (13, "9.413M", "9.416M"),
+        (16, "14.72M", "14.73M"),
+        (19, "20.04M", "20.04M"),
+    ):
+        summary = f"{depth - 3} convolutions, 64-512 channels"
+        yield f"vgg{depth}", Model("vgg", "vgg", _VGG, f"{summary}, {plain} parameters", {"depth": depth})
+        options = {"depth": depth, "bias": True}
+        yield f"vgg{depth}-bias", Model("vgg", "vgg", _VGG, f"{summary} with biases, {biased} parameters", options)
+
+    mlp = "784-300-100-10, 267k parameters for 28x28 grey images"
+    yield "lenet-300-100", Model("lenet", "lenet_300_100", _LENET, mlp, size="needed")
+    caffe = "Caffe's: 2 convolutions of 20 and 50 channels, 500 units, 431k parameters for 28x28 grey images"
+    yield "lenet5", Model("lenet", "lenet5", _LENET, caffe, size="needed")
+    vit = "4x4 patches, 12 blocks of width 192, 3 heads, 5.36M parameters for 32x32 images"
+    yield "vit-tiny", Model("vit", "vit_tiny", _VIT, vit, size="needed")
+
+
+def _three_stages(depth: int, shortcut: str, count: str, width: int = 1) -> Model:
+    means = "1x1 projections" if shortcut == "projection" else "shortcuts without parameters"
+    channels = "-".join(str(base * width) for base in (16, 32, 64))
+    summary = f"{(depth - 2) // 2} basic blocks, {channels} channels, {means}, {count} parameters"
+    return Model("resnet", "three_stages", _RESNET, summary, {"depth": depth, "shortcut": shortcut, "width": width})
+
+
+def _four_stages(blocks: tuple[int, ...], bottleneck: bool, stem: str, rest: str) -> Model:
+    kind = "bottlenecks" if bottleneck else "basic blocks"
+    summary = f"{sum(blocks)} {kind}, 64-512 channels, {rest} parameters"
+    options = {"blocks": blocks, "bottleneck": bottleneck, "stem": stem}
+    return Model("resnet", "four_stages", _DEEP, summary, options)
 
 
 MODELS: registry.Registry[Model] = registry.Registry("model")
-for _name, _entry in {
-    "resnet8": Model("resnet", "resnet8", _RESNET, "3 basic blocks, 16-32-64 channels, 78k parameters"),
-    "vgg8": Model("vgg", "vgg8", _VGG, "7 convolutions, 16-64 channels, 80k parameters"),
-}.items():
+for _name, _entry in _catalogue():
     MODELS.add(_name, _entry, __file__)
 
+LIBRARIES = {  # a prefix -> what stands behind it
+    "torchvision": Model(
+        "external", "torchvision", "https://pytorch.org/vision", "any image classifier of torchvision", size="optional"
+    ),
+    "timm": Model(
+        "external", "timm", "https://github.com/huggingface/pytorch-image-models", "any of timm's", size="optional"
+    ),
+}
 
-def build(name: str, channels: int, classes: int, seed: int, init: str = "default") -> nn.Module:
-    """The model `name` with weights from `seed` alone.
 
-    init = "default": PyTorch's own; "kaiming": normal with standard deviation sqrt(2 / fan_in) for every
-    convolution and linear weight, biases zero (He et al. 2015, arXiv:1502.01852, Eq. 10).
-    Raises RequestError for an unknown name.
+def find(name: str) -> Model:
+    """The entry of `name`: one of `MODELS`, or torchvision/NAME or timm/NAME.
+
+    Raises RequestError for an unknown name and for a library that is not installed.
+    """
+    library, slash, inner = name.partition("/")
+    if slash and library in LIBRARIES:
+        from pbt_bench.models.external import check
+
+        check(library, inner)
+        entry = LIBRARIES[library]
+        return entry._replace(summary=f"{library}'s {inner}", options={"name": inner})
+    if name not in MODELS:
+        raise unknown("model", name, [*MODELS, *(f"{library}/NAME" for library in LIBRARIES)])
+    return MODELS[name]
+
+
+def listing() -> dict[str, Model]:
+    """Every name, with `torchvision/NAME` and `timm/NAME` standing for what these libraries hold."""
+    return dict(MODELS.items()) | {f"{library}/NAME": entry for library, entry in LIBRARIES.items()}
+
+
+def build(
+    name: str, channels: int, classes: int, seed: int, init: str = "default", size: int | None = None
+) -> nn.Module:
+    """The model `name` for square images of `size` pixels a side, with weights from `seed` alone.
+
+    init = "default": PyTorch's own (or the library's); "kaiming": normal with standard deviation sqrt(2 / fan_in)
+    for every convolution and linear weight, biases zero (He et al. 2015, arXiv:1502.01852, Eq. 10).
+    Raises RequestError for an unknown name, and for a model that needs `size` and gets none or one it cannot take.
     """
     import torch
     from torch import nn
     from torch.nn.modules.conv import _ConvNd
 
-    entry = MODELS[name]
+    entry = find(name)
+    if entry.size == "needed" and size is None:
+        raise RequestError(f"model {name!r} needs the size of the images")
+    options = dict(entry.options) if entry.size == "any" else {**entry.options, "size": size}
     builder = getattr(import_module(f"pbt_bench.models.{entry.module}"), entry.function)
     with torch.random.fork_rng(devices=[]):  # module constructors draw from the global generator
-        torch.manual_seed(derive(seed, "init"))
-        model: nn.Module = builder(channels, classes)
+        torch.default_generator.manual_seed(derive(seed, "init"))  # of the CPU; torch.manual_seed would seed GPUs too
+        model: nn.Module = builder(channels, classes, **options)
         if init == "kaiming":
             for module in model.modules():
                 if isinstance(module, (nn.Linear, _ConvNd)):

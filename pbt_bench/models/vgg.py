@@ -1,4 +1,8 @@
-"""VGG networks with batch normalisation for small images (Simonyan and Zisserman 2015, arXiv:1409.1556)."""
+"""VGG networks with batch normalisation for small images (Simonyan and Zisserman 2015, arXiv:1409.1556).
+
+As in the pruning literature (GraSP, FORCE, OpenLTH) the three hidden linear layers are gone: the last features are
+averaged over the image and one linear layer classifies. The last group is not followed by maximum pooling.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +10,60 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 POOL: Literal["pool"] = "pool"
+
+CONVOLUTIONS = {  # arXiv:1409.1556, Table 1, columns A, B, D, E: convolutions of 64, 128, 256, 512, 512 channels
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+
+
+class Pool(nn.MaxPool2d):
+    """2x2 maximum pooling; a side of one pixel stays, so that images under 16x16 pass."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, c, h, w] -> [n, c, max(h // 2, 1), max(w // 2, 1)]."""
+        return F.max_pool2d(x, [min(2, side) for side in x.shape[2:]])
 
 
 class VGG(nn.Module):
     """3x3 convolutions with batch normalisation and ReLU, 2x2 maximum pooling, global mean, one linear classifier."""
 
-    def __init__(self, plan: Sequence[int | Literal["pool"]], channels: int, classes: int) -> None:
+    def __init__(self, plan: Sequence[int | Literal["pool"]], channels: int, classes: int, bias: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for width in plan:
             if width == POOL:
-                layers.append(nn.MaxPool2d(2))
+                layers.append(Pool())
                 continue
-            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.Conv2d(channels, width, 3, padding=1, bias=bias), nn.BatchNorm2d(width), nn.ReLU()]
             channels = width
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, channels, h, w] -> logits [n, classes]."""
-        return self.classifier(torch.mean(self.features(x), dim=(2, 3)))
+        """[n, channels, h, w] with h, w >= 8 -> logits [n, classes]."""
+        logits: Tensor = self.classifier(torch.mean(self.features(x), dim=(2, 3)))
+        return logits
 
 
 def vgg8(channels: int, classes: int) -> VGG:
     """Seven convolutions and a classifier, for inputs from 8x8 up: about 80,000 parameters."""
     return VGG((16, 16, POOL, 32, 32, POOL, 48, 48, 64), channels, classes)
+
+
+def vgg(channels: int, classes: int, depth: int, bias: bool = False) -> VGG:
+    """VGG-11, 13, 16 or 19; `bias` adds the convolution biases that batch normalisation makes superfluous."""
+    plan: list[int | Literal["pool"]] = []
+    for count, width in zip(CONVOLUTIONS[depth], (64, 128, 256, 512, 512), strict=True):
+        plan += [POOL] if plan else []
+        plan += [width] * count
+    return VGG(plan, channels, classes, bias)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -74,8 +75,7 @@ class Executor:
         if spec.rewind:
             model.load_state_dict(shared.initial)
         if spec.sanity == "reinit":
-            seed = derive(spec.seed, "reinit")
-            model = build(spec.model, data.train.pixels.shape[1], data.classes, seed, spec.init).to(self._device)
+            model = shared.build(derive(spec.seed, "reinit"))
         self.masks = {name: mask.cpu().numpy() for name, mask in masks.items()}
         apply(model, masks)
         diagnosis = diagnose(model, masks, data.inputs(data.train.pixels[:1]))
@@ -114,11 +114,17 @@ class _Shared:
 
     def __init__(self, spec: RunSpec, dataset: Dataset, device: torch.device) -> None:
         self.data = prepare(dataset, spec.recipe.validation_fraction, spec.recipe.split_seed, device)
-        self.model = build(spec.model, dataset.channels, dataset.classes, spec.seed, spec.init).to(device)
+        self._build = partial(build, spec.model, dataset.channels, dataset.classes, init=spec.init, size=dataset.size)
+        self._device = device
+        self.model = self.build(spec.seed)
         self.initial = copy.deepcopy(self.model.state_dict())
         if spec.warmup != "none":
             warm_up(self.model, self.data, spec.recipe, spec.seed, spec.warmup)
         self._scorers: dict[Scoring, Scorer] = {}
+
+    def build(self, seed: int) -> nn.Module:
+        """The group's network with initial weights from `seed`."""
+        return self._build(seed).to(self._device)
 
     def prune(self, spec: RunSpec, methods: Collection[str]) -> Pruned:
         """The masks of `spec`, before any sanity transform of them."""

@@ -9,7 +9,7 @@ import msgspec
 
 from pbt_bench.data import datasets
 from pbt_bench.errors import RequestError
-from pbt_bench.models import MODELS
+from pbt_bench.models import find
 from pbt_bench.pruning.pruners import pruners
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
@@ -22,7 +22,7 @@ def check_names(grid: Grid, where: str) -> Grid:
         for name in grid.grid.dataset:
             datasets()[name]
         for name in grid.grid.model:
-            MODELS[name]
+            find(name)
         methods = tuple(dict.fromkeys(pruners()[name].name for name in grid.grid.method))
     except RequestError as error:
         raise RequestError(f"{where}: {error}") from None

@@ -1,0 +1,12 @@
+from pbt_bench.pruning import pruner
+
+
+@pruner(cite="Navarrete et al. 2025, arXiv:2502.11450, Fisher Brain Surgeon Sensitivity (FBSS)")
+def fbss(weight, gradient, fisher_diagonal):
+    """(θ - g/F)²·F/2 = θ²F/2 - θg + g²/(2F): the cost of removing the weight, all others at their best.
+
+    Where F = 0 no sample's loss depends on the weight, so g = 0 too; with damping λ the last term is
+    g²/(2(F + λ)) = 0 for every λ > 0, and its limit for λ → 0, and with it the score, is 0.
+    """
+    squared = gradient.square() / (2 * fisher_diagonal)
+    return weight.square() * fisher_diagonal / 2 - weight * gradient + squared.where(fisher_diagonal > 0, 0)

@@ -1,0 +1,7 @@
+from pbt_bench.pruning import pruner
+
+
+@pruner(cite="Navarrete et al. 2025, arXiv:2502.11450, Fisher Diagonal (FD)")
+def fisher_diagonal(fisher_diagonal):
+    """F: the empirical Fisher diagonal itself."""
+    return fisher_diagonal

@@ -1,0 +1,7 @@
+from pbt_bench.pruning import pruner
+
+
+@pruner(cite="de Jorge et al. 2021, arXiv:2006.09081, Sec. 4 (Iterative SNIP)", rounds=60, aliases=("iter_snip",))
+def iterative_snip(weight, gradient):
+    """|θ·g| of the network pruned so far; pruned weights stay pruned."""
+    return (weight * gradient).abs()

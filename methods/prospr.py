@@ -1,0 +1,9 @@
+from pbt_bench.pruning import pruner
+
+ORIGINAL = {"inner_steps": 3, "inner_learning_rate": 0.5, "inner_momentum": 0.9, "batchnorm": "batch"}
+
+
+@pruner(cite="Alizadeh et al. 2022, arXiv:2202.08132, Eq. 6 and Alg. 1", original=ORIGINAL)
+def prospr(meta_gradient):
+    """|∂L(θ_M(m))/∂m|: the effect of the weight on the loss after M steps of training, through those steps."""
+    return meta_gradient.abs()

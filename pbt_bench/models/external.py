@@ -1,0 +1,88 @@
+"""Models of torchvision and timm by name, made fit for scoring.
+
+Fused attention and in-place activations are switched off: the values are the same, and second derivatives exist.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pbt_bench.errors import RequestError
+
+LIBRARIES = ("torchvision", "timm")
+
+
+def check(library: str, name: str) -> None:
+    """Raises RequestError if `library` is not installed or knows no image classifier called `name`."""
+    module = _library(library)
+    known: list[str] = (
+        module.models.list_models(module=module.models) if library == "torchvision" else module.list_models()
+    )
+    if name not in known:
+        near = [f"'{library}/{other}'" for other in get_close_matches(name, known, n=3, cutoff=0.5)]
+        hint = f"; the nearest: {', '.join(near)}" if near else ""
+        raise RequestError(f"unknown model '{library}/{name}' ({len(known)} in {library}{hint})")
+
+
+def torchvision(channels: int, classes: int, name: str, size: int | None = None) -> nn.Module:
+    """torchvision's `name`, untrained, with `classes` outputs and without auxiliary classifiers; 3 channels only."""
+    if channels != 3:
+        raise RequestError(f"torchvision's models take images of 3 channels, 'torchvision/{name}' got {channels}")
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):  # while training, these answer with a tuple
+        options = {"aux_logits": False, "init_weights": True}
+    model = _library("torchvision").models.get_model(name, weights=None, num_classes=classes, **options)
+    return _fit(model, f"torchvision/{name}", channels, classes, size)
+
+
+def timm(channels: int, classes: int, name: str, size: int | None = None) -> nn.Module:
+    """timm's `name`, untrained, for `channels`, with `classes` outputs, at `size` where it has fixed positions."""
+    library = _library("timm")
+    config = library.models.get_pretrained_cfg(name)
+    options: dict[str, Any] = {}
+    if size is not None and config is not None and config.fixed_input_size:
+        options = {"img_size": size}
+    try:
+        model = library.create_model(name, pretrained=False, in_chans=channels, num_classes=classes, **options)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise RequestError(f"model 'timm/{name}' cannot be built for these images: {_line(error)}") from error
+    return _fit(model, f"timm/{name}", channels, classes, size)
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise RequestError(f"models '{name}/NAME' need the package {name} (pip install {name}): {error}") from error
+
+
+def _fit(model: nn.Module, name: str, channels: int, classes: int, size: int | None) -> nn.Module:
+    """`model`, of which every matrix is prunable by type and which answers images of `size` with logits."""
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            raise RequestError(
+                f"model {name!r} holds nn.MultiheadAttention, whose input matrix belongs to no linear layer: "
+                "it would never be pruned; take one of timm's or 'vit-tiny'"
+            )
+        for switch in ("inplace", "fused_attn"):
+            if getattr(module, switch, None) is True:
+                setattr(module, switch, False)
+    if size is None:
+        return model
+    try:
+        with torch.no_grad():
+            answer = model.eval()(torch.zeros(1, channels, size, size))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise RequestError(f"model {name!r} cannot take {size}x{size} images: {_line(error)}") from error
+    if not isinstance(answer, Tensor) or answer.shape != (1, classes):
+        raise RequestError(f"model {name!r} is no classifier: it does not answer an image with {classes} logits")
+    return model.train()
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
