@@ -1,6 +1,6 @@
 from pbt_bench.pruning import pruner
 
-ORIGINAL = {"inner_steps": 3, "inner_learning_rate": 0.5, "inner_momentum": 0.9, "batchnorm": "batch"}
+ORIGINAL = {"inner_steps": 3, "inner_learning_rate": 0.1, "inner_momentum": 0.0, "batchnorm": "batch"}
 
 
 @pruner(cite="Alizadeh et al. 2022, arXiv:2202.08132, Eq. 6 and Alg. 1", original=ORIGINAL)

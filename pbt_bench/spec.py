@@ -25,6 +25,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("constant", "multistep", "cosine"),
     "augment": ("none", "crop", "flip", "crop-flip"),
     "precision": ("float32", "bfloat16"),
+    "curvature": ("hutchinson", "ggn"),
     "batchnorm": ("running", "batch", "calibrated"),
     "scope": ("global", "layer", "erk", "uniform"),
     "sanity": ("none", "shuffle", "reinit", "invert"),
@@ -117,6 +118,14 @@ class Scoring(_Strict, frozen=True, kw_only=True):
     prune_classifier: bool = True
     batchnorm: str = "running"  # "running" as the model stands | "batch" | "calibrated" on the scoring data
     temperature: float = 200.0  # of the loss whose gradient flow GraSP measures
+    curvature: str = "hutchinson"  # of hessian_diagonal: an estimate, or "ggn", exact for ReLU networks
+    probes: int = 100  # Rademacher vectors of Hutchinson's estimate, at least
+    probe_tolerance: float | None = None  # its relative standard error, with as many more probes as that takes
+    perturbations: int = 5  # NTK-SAP: draws of weights, inputs and perturbations per batch and round
+    perturbation_scale: float = 0.01  # NTK-SAP: standard deviation of the weight perturbation
+    inner_steps: int = 3  # ProsPr: steps of training that the score looks through
+    inner_learning_rate: float = 0.1
+    inner_momentum: float = 0.0
     rounds: int | None = None  # of an iterative method; None = the method's own number
 
     @staticmethod
@@ -126,6 +135,13 @@ class Scoring(_Strict, frozen=True, kw_only=True):
             ("batch_size", 1, _INF),
             ("fisher_batch_size", 1, _INF),
             ("temperature", 1e-6, _INF),
+            ("probes", 1, _INF),
+            ("probe_tolerance", 1e-4, _INF),
+            ("perturbations", 1, _INF),
+            ("perturbation_scale", 1e-12, _INF),
+            ("inner_steps", 1, _INF),
+            ("inner_learning_rate", 0, _INF),
+            ("inner_momentum", 0, 1),
             ("rounds", 1, _INF),
         )
 

@@ -30,11 +30,7 @@ class Intercept(TorchFunctionMode):
     ) -> Any:
         options = dict(kwargs or {})
         if func in LINEAR_MAPS:
-            given = list(args)
-            inputs = given.pop(0) if given else options.pop("input")
-            weight = given.pop(0) if given else options.pop("weight")
-            bias = given.pop(0) if given else options.pop("bias", None)
-            options |= dict(zip(("stride", "padding", "dilation", "groups"), given, strict=False))
+            inputs, weight, bias, options = split_call(args, options)
             name = self._names.get(id(weight))
             if name is not None:
                 return self.apply(name, func, inputs, weight, bias, options)
@@ -56,6 +52,13 @@ class Intercept(TorchFunctionMode):
     def other(self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Any other torch function."""
         return function(*args, **options)
+
+
+def split_call(args: tuple[Any, ...], options: Mapping[str, Any]) -> tuple[Tensor, Tensor, Any, dict[str, Any]]:
+    """(inputs, weight, bias, other options) of a call of one of LINEAR_MAPS, however its arguments were given."""
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = dict(zip(names, args, strict=False)) | dict(options)
+    return given.pop("input"), given.pop("weight"), given.pop("bias", None), given
 
 
 def conv_geometry(options: Mapping[str, Any], weight: Tensor) -> tuple[list[int], list[int], list[int], int]:

@@ -119,6 +119,7 @@ class Scorer:
                     with torch.no_grad():
                         for name, parameter in task.parameters.items():
                             parameter.copy_(dense[name] * masks[name])
+                    task = replace(task, round=index, masks=masks)
                     scores = _evaluate(entry, compute(task, entry.needs).values, task, invert)
                     if not entry.regrow:
                         scores = {name: s.masked_fill(~masks[name], -torch.inf) for name, s in scores.items()}

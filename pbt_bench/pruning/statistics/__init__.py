@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from time import perf_counter
@@ -34,11 +34,21 @@ class Task:
     scoring: Scoring
     seed: int  # of the streams for random numbers and probes
     dense: Mapping[str, Tensor] | None = None  # the weights before any round pruned; None = as they stand
+    masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None = nothing is pruned
+    round: int = 1  # of an iterative method; rounds draw different random numbers
+    notes: dict[str, dict[str, float]] = field(default_factory=dict)  # statistic -> what its provider measured
 
     @property
     def samples(self) -> int:
         """Number of scoring samples."""
         return sum(len(targets) for _, targets in self.batches)
+
+    def require_only(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Let these parameters require gradients, and no others."""
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
 
 
 Provider = Callable[[Task, Collection[str]], dict[str, Tensors]]

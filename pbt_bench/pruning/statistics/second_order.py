@@ -1,45 +1,132 @@
-"""Statistics with second derivatives of the loss."""
+"""Statistics with second derivatives of the mean cross-entropy."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from pbt_bench.errors import RequestError
+from pbt_bench.pruning import batchnorm
+from pbt_bench.pruning.persample import group_sums
 from pbt_bench.pruning.statistics import Task, Tensors, provides
+from pbt_bench.seeds import stream
+
+MOST_PROBES = 100_000
 
 
 @provides(data=True, hessian_gradient="Wang et al. 2020, arXiv:2002.07376, Eq. 4")
 def hessian_gradient(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     """H·g, with g and H of the mean cross-entropy of logits / temperature over all samples and prunable weights.
 
-    Two passes (Pearlmutter's product): g first, then the derivative of ⟨g(θ), g⟩ with the second factor fixed.
+    Two passes: g first, then its derivative in the direction g (Pearlmutter 1994).
     """
+    task.require_only(task.parameters)
+    temperature = task.scoring.temperature
     weights = list(task.parameters.values())
-    for parameter in task.model.parameters():
-        parameter.requires_grad_(False)
-    for parameter in weights:
-        parameter.requires_grad_(True)
+    mean = [torch.zeros_like(p) for p in weights]
+    for index in range(len(task.batches)):
+        torch._foreach_add_(mean, _gradients(task, index, temperature, create_graph=False))
+    product = [torch.zeros_like(p) for p in weights]
+    for index in range(len(task.batches)):
+        torch._foreach_add_(product, _products(task, _gradients(task, index, temperature, create_graph=True), mean))
+    return {"hessian_gradient": dict(zip(task.parameters, product, strict=True))}
 
-    def gradients(index: int, create_graph: bool) -> tuple[torch.Tensor, ...]:
-        inputs, targets = task.batches[index]
-        loss = F.cross_entropy(task.model(inputs) / task.scoring.temperature, targets, reduction="sum")
+
+@provides(data=True, hessian_diagonal="Hutchinson 1990; Bekas et al. 2007, Eq. 3; or exact, Gauss-Newton")
+def hessian_diagonal(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
+    """diag(H) of the mean cross-entropy, as scoring.curvature says: "hutchinson" or "ggn".
+
+    hutchinson  the mean of v ⊙ Hv over Rademacher probes v, which is unbiased: `probes` of them, or as many
+                more as `probe_tolerance` asks for: until ‖standard error‖ / ‖estimate‖ over all weights is at
+                most that. Notes `probes` and `relative_standard_error`.
+    ggn         the diagonal of the generalised Gauss-Newton matrix, exact: Σ_c of squared per-sample gradients
+                of ⟨logits, s_c⟩, s_c = √p_c (e_c - p) (Schraudolph 2002). It equals the Hessian's diagonal where
+                logits are piecewise linear in every single weight: ReLU networks with batchnorm not "batch".
+    """
+    task.require_only(task.parameters)
+    if task.scoring.curvature == "ggn":
+        return {"hessian_diagonal": _gauss_newton_diagonal(task)}
+    mean = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in task.parameters.items()}
+    spread = {name: torch.zeros_like(m) for name, m in mean.items()}  # Welford's sum of squared deviations
+    generator = stream(task.seed, "probes")
+    count, goal = 0, task.scoring.probes
+    while count < goal:
+        count += 1
+        probe = [
+            torch.randint(2, p.shape, generator=generator).to(p.device, p.dtype) * 2 - 1
+            for p in task.parameters.values()
+        ]
+        for (name, m), sample in zip(mean.items(), _probed(task, probe), strict=True):
+            before = sample - m
+            m += before / count
+            spread[name] += before * (sample - m)
+        if count == goal:
+            error = _relative_error(mean, spread, count)
+            tolerance = task.scoring.probe_tolerance
+            if tolerance is not None and error > tolerance:
+                goal = min(MOST_PROBES, max(goal + 1, int(goal * min(4.0, 1.1 * (error / tolerance) ** 2))))
+    task.notes["hessian_diagonal"] = {"probes": float(count), "relative_standard_error": error}
+    return {"hessian_diagonal": {name: m.to(task.parameters[name].dtype) for name, m in mean.items()}}
+
+
+def _relative_error(mean: Tensors, spread: Tensors, count: int) -> float:
+    """‖standard error of the mean‖ / ‖mean‖ over all weights; infinite for fewer than two probes."""
+    if count < 2:
+        return float("inf")
+    variance = sum(float(s.sum()) for s in spread.values()) / (count - 1) / count
+    norm = sum(float(m.square().sum()) for m in mean.values())
+    return float((variance / norm) ** 0.5) if norm else (0.0 if variance == 0 else float("inf"))
+
+
+def _probed(task: Task, probe: Sequence[Tensor]) -> list[Tensor]:
+    """v ⊙ Hv over all samples."""
+    total = [torch.zeros_like(p) for p in probe]
+    for index in range(len(task.batches)):
+        torch._foreach_add_(total, _products(task, _gradients(task, index, 1.0, create_graph=True), probe))
+    return [t * v for t, v in zip(total, probe, strict=True)]
+
+
+def _gradients(task: Task, index: int, temperature: float, create_graph: bool) -> tuple[Tensor, ...]:
+    """The share of batch `index` in the gradient of the mean loss."""
+    inputs, targets = task.batches[index]
+    with torch.enable_grad():
+        loss = F.cross_entropy(task.model(inputs) / temperature, targets, reduction="sum") / task.samples
         return torch.autograd.grad(
-            loss / task.samples, weights, create_graph=create_graph, allow_unused=True, materialize_grads=True
+            loss, list(task.parameters.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True
         )
 
-    batches = range(len(task.batches))
+
+def _products(task: Task, gradients: Sequence[Tensor], vector: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """∂⟨gradients, vector⟩/∂weights."""
+    weights = list(task.parameters.values())
     with torch.enable_grad():
-        mean = [torch.zeros_like(p) for p in weights]
-        for index in batches:
-            torch._foreach_add_(mean, gradients(index, create_graph=False))
-        product = [torch.zeros_like(p) for p in weights]
-        for index in batches:
-            flow = sum((g * m).sum() for g, m in zip(gradients(index, create_graph=True), mean, strict=True))
-            assert isinstance(flow, torch.Tensor)
-            if flow.requires_grad:
-                torch._foreach_add_(
-                    product, torch.autograd.grad(flow, weights, allow_unused=True, materialize_grads=True)
-                )
-    return {"hessian_gradient": dict(zip(task.parameters, product, strict=True))}
+        total = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()
+        if not total.requires_grad:
+            return tuple(torch.zeros_like(w) for w in weights)
+        return torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
+
+
+def _gauss_newton_diagonal(task: Task) -> Tensors:
+    if task.scoring.batchnorm == "batch" and batchnorm.layers(task.model):
+        raise RequestError("curvature = 'ggn' needs independent samples: batchnorm = 'running' or 'calibrated'")
+
+    def along(label: int) -> Callable[[Tensor, Tensor], Tensor]:
+        def loss(logits: Tensor, targets: Tensor) -> Tensor:
+            p = logits.detach().softmax(1)
+            direction = -p
+            direction[:, label] += 1
+            return (logits * direction * p[:, label : label + 1].sqrt()).sum()
+
+        return loss
+
+    with torch.no_grad():
+        classes = task.model(task.batches[0][0][:1]).shape[1]
+    total = {name: torch.zeros_like(p) for name, p in task.parameters.items()}
+    for label in range(classes):
+        _, squares = group_sums(task.model, task.parameters, task.batches, 1, along(label))
+        for name, square in squares.items():
+            total[name] += square / task.samples
+    return total

@@ -1,0 +1,279 @@
+"""Sums of per-sample (or per-group) gradients and of their squares, out of ordinary forward and backward passes.
+
+Where the backward pass reaches a prunable linear map, the map's inputs u and output gradients δ give the
+gradient of every group of samples as one matrix product δ uᵀ; it is added, squared, added and dropped, so
+memory does not grow with the number of samples. Weights that are used in another way, or by layers whose
+inputs do not have the samples first, are treated by the definition, one group at a time, and named on stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pbt_bench.pruning.intercept import Intercept, conv_geometry, patches
+
+# Samples that are propagated at once. Always the same number, so that sums have the same bits however the caller
+# batches the data; on a CPU the activations of 32 images stay in the cache.
+CHUNK = {"cpu": 32, "cuda": 256}
+SMALL = 20_000  # weights; below, one batched product for all groups is faster than a product for each
+BLOCK = 2**24  # elements of group gradients that exist at a time
+
+Batches = Sequence[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]  # (logits [n, classes], targets [n]) -> sum over the samples
+Sums = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+def group_sums(
+    model: nn.Module,
+    weights: Mapping[str, nn.Parameter],
+    batches: Batches,
+    size: int,
+    loss: Loss,
+    whole_batches: bool = False,
+) -> Sums:
+    """(Σᵢ gᵢ, Σ_groups (Σ_{i in group} gᵢ)²) for every tensor of `weights`, gᵢ the gradient of sample i's loss.
+
+    A group is `size` consecutive samples of the whole stream; the last one may be smaller. With
+    `whole_batches` the batches are propagated as they are, each of them one group (samples may then depend
+    on each other). Other parameters must not require gradients. Call inside `preserved`.
+    """
+    totals = _GroupSums(weights, size)
+    names, tensors = list(weights), list(weights.values())
+    chunks = list(batches) if whole_batches else list(rechunk(batches, size))
+    if not whole_batches:
+        totals.refused = _samples_not_first(model, weights, chunks[0][0], size)
+    with torch.enable_grad():
+        for inputs, targets in chunks:
+            totals.begin(len(targets))
+            with totals:
+                value = loss(model(inputs), targets)
+            found = torch.autograd.grad(value, tensors, allow_unused=True) if value.requires_grad else ()
+            totals.end()
+            totals.refused |= {name for name, grad in zip(names, found, strict=False) if grad is not None}
+        if totals.refused:
+            odd = [name for name in names if name in totals.refused]
+            print(
+                f"note: {', '.join(odd)}: not used as a plain convolution or linear layer over samples; "
+                "their squared gradients are computed one group at a time",
+                file=sys.stderr,
+            )
+            _one_group_at_a_time(model, {name: weights[name] for name in odd}, chunks, size, loss, totals)
+    return totals.sums, totals.squares
+
+
+def rechunk(batches: Batches, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same samples in the same order, in chunks of CHUNK samples, rounded to whole groups of `size`."""
+    chunk = CHUNK.get(batches[0][0].device.type, CHUNK["cuda"])
+    chunk = max(size, chunk - chunk % size)
+    held: list[tuple[Tensor, Tensor]] = []
+    count = 0
+    for inputs, targets in batches:
+        start = 0
+        while start < len(targets):
+            take = min(chunk - count, len(targets) - start)
+            held.append((inputs[start : start + take], targets[start : start + take]))
+            count, start = count + take, start + take
+            if count == chunk:
+                yield _joined(held)
+                held, count = [], 0
+    if held:
+        yield _joined(held)
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+class _LeadingSizes(Intercept):
+    """Records the leading size of the inputs of every tracked linear map."""
+
+    def __init__(self, tracked: Mapping[str, Tensor]) -> None:
+        super().__init__(tracked)
+        self.sizes: dict[str, set[int]] = {}
+
+    def apply(
+        self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
+    ) -> Tensor:
+        self.sizes.setdefault(name, set()).add(inputs.shape[0])
+        return function(inputs, weight, bias, **options)
+
+
+def _samples_not_first(model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, size: int) -> set[str]:
+    """Weights whose inputs do not have the samples as their first dimension (seen with one and two samples)."""
+    if len(inputs) <= size:
+        return set()
+    wrong: set[str] = set()
+    for count in (1, 2):
+        probe = _LeadingSizes(weights)
+        with torch.no_grad(), probe:
+            model(inputs[:count])
+        wrong |= {name for name, sizes in probe.sizes.items() if sizes != {count}}
+    return wrong
+
+
+class _LinearMap(torch.autograd.Function):
+    """A linear map whose backward pass hands (inputs, output gradient) to `sink` instead of a weight gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Any, function: Any, options: Any, sink: Any) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.function, ctx.options, ctx.sink = function, options, sink
+        result: Tensor = function(inputs, weight, bias, **options)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        ctx.sink(inputs, gradient)
+        onward = None
+        if ctx.needs_input_grad[0]:
+            if ctx.function is F.linear:
+                onward = gradient @ weight
+            else:
+                onward = _convolution_backward(gradient, inputs, weight, ctx.options, 0)
+        return onward, None, None, None, None, None
+
+
+def _convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, options: Any, which: int) -> Tensor:
+    """The gradient of a convolution with respect to its inputs (`which` = 0) or its weight (1)."""
+    stride, padding, dilation, groups = conv_geometry(options, weight)
+    wanted = [which == 0, which == 1, False]
+    found: Tensor = torch.ops.aten.convolution_backward(
+        gradient, inputs, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, wanted
+    )[which]
+    return found
+
+
+class _GroupSums(Intercept):
+    """Adds up group gradients and their squares, over all batches, of every tracked linear map."""
+
+    def __init__(self, tracked: Mapping[str, Tensor], size: int) -> None:
+        super().__init__(tracked)
+        self.size = size
+        self.sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in tracked.items()}
+        self.squares = {name: torch.zeros_like(p, requires_grad=False) for name, p in tracked.items()}
+        self.refused: set[str] = set()
+
+    def begin(self, samples: int) -> None:
+        """Start a batch."""
+        self._samples = samples
+        self._uses: dict[str, int] = {}
+        self._held: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def end(self) -> None:
+        """Finish a batch: a use of a tied weight that got no gradient no longer holds back the others."""
+        for name in list(self._held):
+            self._add_products(name)
+
+    def apply(
+        self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
+    ) -> Tensor:
+        if function is not F.linear:
+            try:
+                conv_geometry(options, weight)
+            except NotImplementedError:
+                self.refused.add(name)
+        if self._samples > self.size and inputs.shape[0] != self._samples:
+            self.refused.add(name)
+        if name in self.refused:
+            return function(inputs, weight, bias, **options)
+        self._uses[name] = self._uses.get(name, 0) + 1
+
+        def sink(inputs: Tensor, gradient: Tensor) -> None:
+            once = self._uses[name] == 1 and name not in self._held
+            if function is not F.linear and once and _many_positions(gradient, weight):
+                self._add_convolutions(name, inputs, gradient, weight, options)
+                return
+            self._held.setdefault(name, []).append(self._factors(inputs, gradient, weight, function, options))
+            self._uses[name] -= 1
+            if self._uses[name] == 0:
+                self._add_products(name)
+
+        result: Tensor = _LinearMap.apply(inputs, weight, bias, function, options, sink)
+        return result
+
+    def _add_convolutions(self, name: str, inputs: Tensor, gradient: Tensor, weight: Tensor, options: Any) -> None:
+        """One weight gradient per group by the convolution itself: no patches are copied."""
+        size = self._group(len(inputs))
+        for x, delta in zip(inputs.split(size), gradient.split(size), strict=True):
+            own = _convolution_backward(delta, x, weight, options, 1)
+            self.sums[name].add_(own)
+            self.squares[name].addcmul_(own, own)
+
+    def _factors(
+        self, inputs: Tensor, gradient: Tensor, weight: Tensor, function: Any, options: Any
+    ) -> tuple[Tensor, Tensor]:
+        """δ [groups of samples, convolution groups, o, p] and u [.., .., k, p]: the group gradient is δ uᵀ."""
+        if function is F.linear:
+            columns = inputs.reshape(inputs.shape[0], -1, 1, inputs.shape[-1]).permute(0, 2, 3, 1)
+            delta = gradient.reshape(gradient.shape[0], -1, 1, gradient.shape[-1]).permute(0, 2, 3, 1)
+        else:
+            columns = patches(inputs, weight, options)
+            delta = gradient.reshape(gradient.shape[0], columns.shape[1], -1, columns.shape[3])
+        return self._folded(delta), self._folded(columns)
+
+    def _group(self, samples: int) -> int:
+        return self.size if self._samples > self.size else samples
+
+    def _folded(self, tensor: Tensor) -> Tensor:
+        """Fold the samples of a group into the positions: [n, g, r, p] -> [n / size, g, r, size · p]."""
+        size = self._group(len(tensor))
+        if size == 1:
+            return tensor
+        if len(tensor) % size:
+            tensor = F.pad(tensor, [0, 0] * 3 + [0, -len(tensor) % size])  # absent samples add nothing
+        folded: Tensor = tensor.unflatten(0, (-1, size)).permute(0, 2, 3, 1, 4).flatten(3)
+        return folded
+
+    def _add_products(self, name: str) -> None:
+        uses = self._held.pop(name)
+        delta, columns = (torch.cat(parts, dim=3) if len(uses) > 1 else parts[0] for parts in zip(*uses, strict=True))
+        shape = (delta.shape[1], delta.shape[2], columns.shape[2])
+        total, square = self.sums[name].view(shape), self.squares[name].view(shape)
+        if delta.shape[3] == 1:  # (δu)² = δ²u²
+            total += torch.einsum("ngop,ngkp->gok", delta, columns)
+            square += torch.einsum("ngop,ngkp->gok", delta.square(), columns.square())
+        elif total.is_cuda or total.numel() <= SMALL:
+            step = max(1, BLOCK // total.numel())
+            for d, u in zip(delta.split(step), columns.split(step), strict=True):
+                own = d @ u.transpose(2, 3)
+                total += own.sum(0)
+                square += own.square_().sum(0)
+        else:
+            own = torch.empty(shape, dtype=total.dtype)
+            for d, u in zip(delta, columns.transpose(2, 3), strict=True):
+                torch.bmm(d, u, out=own) if shape[0] > 1 else torch.mm(d[0], u[0], out=own[0])
+                total.add_(own)
+                square.addcmul_(own, own)
+
+
+def _many_positions(gradient: Tensor, weight: Tensor) -> bool:
+    """Whether copying patches costs more than calling the convolution once per group (measured on CPUs)."""
+    positions = gradient[0, 0].numel()
+    return not gradient.is_cuda and weight.numel() > SMALL and 10 * positions >= weight[0].numel()
+
+
+def _one_group_at_a_time(
+    model: nn.Module, weights: Mapping[str, nn.Parameter], chunks: Batches, size: int, loss: Loss, totals: _GroupSums
+) -> None:
+    """The definition itself."""
+    for name in weights:
+        totals.sums[name].zero_()
+        totals.squares[name].zero_()
+    for inputs, targets in chunks:
+        for x, y in zip(inputs.split(size), targets.split(size), strict=True):
+            found = torch.autograd.grad(
+                loss(model(x), y), list(weights.values()), allow_unused=True, materialize_grads=True
+            )
+            for name, own in zip(weights, found, strict=True):
+                totals.sums[name] += own
+                totals.squares[name] += own.square()
