@@ -17,9 +17,12 @@ from pbt_bench.analysis.accuracy import accuracy_figure
 from pbt_bench.analysis.collapse import collapse_figure
 from pbt_bench.analysis.conclusions import sentences, verdicts
 from pbt_bench.analysis.frame import MISSING, STATUSES, frame
+from pbt_bench.analysis.overlap import Overlaps, overlap_sentence, overlaps, save_overlaps
+from pbt_bench.analysis.overlap_figure import overlap_figure
 from pbt_bench.analysis.style import method_order, save
 from pbt_bench.analysis.summary import Panel, panels, slug
 from pbt_bench.analysis.tables import accuracy_table, save_table
+from pbt_bench.analysis.zeros import zero_scores
 from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, RunSpec
 
@@ -50,6 +53,7 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
         accuracies = accuracy_table(panel)
         save_table(accuracies, out / "tables" / panel.slug)
         found = verdicts(panel)
+        shared = overlaps(panel, lambda run_id: store.read_masks(records[run_id]))
         sections.append(
             {
                 "panel": panel,
@@ -59,6 +63,10 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
                 "collapse": _picture(
                     collapse_figure(panel), f"collapse-{panel.slug}", f"Density per layer, {panel.title}", out
                 ),
+                "overlap": _overlap(panel, shared, out),
+                "shared": shared,
+                "shared_sentence": overlap_sentence(shared),
+                "zeros": zero_scores(panel),
             }
         )
     page = _template().render(
@@ -94,6 +102,15 @@ def _template() -> jinja2.Template:
 def _picture(figure: Any, slug: str, alt: str, out: Path) -> _Picture:
     svg = save(figure, out / "figures" / slug)
     return _Picture(slug, alt, "data:image/svg+xml;base64," + b64encode(svg).decode())
+
+
+def _overlap(panel: Panel, shared: Overlaps, out: Path) -> _Picture | None:
+    """Figure and table of the overlaps; none where no two masks can be compared."""
+    if shared.table.empty:
+        return None
+    save_overlaps(shared, out / "tables" / f"overlap-{panel.slug}.csv")
+    title = f"Overlap of the masks of all pairs of methods, {panel.title}"
+    return _picture(overlap_figure(panel, shared), f"overlap-{panel.slug}", title, out)
 
 
 def _by_dataset(parts: Iterable[Panel]) -> dict[str, list[Panel]]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -106,3 +107,46 @@ def patches(inputs: Tensor, weight: Tensor, options: Mapping[str, Any]) -> Tenso
     )
     columns = (channels // groups) * math.prod(kernel)
     return view.reshape(n, groups, columns, -1)
+
+
+Sink = Callable[[Tensor, Tensor], None]
+
+
+def linear_map(inputs: Tensor, weight: Tensor, bias: Any, function: Any, options: Any, sink: Sink) -> Tensor:
+    """The linear map; its backward pass calls `sink(inputs, output gradient)` in place of a weight gradient."""
+    result: Tensor = _LinearMap.apply(inputs, weight, bias, function, options, sink)
+    return result
+
+
+class _LinearMap(torch.autograd.Function):
+    """A linear map whose backward pass hands (inputs, output gradient) to `sink` instead of a weight gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Any, function: Any, options: Any, sink: Any) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.function, ctx.options, ctx.sink = function, options, sink
+        result: Tensor = function(inputs, weight, bias, **options)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        ctx.sink(inputs, gradient)
+        onward = None
+        if ctx.needs_input_grad[0]:
+            if ctx.function is F.linear:
+                onward = gradient @ weight
+            else:
+                onward = convolution_backward(gradient, inputs, weight, ctx.options, 0)
+        return onward, None, None, None, None, None
+
+
+def convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, options: Any, which: int) -> Tensor:
+    """The gradient of a convolution with respect to its inputs (`which` = 0) or its weight (1)."""
+    stride, padding, dilation, groups = conv_geometry(options, weight)
+    wanted = [which == 0, which == 1, False]
+    found: Tensor = torch.ops.aten.convolution_backward(
+        gradient, inputs, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, wanted
+    )[which]
+    return found

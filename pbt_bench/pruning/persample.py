@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pbt_bench.pruning.intercept import Intercept, conv_geometry, patches
+from pbt_bench.pruning.intercept import Intercept, conv_geometry, convolution_backward, linear_map, patches
 
 # Samples that are propagated at once. Always the same number, so that sums have the same bits however the caller
 # batches the data; on a CPU the activations of 32 images stay in the cache.
@@ -119,40 +119,6 @@ def _samples_not_first(model: nn.Module, weights: Mapping[str, Tensor], inputs: 
     return wrong
 
 
-class _LinearMap(torch.autograd.Function):
-    """A linear map whose backward pass hands (inputs, output gradient) to `sink` instead of a weight gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Any, function: Any, options: Any, sink: Any) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
-        ctx.function, ctx.options, ctx.sink = function, options, sink
-        result: Tensor = function(inputs, weight, bias, **options)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight = ctx.saved_tensors
-        (gradient,) = gradients
-        ctx.sink(inputs, gradient)
-        onward = None
-        if ctx.needs_input_grad[0]:
-            if ctx.function is F.linear:
-                onward = gradient @ weight
-            else:
-                onward = _convolution_backward(gradient, inputs, weight, ctx.options, 0)
-        return onward, None, None, None, None, None
-
-
-def _convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, options: Any, which: int) -> Tensor:
-    """The gradient of a convolution with respect to its inputs (`which` = 0) or its weight (1)."""
-    stride, padding, dilation, groups = conv_geometry(options, weight)
-    wanted = [which == 0, which == 1, False]
-    found: Tensor = torch.ops.aten.convolution_backward(
-        gradient, inputs, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, wanted
-    )[which]
-    return found
-
-
 class _GroupSums(Intercept):
     """Adds up group gradients and their squares, over all batches, of every tracked linear map."""
 
@@ -198,14 +164,13 @@ class _GroupSums(Intercept):
             if self._uses[name] == 0:
                 self._add_products(name)
 
-        result: Tensor = _LinearMap.apply(inputs, weight, bias, function, options, sink)
-        return result
+        return linear_map(inputs, weight, bias, function, options, sink)
 
     def _add_convolutions(self, name: str, inputs: Tensor, gradient: Tensor, weight: Tensor, options: Any) -> None:
         """One weight gradient per group by the convolution itself: no patches are copied."""
         size = self._group(len(inputs))
         for x, delta in zip(inputs.split(size), gradient.split(size), strict=True):
-            own = _convolution_backward(delta, x, weight, options, 1)
+            own = convolution_backward(delta, x, weight, options, 1)
             self.sums[name].add_(own)
             self.squares[name].addcmul_(own, own)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 
 import msgspec
-import torch
 from torch import Tensor, nn
 
-from pbt_bench.errors import RequestError, ScoreError
+from pbt_bench.errors import RequestError
 from pbt_bench.models.prunable import prunable
-from pbt_bench.pruning.masks import Masks, Ranking, exact_density, pruned_count
+from pbt_bench.pruning.masks import Masks, Ranking
 from pbt_bench.pruning.preserve import preserved
 from pbt_bench.pruning.pruners import Pruner, pruners
+from pbt_bench.pruning.rounds import evaluate, prune_in_rounds
 from pbt_bench.pruning.statistics import Task, Tensors, compute, statistics
 from pbt_bench.spec import Scoring
 
@@ -64,7 +64,7 @@ class Scorer:
         if key not in self._scores:
             entry = pruners()[method]
             self._prepare(entry)
-            self._scores[key] = _evaluate(entry, self._statistics, self.task, invert)
+            self._scores[key] = evaluate(entry, self._statistics, self.task.parameters, invert)
         return self._scores[key]
 
     def prune(self, method: str, sparsity: float, scope: str = "global", invert: bool = False) -> Pruned:
@@ -76,7 +76,8 @@ class Scorer:
         start = perf_counter()
         scores = self.scores(method, invert)
         if rounds > 1:
-            masks = self._iterate(entry, sparsity, scope, invert, rounds)
+            with preserved(self.task.model):
+                masks = prune_in_rounds(entry, self.task, scores, sparsity, scope, invert, rounds)
         else:
             key = (method, scope, invert)
             if key not in self._rankings:
@@ -104,47 +105,6 @@ class Scorer:
     def _cost(self, entry: Pruner) -> float:
         """Seconds of the passes that `entry` needs, each provider counted once."""
         return sum({statistics()[name].provider: self._seconds[name] for name in entry.needs}.values())
-
-    def _iterate(self, entry: Pruner, sparsity: float, scope: str, invert: bool, rounds: int) -> Masks:
-        """Density falls as (1 - sparsity)^(round / rounds); a round prunes floor((1 - that) · N) weights."""
-        task = self.task
-        total = sum(p.numel() for p in task.parameters.values())
-        dense = {name: p.detach().clone() for name, p in task.parameters.items()}
-        task = replace(task, dense=dense)
-        scores = self.scores(entry.name, invert)
-        masks: Masks = {}
-        with preserved(task.model):
-            for index in range(1, rounds + 1):
-                if index > 1:
-                    with torch.no_grad():
-                        for name, parameter in task.parameters.items():
-                            parameter.copy_(dense[name] * masks[name])
-                    task = replace(task, round=index, masks=masks)
-                    scores = _evaluate(entry, compute(task, entry.needs).values, task, invert)
-                    if not entry.regrow:
-                        scores = {name: s.masked_fill(~masks[name], -torch.inf) for name, s in scores.items()}
-                density = exact_density(sparsity) ** (index / rounds)
-                pruned = pruned_count(sparsity, total) if index == rounds else int((1 - density) * total)
-                alive = None if entry.regrow or not masks else {n: int(m.sum()) for n, m in masks.items()}
-                masks = Ranking(scores, scope).keep(total - pruned, density, alive)
-        return masks
-
-
-def _evaluate(entry: Pruner, values: Mapping[str, Tensors], task: Task, invert: bool) -> Tensors:
-    """Call the score function once per tensor, and refuse what cannot be ranked."""
-    scores: Tensors = {}
-    with torch.no_grad():
-        for name, parameter in task.parameters.items():
-            score = entry.function(*(values[need][name].clone() for need in entry.needs))  # it may write to them
-            where = f"method {entry.name!r}, layer {name!r}"
-            if not isinstance(score, Tensor) or score.shape != parameter.shape:
-                got = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
-                raise ScoreError(f"{where}: scores have {got}, expected a tensor of shape {list(parameter.shape)}")
-            if not bool(torch.isfinite(score).all()):
-                bad = int((~torch.isfinite(score)).sum())
-                raise ScoreError(f"{where}: {bad} of {score.numel()} scores are NaN or infinite")
-            scores[name] = -score if invert else score
-    return scores
 
 
 def resolve(entry: Pruner, scoring: Scoring, protocol: str) -> Scoring:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from time import perf_counter
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,8 +35,10 @@ class Task:
     scoring: Scoring
     seed: int  # of the streams for random numbers and probes
     dense: Mapping[str, Tensor] | None = None  # the weights before any round pruned; None = as they stand
-    masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None = nothing is pruned
     round: int = 1  # of an iterative method; rounds draw different random numbers
+    masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None = nothing is pruned
+    pruned_last: Mapping[str, Tensor] | None = None  # flat indices of the weights that the last round pruned
+    scratch: dict[str, Any] = field(default_factory=dict)  # what a provider keeps from round to round
     notes: dict[str, dict[str, float]] = field(default_factory=dict)  # statistic -> what its provider measured
 
     @property

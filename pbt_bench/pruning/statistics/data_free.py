@@ -13,8 +13,9 @@ from pbt_bench.seeds import stream
 @provides(data=False, weight="the model")
 def weight(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     """θ, the weight itself; in the rounds of an iterative method its value before any was pruned."""
-    dense = task.parameters if task.dense is None else task.dense
-    return {"weight": {name: w.detach().clone() for name, w in dense.items()}}
+    if task.dense is not None:
+        return {"weight": dict(task.dense)}
+    return {"weight": {name: w.detach().clone() for name, w in task.parameters.items()}}
 
 
 @provides(data=False, uniform="own random stream")

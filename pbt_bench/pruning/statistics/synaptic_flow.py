@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from math import floor, inf, ldexp, log2
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from pbt_bench.pruning.intercept import LINEAR_MAPS, split_call
+from pbt_bench.pruning.intercept import LINEAR_MAPS, Intercept, linear_map, patches, split_call
 from pbt_bench.pruning.statistics import Task, Tensors, provides
 
 
@@ -33,35 +33,93 @@ def squared_synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tens
 
 
 def _flow(task: Task, positive: Callable[[Tensor], Tensor]) -> Tensors:
-    """The gradient of the summed output with respect to the transformed prunable weights."""
+    """The gradient of the summed output with respect to the transformed prunable weights.
+
+    From round to round the transformed weights and the gradients stay in the same memory: to get fresh memory
+    from the system costs more than to compute what goes into it.
+    """
+    state = task.scratch.get("state")
+    if state is None:
+        state = {name: positive(p.detach().double()) for name, p in task.model.named_parameters()}
+        state |= {name: b.double().abs() if b.is_floating_point() else b for name, b in task.model.named_buffers()}
+        state |= {name: state[name].requires_grad_() for name in task.parameters}
+        task.scratch["state"] = state
+        task.scratch["flow"] = {name: torch.empty_like(state[name], requires_grad=False) for name in task.parameters}
+    elif task.pruned_last is not None:
+        with torch.no_grad():
+            for name, index in task.pruned_last.items():
+                state[name].view(-1)[index] = 0
+    else:
+        with torch.no_grad():
+            for name, parameter in task.parameters.items():
+                state[name].copy_(positive(parameter.detach().double()))
     inputs = task.batches[0][0]
-    state = {name: positive(p.detach().double()) for name, p in task.model.named_parameters()}
-    state |= {name: b.double().abs() if b.is_floating_point() else b for name, b in task.model.named_buffers()}
-    weights = [state[name].requires_grad_() for name in task.parameters]
     ones = torch.ones((1, *inputs.shape[1:]), dtype=torch.float64, device=inputs.device)
-
-    def run() -> tuple[Tensor, ...]:
-        total = functional_call(task.model, state, (ones,)).sum()
-        return torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
-
+    flow: Tensors = task.scratch["flow"]
+    weights = [state[name] for name in flow]
     with torch.enable_grad():
-        found = run()
-        if not all(bool(flow.isfinite().all()) for flow in found):
+        with _Gradients({name: state[name] for name in flow}, flow) as into:
+            total = functional_call(task.model, state, (ones,)).sum()
+        found = torch.autograd.grad(total, weights, allow_unused=True) if total.requires_grad else ()
+        into.add(found)
+        if not bool(total.isfinite()):  # then no score that counts is: |θ|·∂R/∂|θ| is at most R
             with _Scaled():
-                found = run()
-    return dict(zip(task.parameters, found, strict=True))
+                total = functional_call(task.model, state, (ones,)).sum()
+            found = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
+            return dict(zip(flow, found, strict=True))
+    return flow
+
+
+class _Gradients(Intercept):
+    """Writes the weight gradients of linear maps into given memory."""
+
+    def __init__(self, tracked: Tensors, into: Tensors) -> None:
+        super().__init__(tracked)
+        self._into = into
+        self._written: set[str] = set()
+
+    def apply(
+        self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
+    ) -> Tensor:
+        def write(delta: Tensor, columns: Tensor) -> None:
+            """Add δ u to the gradient of `name`: [g, o, p] and [g, p, k]."""
+            target = self._into[name].view(delta.shape[0], delta.shape[1], columns.shape[2])
+            beta = float(name in self._written)
+            self._written.add(name)
+            if len(target) > 1:
+                target.baddbmm_(delta, columns, beta=beta)
+            else:
+                target[0].addmm_(delta[0], columns[0], beta=beta)
+
+        def sink(inputs: Tensor, gradient: Tensor) -> None:
+            if function is F.linear:
+                write(
+                    gradient.reshape(1, -1, gradient.shape[-1]).transpose(1, 2),
+                    inputs.reshape(1, -1, inputs.shape[-1]),
+                )
+            else:
+                columns = patches(inputs, weight, options)[0].transpose(1, 2).contiguous()
+                write(gradient.reshape(columns.shape[0], -1, columns.shape[1]), columns)
+
+        return linear_map(inputs, weight, bias, function, options, sink)
+
+    def add(self, found: Sequence[Tensor | None]) -> None:
+        """Add the gradients of uses that were not seen as linear maps; what was not used at all has gradient 0."""
+        for index, (name, target) in enumerate(self._into.items()):
+            if name not in self._written:
+                target.zero_()
+            if found and (other := found[index]) is not None:
+                target += other
 
 
 _ADD = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
+_SCALED_THROUGH = """
+    relu relu_ leaky_relu dropout pad max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d mean sum
+    flatten view reshape permute transpose squeeze unsqueeze contiguous __getitem__
+"""
 _HOMOGENEOUS = {  # f(c·x) = c·f(x) for c > 0
-    getattr(place, name)
-    for place in (F, torch, Tensor)
-    for name in """
-        relu relu_ leaky_relu dropout pad max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
-        adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d mean sum
-        flatten view reshape permute transpose squeeze unsqueeze contiguous __getitem__
-    """.split()
-    if hasattr(place, name)
+    getattr(place, name) for place in (F, torch, Tensor) for name in _SCALED_THROUGH.split() if hasattr(place, name)
 }
 _ABOUT = {"__get__", "dim", "ndimension", "size", "numel", "stride", "is_floating_point", "is_contiguous"}  # no values
 _ROOM = 256  # binary orders of magnitude between a tensor's largest entry and 1

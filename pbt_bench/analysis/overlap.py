@@ -1,0 +1,127 @@
+"""Do methods keep the same weights? The Jaccard index of their masks, beside what chance alone would give."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pbt_bench.analysis.style import method_order
+from pbt_bench.analysis.summary import Panel
+
+Masks = Mapping[str, NDArray[np.bool_]]
+
+_PAIR = ["sparsity", "method_a", "method_b"]
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.int64)  # bits of a byte
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """The overlaps of one panel."""
+
+    table: pd.DataFrame  # sparsity, method_a, method_b, jaccard, chance, n: a row per pair, methods in the fixed order
+    finished: int  # runs that have a mask
+    unread: int  # those of them whose mask is not stored: left out
+
+
+class _Kept(NamedTuple):
+    """One run's mask: eight weights a byte, and how many weights of each layer it keeps."""
+
+    bits: NDArray[np.uint8]
+    kept: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+def overlaps(panel: Panel, read: Callable[[str], Masks | None]) -> Overlaps:
+    """The overlap of every two methods at every sparsity, averaged over the seeds that both have.
+
+    `read` gives the masks of a run id by layer, None where they are not stored. Only the masks of one sparsity and seed
+    are held at a time, a bit per weight.
+
+    `jaccard` is J = |A and B| / |A or B| over the kept weights A and B of two runs of the same seed, all prunable
+    tensors together. `chance` is the same index for independent random masks that keep as many weights of each layer l
+    as A and B do: the mean intersection is that of the hypergeometric distribution,
+
+        I = sum_l k_A[l] * k_B[l] / n[l],    J_chance = I / (k_A + k_B - I),
+
+    with k the kept and n the prunable weights. (A ratio of means: off the mean ratio by about one part in k_A + k_B.)
+    Two empty masks are the same mask: both are 1.
+    """
+    finished = panel.runs[panel.runs["layers"].notna()]
+    rows, unread = [], 0
+    for (sparsity, _), runs in finished.groupby(["sparsity", "seed"]):
+        kept = {}
+        for method, run_id in zip(runs["method"], runs["run_id"], strict=True):
+            masks = read(run_id)
+            if masks is None:
+                unread += 1
+            else:
+                kept[method] = _pack(masks)
+        for a, b in itertools.combinations(method_order(kept), 2):
+            rows.append((sparsity, a, b, *_overlap(kept[a], kept[b])))
+    table = pd.DataFrame(rows, columns=[*_PAIR, "jaccard", "chance"])
+    table = table.astype({"sparsity": "float64", "jaccard": "float64", "chance": "float64"})
+    pairs = table.groupby(_PAIR, sort=False)
+    table = pairs.agg(jaccard=("jaccard", "mean"), chance=("chance", "mean"), n=("jaccard", "size")).reset_index()
+    order = {method: place for place, method in enumerate(panel.methods)}
+    table = table.sort_values(_PAIR, key=lambda column: column.replace(order), ignore_index=True)
+    return Overlaps(table, len(finished), unread)
+
+
+def save_overlaps(found: Overlaps, path: Path) -> None:
+    """Write the table as CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.table.to_csv(path, index=False)
+
+
+def overlap_sentence(found: Overlaps) -> str:
+    """The pair furthest above chance at the highest sparsity, and what SNIP and FTS share there."""
+    if found.table.empty:
+        return "No two methods with a stored mask at the same sparsity and seed."
+    highest = found.table["sparsity"].max()
+    pairs = found.table[found.table["sparsity"] == highest]
+    above = pairs["jaccard"] - pairs["chance"]
+    best = pairs.loc[above.idxmax()]
+    if above.max() > 0:
+        said = f"At sparsity {highest:g}, {_pair(best)} share the most beyond chance: {_shown(best)}."
+    else:
+        said = f"At sparsity {highest:g} no two methods share more than chance gives; the nearest are {_pair(best)}: "
+        said += f"{_shown(best)}."
+    known = pairs[(pairs["method_a"] == "snip") & (pairs["method_b"] == "fts")]
+    if len(known) and known.index[0] != best.name:
+        said += f" {_pair(known.iloc[0])}: {_shown(known.iloc[0])}."
+    return said
+
+
+def _pack(masks: Masks) -> _Kept:
+    return _Kept(
+        np.packbits(np.concatenate([mask.ravel() for mask in masks.values()])),
+        np.array([np.count_nonzero(mask) for mask in masks.values()], dtype=np.int64),
+        np.array([mask.size for mask in masks.values()], dtype=np.int64),
+    )
+
+
+def _overlap(a: _Kept, b: _Kept) -> tuple[float, float]:
+    """Jaccard index, and that of chance."""
+    total = float(a.kept.sum() + b.kept.sum())
+    # Bytes are counted by value and then weighed with their bits: quick without numpy 2's bitwise_count.
+    shared = float(np.bincount(a.bits & b.bits, minlength=256) @ _ONES)
+    return _ratio(shared, total), _ratio(float((a.kept * b.kept / a.sizes).sum()), total)
+
+
+def _ratio(shared: float, total: float) -> float:
+    return shared / (total - shared) if total else 1.0
+
+
+def _pair(row: pd.Series) -> str:
+    return f"{row['method_a']} and {row['method_b']}"
+
+
+def _shown(row: pd.Series) -> str:
+    return f"J = {row['jaccard']:.2f}, where chance gives {row['chance']:.2f}"

@@ -1,0 +1,95 @@
+"""The overlap of masks as matrices: measured below the diagonal, chance above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pbt_bench.analysis import style
+from pbt_bench.analysis.overlap import Overlaps
+from pbt_bench.analysis.summary import Panel
+
+_WIDTH = 10.5  # of the figure at most, inches
+_CELL, _NARROW = 0.33, 0.18  # a cell with and without its value
+_VALUES_UP_TO = 12  # methods; more of them and values would be too small to read
+_MOST = 8  # matrices
+_LONGEST_NAME = 20
+
+
+def overlap_figure(panel: Panel, found: Overlaps) -> Figure:
+    """One matrix per sparsity (at most 8, the highest among them), rows and columns are methods.
+
+    Colour and number are the Jaccard index, mean over seeds: measured below the diagonal, of chance above it. A matrix
+    that mirrors itself shows masks as alike as chance makes them. Grey means that no seed has both masks.
+    """
+    methods = style.method_order({*found.table["method_a"], *found.table["method_b"]})
+    sparsities = spread(sorted(found.table["sparsity"].unique()), _MOST)
+    values = len(methods) <= _VALUES_UP_TO
+    cell = _CELL if values else _NARROW
+    labels = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in methods]
+    names = 0.75 * max(map(style.text_inches, labels), default=0)
+    side = max(len(methods), 4) * cell + 0.2
+    columns = max(1, min(4, len(sparsities), int((_WIDTH - names - 0.8) / side)))
+    rows = max(1, -(-len(sparsities) // columns))
+    width = max(columns * side + names + 1.2, 4.5)
+    # Where the last row is not full, the one above it has names below it too.
+    height = rows * (side + 0.15) + names * (1 + (rows * columns > len(sparsities))) + 0.6
+    with rc_context(style.RC | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = style.new_figure(width, height)
+        figure.suptitle(style.title(panel.title, width), fontsize=10, fontweight="bold")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in list(grid.flat)[len(sparsities) :]:
+            axes.set_axis_off()
+        for i, (axes, sparsity) in enumerate(zip(grid.flat, sparsities, strict=False)):
+            axes.set_title(f"sparsity {style.tick_label(sparsity)}")
+            axes.tick_params(length=0, labelsize=7)
+            places = range(len(methods))
+            axes.set_xticks(*((places, labels) if i + columns >= len(sparsities) else ([],)))
+            axes.set_yticks(*((places, labels) if i % columns == 0 else ([],)))
+            axes.tick_params(axis="x", rotation=90)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_label_coords(0, 0)  # there is no label: do not measure all ticks again to place it
+            _draw(axes, matrix(found.table[found.table["sparsity"] == sparsity], methods), values)
+        figure.supxlabel("below the diagonal: measured   ·   above it: by chance", fontsize=8)
+        if sparsities:
+            mesh = grid[0, 0].collections[0]
+            figure.colorbar(
+                mesh, ax=grid, label="Jaccard index", aspect=30, shrink=min(1, 2.5 / height + 0.3), pad=0.01
+            )
+    return figure
+
+
+def matrix(pairs: pd.DataFrame, methods: Sequence[str]) -> np.ndarray:
+    """Square array of one sparsity: row below column measured, row above column chance, NaN where there is none."""
+    place = {method: i for i, method in enumerate(methods)}
+    image = np.full((len(methods), len(methods)), np.nan)
+    for _, row in pairs.iterrows():
+        first, second = place[row["method_a"]], place[row["method_b"]]
+        image[second, first], image[first, second] = row["jaccard"], row["chance"]
+    return image
+
+
+def spread(values: Sequence[float], most: int) -> list[float]:
+    """At most `most` of the values, evenly spread, the first and the last among them."""
+    places = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
+    return [values[place] for place in places]
+
+
+def _draw(axes: Axes, image: np.ndarray, values: bool) -> None:
+    # seaborn's heatmap draws the same, but lays the whole figure out again for every matrix: two seconds a page.
+    places = np.arange(len(image))
+    colours = colormaps["viridis"].with_extremes(bad="0.9", under="white")
+    shown = np.where(np.eye(len(image), dtype=bool), -1, image)  # the diagonal is white, what lacks is grey
+    axes.pcolormesh(places, places, shown, vmin=0, vmax=1, cmap=colours, ec="white", lw=0.4)
+    axes.set_ylim(len(image) - 0.5, -0.5)
+    if values:
+        for (y, x), value in np.ndenumerate(image):
+            if not np.isnan(value):
+                colour = "black" if value > 0.6 else "white"
+                text = axes.text(x, y, f"{value:.2f}", ha="center", va="center_baseline", fontsize=6.5, color=colour)
+                text.set_in_layout(False)  # it is inside a cell: do not measure it, there are hundreds

@@ -1,0 +1,45 @@
+"""Which layers scored exactly zero: the share of their weights, by method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pbt_bench.analysis.collapse import short_names
+from pbt_bench.analysis.summary import Panel
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Layers from input to output x methods; percent as printed, "0" for exactly none."""
+
+    methods: list[str]
+    rows: list[tuple[str, list[str]]]
+
+    @property
+    def none(self) -> bool:
+        """No method gives any weight a score of exactly zero."""
+        return all(text == "0" for _, cells in self.rows for text in cells)
+
+
+def zero_scores(panel: Panel) -> Zeros:
+    """The share of exactly-zero scores in each layer, mean over the runs of a method.
+
+    Scores are counted in the first round, before anything is pruned, so that they are the same at every sparsity.
+    """
+    runs = panel.runs[panel.runs["layers"].notna()]
+    shares = {
+        method: np.mean([[layer.zero_scores / layer.prunable for layer in layers] for layers in own["layers"]], axis=0)
+        for method, own in runs.groupby("method")
+    }
+    methods = [method for method in panel.methods if method in shares]
+    names = short_names([layer.name for layer in runs["layers"].iloc[0]]) if methods else []
+    rows = [(name, [_percent(shares[method][i]) for method in methods]) for i, name in enumerate(names)]
+    return Zeros(methods, rows)
+
+
+def _percent(share: float) -> str:
+    if share == 0:
+        return "0"
+    return "< 0.01" if share < 5e-5 else f"{100 * share:.2f}"

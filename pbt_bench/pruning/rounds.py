@@ -1,0 +1,169 @@
+"""Score functions -> scores -> masks in rounds: score what is left, prune a little, score again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pbt_bench.errors import ScoreError
+from pbt_bench.pruning.masks import Masks, Ranking, exact_density, pruned_count
+from pbt_bench.pruning.pruners import Pruner
+from pbt_bench.pruning.statistics import Task, Tensors, compute
+
+RELIST = 0.75  # share of kept weights in a list of weights at which it is made anew
+SAMPLE = 20_000  # scores that are looked at to guess where a round's threshold will be
+
+
+def evaluate(entry: Pruner, values: Mapping[str, Tensors], parameters: Mapping[str, Tensor], invert: bool) -> Tensors:
+    """The score function called once per tensor, on copies. Raises ScoreError for what cannot be ranked."""
+    return {
+        name: _score(entry, name, [values[need][name].clone() for need in entry.needs], invert) for name in parameters
+    }
+
+
+def _score(entry: Pruner, name: str, arguments: Sequence[Tensor], invert: bool) -> Tensor:
+    shape = arguments[0].shape
+    with torch.no_grad():
+        score = entry.function(*arguments)
+        where = f"method {entry.name!r}, layer {name!r}"
+        if not isinstance(score, Tensor) or score.shape != shape:
+            got = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+            raise ScoreError(f"{where}: scores have {got}, expected a tensor of shape {list(shape)}")
+        if not bool(score.sum().isfinite()):  # the sum is much faster to test than every score
+            bad = int((~score.isfinite()).sum())
+            if bad:
+                raise ScoreError(f"{where}: {bad} of {score.numel()} scores are NaN or infinite")
+        return -score if invert else score
+
+
+def prune_in_rounds(
+    entry: Pruner, task: Task, scores: Tensors, sparsity: float, scope: str, invert: bool, rounds: int
+) -> Masks:
+    """Masks after `rounds` rounds, the first of which has the given scores. Call inside `preserved`.
+
+    The density falls as (1 - sparsity)^(round / rounds), and a round leaves floor((1 - that) · N) weights pruned
+    in all (Tanaka et al. 2020, Alg. 1). In every round the statistics are those of the network pruned so far,
+    and the score function is given a vector of each tensor's kept weights; if `entry.regrow`, whole tensors.
+    """
+    total = sum(p.numel() for p in task.parameters.values())
+    density = exact_density(sparsity)
+    dense = {name: p.detach().clone() for name, p in task.parameters.items()}
+    task = replace(task, dense=dense, scratch={})
+    prune = _RankAll(entry, scope) if entry.regrow or scope != "global" else _PruneLowest(entry)
+    for index in range(1, rounds + 1):
+        now = density ** (index / rounds)
+        pruned = pruned_count(sparsity, total) if index == rounds else int((1 - now) * total)
+        if index > 1:
+            scores = prune.scores(compute(task, entry.needs).values, invert)
+        gone = prune.until(scores, pruned, now)
+        task = replace(task, round=index + 1, masks=prune.masks, pruned_last=gone)
+        with torch.no_grad():
+            for name, parameter in task.parameters.items():
+                if gone is None:
+                    parameter.copy_(dense[name] * prune.masks[name])
+                else:
+                    parameter.view(-1)[gone[name]] = 0
+    return prune.masks
+
+
+class _RankAll:
+    """Rounds by a ranking of all weights: for every scope, and for pruned weights that may return."""
+
+    def __init__(self, entry: Pruner, scope: str) -> None:
+        self._entry, self._scope = entry, scope
+        self.masks: Masks = {}
+
+    def scores(self, values: Mapping[str, Tensors], invert: bool) -> Tensors:
+        """The score function called once per tensor."""
+        return evaluate(self._entry, values, self.masks, invert)
+
+    def until(self, scores: Tensors, pruned: int, density: float) -> None:
+        """Prune until `pruned` weights are pruned in all."""
+        alive = None
+        if self.masks and not self._entry.regrow:
+            scores = {name: s.masked_fill(~self.masks[name], -torch.inf) for name, s in scores.items()}
+            alive = {name: int(mask.sum()) for name, mask in self.masks.items()}
+        total = sum(s.numel() for s in scores.values())
+        self.masks = Ranking(scores, self._scope).keep(total - pruned, density, alive)
+
+
+class _PruneLowest:
+    """Rounds that prune the lowest scores of all layers together, for good; work falls with the weights that are left.
+
+    Equal scores are pruned in the order of the weights. Of every layer a list of flat indices is scored: the kept
+    weights, and among them a few that are gone already, until it pays to make the list anew.
+    """
+
+    def __init__(self, entry: Pruner) -> None:
+        self._entry = entry
+        self._listed: Tensors = {}  # flat indices, ascending
+        self._dense: dict[str, Tensors] = {}  # statistics that do not change from round to round, at those indices
+        self.masks: Masks = {}
+
+    def scores(self, values: Mapping[str, Tensors], invert: bool) -> Tensors:
+        """The score function called once per tensor, on vectors of the listed weights."""
+        found = {}
+        for name, listed in self._listed.items():
+            arguments = []
+            for need in self._entry.needs:
+                if need == "weight" and (need not in self._dense or name not in self._dense[need]):
+                    whole = values[need][name].view(-1)
+                    self._dense.setdefault(need, {})[name] = whole.index_select(0, listed)
+                arguments.append(
+                    self._dense[need][name].clone()
+                    if need == "weight"
+                    else values[need][name].view(-1).index_select(0, listed)
+                )
+            found[name] = _score(self._entry, name, arguments, invert)
+        return found
+
+    def until(self, scores: Tensors, pruned: int, density: float) -> Tensors:
+        """Prune until `pruned` weights are pruned in all; returns the flat indices of those that went."""
+        if not self._listed:
+            self.masks = {name: torch.ones_like(s, dtype=torch.bool) for name, s in scores.items()}
+            self._listed = {name: torch.arange(s.numel(), device=s.device) for name, s in scores.items()}
+            self._gone = {name: torch.zeros_like(index, dtype=torch.bool) for name, index in self._listed.items()}
+            self._pruned = 0
+        parts = [scores[name].flatten().masked_fill_(gone, torch.inf) for name, gone in self._gone.items()]
+        lowest = _lowest(parts, pruned - self._pruned, sum(m.numel() for m in self.masks.values()) - self._pruned)
+        self._pruned = pruned
+        last = {}
+        for (name, listed), low in zip(self._listed.items(), lowest, strict=True):
+            last[name] = listed.index_select(0, low)
+            self._gone[name][low] = True
+            self.masks[name].view(-1)[last[name]] = False
+        kept = sum(mask.numel() for mask in self.masks.values()) - pruned
+        if kept < RELIST * sum(listed.numel() for listed in self._listed.values()):
+            for name, gone in self._gone.items():
+                self._listed[name] = self._listed[name][~gone]
+                self._gone[name] = torch.zeros_like(self._listed[name], dtype=torch.bool)
+            self._dense.clear()
+        return last
+
+
+def _lowest(parts: Sequence[Tensor], count: int, finite: int) -> list[Tensor]:
+    """Ascending indices of the `count` lowest entries of all parts together, the first ones of equals.
+
+    `finite` of the entries are; the others are infinite.
+    """
+    if count == 0:
+        return [torch.empty(0, dtype=torch.long, device=part.device) for part in parts]
+    total = sum(part.numel() for part in parts)
+    stride = max(1, total // SAMPLE)
+    sample = torch.cat([part[::stride] for part in parts]).sort().values
+    guess = sample[min(len(sample) - 1, int(len(sample) * (1.2 * count / finite + 0.01) * finite / total))]
+    places = [(part <= guess).nonzero().flatten() for part in parts]
+    if sum(place.numel() for place in places) < count:
+        places = [torch.arange(part.numel(), device=part.device) for part in parts]
+    values = [part.index_select(0, place) for part, place in zip(parts, places, strict=True)]
+    threshold = torch.cat(values).kthvalue(count).values
+    marks = [value < threshold for value in values]
+    ties = count - int(torch.stack([mark.sum() for mark in marks]).sum())
+    for value, mark in zip(values, marks, strict=True):
+        equal = (value == threshold).nonzero().flatten()[:ties]
+        mark[equal] = True
+        ties -= len(equal)
+    return [place[mark] for place, mark in zip(places, marks, strict=True)]
