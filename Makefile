@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help benchmark test lint clean
+.PHONY: help benchmark test speed lint clean
 
 help:                 ## what the targets do
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
@@ -29,6 +29,10 @@ benchmark: $(VENV)/installed   ## six methods on real images on this machine, th
 test: $(VENV)/installed-dev    ## the whole test suite
 	@echo "== tests"
 	@$(BIN)/python -m pytest
+
+speed: $(VENV)/installed       ## speed ratios, each two measurements of one run; writes results/speed.json
+	@echo "== measuring (minutes; a quiet machine gives honest ratios)"
+	@$(BIN)/python benchmarks/speed.py
 
 lint: $(VENV)/installed-dev    ## formatter, linter, type checker and the order of the rooms
 	@echo "== lint"

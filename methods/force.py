@@ -1,7 +1,12 @@
 from pbt_bench.pruning import pruner
 
 
-@pruner(cite="de Jorge et al. 2021, arXiv:2006.09081, Eq. 6 and Alg. 1 (FORCE)", rounds=60, regrow=True)
+@pruner(
+    cite="de Jorge et al. 2021, arXiv:2006.09081, Eq. 6 and Alg. 1 (FORCE)",
+    rounds=60,
+    regrow=True,
+    original={"samples_per_class": "all", "most_samples": 128, "batch_size": 128, "batchnorm": "batch"},
+)
 def force(weight, gradient):
     """|θ·g| with g of the network pruned so far and θ of the dense one: pruned weights may return."""
     return (weight * gradient).abs()

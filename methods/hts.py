@@ -3,7 +3,11 @@ from pbt_bench.pruning import pruner
 CITE = "Navarrete et al., second version of arXiv:2502.11450 (CPAL 2026), Hutchinson-Taylor Sensitivity"
 
 
-@pruner(cite=CITE, aliases=("hutchinson_taylor",), original={"probes": 10, "samples_per_class": 10})
+@pruner(
+    cite=CITE,
+    aliases=("hutchinson_taylor",),
+    original={"probes": 10, "samples_per_class": 10, "batchnorm": "calibrated"},
+)
 def hts(weight, gradient, hessian_diagonal):
     """|θ·g + θ²·h/2|: the second-order change of the loss, h the Hessian diagonal."""
     return (weight * gradient + weight.square() * hessian_diagonal / 2).abs()

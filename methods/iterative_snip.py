@@ -1,7 +1,12 @@
 from pbt_bench.pruning import pruner
 
 
-@pruner(cite="de Jorge et al. 2021, arXiv:2006.09081, Sec. 4 (Iterative SNIP)", rounds=60, aliases=("iter_snip",))
+@pruner(
+    cite="de Jorge et al. 2021, arXiv:2006.09081, Sec. 4 (Iterative SNIP)",
+    rounds=60,
+    aliases=("iter_snip",),
+    original={"samples_per_class": "all", "most_samples": 128, "batch_size": 128, "batchnorm": "batch"},
+)
 def iterative_snip(weight, gradient):
     """|θ·g| of the network pruned so far; pruned weights stay pruned."""
     return (weight * gradient).abs()

@@ -1,6 +1,6 @@
 from pbt_bench.pruning import pruner
 
-ORIGINAL = {"perturbations": 5, "perturbation_scale": 0.01, "batchnorm": "batch"}
+ORIGINAL = {"samples_per_class": "all", "most_samples": 128, "perturbations": 5, "perturbation_scale": 0.01}
 
 
 @pruner(cite="Wang et al. 2023, arXiv:2304.02840, Eq. 8 and Alg. 1", rounds=20, original=ORIGINAL)

@@ -1,6 +1,13 @@
 from pbt_bench.pruning import pruner
 
-ORIGINAL = {"inner_steps": 3, "inner_learning_rate": 0.1, "inner_momentum": 0.0, "batchnorm": "batch"}
+ORIGINAL = {
+    "samples_per_class": "all",
+    "most_samples": 128,
+    "inner_steps": 3,
+    "inner_learning_rate": 0.1,
+    "inner_momentum": 0.0,
+    "batchnorm": "batch",
+}
 
 
 @pruner(cite="Alizadeh et al. 2022, arXiv:2202.08132, Eq. 6 and Alg. 1", original=ORIGINAL)

@@ -112,7 +112,9 @@ class Scoring(_Strict, frozen=True, kw_only=True):
     """On what data, in which mode and with which numbers scores are computed."""
 
     samples_per_class: int | Literal["all"] = 10
+    most_samples: int | None = None  # in all, drawn at random from the above
     batch_size: int = 128
+    chunk: int | None = None  # samples propagated at once for per-sample statistics; None = 32 on a CPU, 256 on a GPU
     fisher_batch_size: int = 1  # samples per squared gradient; 1 = the per-sample empirical Fisher
     augment: bool = False
     prune_classifier: bool = True
@@ -132,6 +134,8 @@ class Scoring(_Strict, frozen=True, kw_only=True):
     def _ranges() -> Sequence[tuple[str, float, float]]:
         return (
             ("samples_per_class", 1, _INF),
+            ("most_samples", 1, _INF),
+            ("chunk", 1, _INF),
             ("batch_size", 1, _INF),
             ("fisher_batch_size", 1, _INF),
             ("temperature", 1e-6, _INF),

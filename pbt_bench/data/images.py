@@ -123,16 +123,19 @@ def augment(pixels: Tensor, how: str, padding: int, generator: torch.Generator) 
     return pixels
 
 
-def scoring_images(images: Images, samples_per_class: int | str, classes: int, seed: int) -> Images:
-    """`samples_per_class` images of every class in random order, or all of them as they are."""
-    if samples_per_class == "all":
-        return images
+def scoring_images(
+    images: Images, samples_per_class: int | str, most_samples: int | None, classes: int, seed: int
+) -> Images:
+    """`samples_per_class` images of every class in random order, or all as they are; at most `most_samples` of them."""
     generator = stream(seed, "scoring samples")
     targets = images.targets.cpu()
-    chosen = []
-    for label in range(classes):
-        members = (targets == label).nonzero().flatten()
-        chosen.append(members[torch.randperm(len(members), generator=generator)[: int(samples_per_class)]])
-    index = torch.cat(chosen)
-    index = index[torch.randperm(len(index), generator=generator)]
+    index = torch.arange(len(images))
+    if samples_per_class != "all":
+        chosen = []
+        for label in range(classes):
+            members = (targets == label).nonzero().flatten()
+            chosen.append(members[torch.randperm(len(members), generator=generator)[: int(samples_per_class)]])
+        index = torch.cat(chosen)
+    if samples_per_class != "all" or most_samples is not None:
+        index = index[torch.randperm(len(index), generator=generator)[:most_samples]]
     return images[index.to(images.targets.device)]

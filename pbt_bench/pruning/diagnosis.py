@@ -24,6 +24,7 @@ class LayerDiagnosis:
     kept: int
     live: int  # kept weights on a live input-output path
     flops_dense: int
+    zero_scores: int | None = None  # exactly-zero scores, if scores were given
 
     @property
     def density(self) -> float:
@@ -74,7 +75,8 @@ class Diagnosis:
         lines = [f"{'layer':{width}}  {'shape':>16}  {'kept':>9} / {'prunable':<9}  density     live"]
         for layer in self.layers:
             shape = "x".join(map(str, layer.shape))
-            mark = "  collapsed" if layer.kept == 0 else ""
+            mark = "" if layer.zero_scores is None else f"  {layer.zero_scores / layer.prunable:6.1%} zero scores"
+            mark += "  collapsed" if layer.kept == 0 else ""
             lines.append(
                 f"{layer.name:{width}}  {shape:>16}  {layer.kept:>9,} / {layer.prunable:<9,}  "
                 f"{layer.density:7.4f}  {layer.live:>7,}{mark}"
@@ -87,9 +89,13 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def diagnose(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> Diagnosis:
+def diagnose(
+    model: nn.Module, masks: Mapping[str, Tensor], example: Tensor, scores: Mapping[str, Tensor] | None = None
+) -> Diagnosis:
     """Diagnose `model` under `masks`; `example` is an input (only its shape counts, its first row is enough).
 
+    With the `scores` that the masks came from, the share of exactly-zero ones is diagnosed too: weights with
+    equal scores cannot be told apart, and dead ReLUs can make most scores zero.
     Raises RequestError if masks do not fit the model's parameters.
     """
     parameters = dict(model.named_parameters())
@@ -104,6 +110,7 @@ def diagnose(model: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> 
             kept=int(mask.sum()),
             live=int(found.live[name].sum()),
             flops_dense=2 * mask.numel() * found.positions.get(name, 0),
+            zero_scores=None if scores is None else int((scores[name] == 0).sum()),
         )
         for name, mask in masks.items()
     )

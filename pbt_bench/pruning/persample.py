@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from pbt_bench.pruning.intercept import Intercept, conv_geometry, convolution_backward, linear_map, patches
 
-# Samples that are propagated at once. Always the same number, so that sums have the same bits however the caller
-# batches the data; on a CPU the activations of 32 images stay in the cache.
+# Samples that are propagated at once by default; on a CPU the activations of 32 images stay in the cache.
 CHUNK = {"cpu": 32, "cuda": 256}
 SMALL = 20_000  # weights; below, one batched product for all groups is faster than a product for each
 BLOCK = 2**24  # elements of group gradients that exist at a time
@@ -36,16 +35,19 @@ def group_sums(
     size: int,
     loss: Loss,
     whole_batches: bool = False,
+    chunk: int | None = None,
 ) -> Sums:
     """(Σᵢ gᵢ, Σ_groups (Σ_{i in group} gᵢ)²) for every tensor of `weights`, gᵢ the gradient of sample i's loss.
 
     A group is `size` consecutive samples of the whole stream; the last one may be smaller. With
     `whole_batches` the batches are propagated as they are, each of them one group (samples may then depend
-    on each other). Other parameters must not require gradients. Call inside `preserved`.
+    on each other). Otherwise `chunk` samples are propagated at once: it bounds the memory, whatever the batches,
+    and sums have the same bits however the data are batched. Other parameters must not require gradients. Call
+    inside `preserved`.
     """
     totals = _GroupSums(weights, size)
     names, tensors = list(weights), list(weights.values())
-    chunks = list(batches) if whole_batches else list(rechunk(batches, size))
+    chunks = list(batches) if whole_batches else list(rechunk(batches, size, chunk))
     if not whole_batches:
         totals.refused = _samples_not_first(model, weights, chunks[0][0], size)
     with torch.enable_grad():
@@ -67,9 +69,9 @@ def group_sums(
     return totals.sums, totals.squares
 
 
-def rechunk(batches: Batches, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same samples in the same order, in chunks of CHUNK samples, rounded to whole groups of `size`."""
-    chunk = CHUNK.get(batches[0][0].device.type, CHUNK["cuda"])
+def rechunk(batches: Batches, size: int, chunk: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same samples in the same order, in chunks of `chunk` samples, rounded to whole groups of `size`."""
+    chunk = chunk or CHUNK.get(batches[0][0].device.type, CHUNK["cuda"])
     chunk = max(size, chunk - chunk % size)
     held: list[tuple[Tensor, Tensor]] = []
     count = 0
@@ -125,8 +127,8 @@ class _GroupSums(Intercept):
     def __init__(self, tracked: Mapping[str, Tensor], size: int) -> None:
         super().__init__(tracked)
         self.size = size
-        self.sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in tracked.items()}
-        self.squares = {name: torch.zeros_like(p, requires_grad=False) for name, p in tracked.items()}
+        self.sums = {name: torch.zeros(p.shape, dtype=p.dtype, device=p.device) for name, p in tracked.items()}
+        self.squares = {name: torch.zeros_like(total) for name, total in self.sums.items()}
         self.refused: set[str] = set()
 
     def begin(self, samples: int) -> None:

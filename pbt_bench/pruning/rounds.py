@@ -20,15 +20,19 @@ SAMPLE = 20_000  # scores that are looked at to guess where a round's threshold 
 def evaluate(entry: Pruner, values: Mapping[str, Tensors], parameters: Mapping[str, Tensor], invert: bool) -> Tensors:
     """The score function called once per tensor, on copies. Raises ScoreError for what cannot be ranked."""
     return {
-        name: _score(entry, name, [values[need][name].clone() for need in entry.needs], invert) for name in parameters
+        name: _score(entry, name, [values[need][name].clone() for need in entry.needs], invert, copied=True)
+        for name in parameters
     }
 
 
-def _score(entry: Pruner, name: str, arguments: Sequence[Tensor], invert: bool) -> Tensor:
+def _score(entry: Pruner, name: str, arguments: Sequence[Tensor], invert: bool, copied: bool = False) -> Tensor:
     shape = arguments[0].shape
+    versions = [argument._version for argument in arguments]
     with torch.no_grad():
         score = entry.function(*arguments)
         where = f"method {entry.name!r}, layer {name!r}"
+        if not copied and [argument._version for argument in arguments] != versions:
+            raise ScoreError(f"{where}: an iterative method must not change its arguments")
         if not isinstance(score, Tensor) or score.shape != shape:
             got = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
             raise ScoreError(f"{where}: scores have {got}, expected a tensor of shape {list(shape)}")
@@ -62,10 +66,10 @@ def prune_in_rounds(
         task = replace(task, round=index + 1, masks=prune.masks, pruned_last=gone)
         with torch.no_grad():
             for name, parameter in task.parameters.items():
-                if gone is None:
-                    parameter.copy_(dense[name] * prune.masks[name])
-                else:
+                if gone is not None and parameter.is_contiguous():
                     parameter.view(-1)[gone[name]] = 0
+                else:
+                    parameter.copy_(dense[name] * prune.masks[name])
     return prune.masks
 
 
@@ -99,49 +103,43 @@ class _PruneLowest:
 
     def __init__(self, entry: Pruner) -> None:
         self._entry = entry
-        self._listed: Tensors = {}  # flat indices, ascending
-        self._dense: dict[str, Tensors] = {}  # statistics that do not change from round to round, at those indices
+        self._listed: dict[str, Tensor | None] = {}  # flat indices, ascending; None = all
+        self._gone: Tensors = {}  # of the listed weights, bool
+        self._pruned = 0
         self.masks: Masks = {}
 
     def scores(self, values: Mapping[str, Tensors], invert: bool) -> Tensors:
         """The score function called once per tensor, on vectors of the listed weights."""
         found = {}
         for name, listed in self._listed.items():
-            arguments = []
-            for need in self._entry.needs:
-                if need == "weight" and (need not in self._dense or name not in self._dense[need]):
-                    whole = values[need][name].view(-1)
-                    self._dense.setdefault(need, {})[name] = whole.index_select(0, listed)
-                arguments.append(
-                    self._dense[need][name].clone()
-                    if need == "weight"
-                    else values[need][name].view(-1).index_select(0, listed)
-                )
-            found[name] = _score(self._entry, name, arguments, invert)
+            whole = [values[need][name].reshape(-1) for need in self._entry.needs]
+            given = whole if listed is None else [value.index_select(0, listed) for value in whole]
+            found[name] = _score(self._entry, name, given, invert)
         return found
 
     def until(self, scores: Tensors, pruned: int, density: float) -> Tensors:
         """Prune until `pruned` weights are pruned in all; returns the flat indices of those that went."""
-        if not self._listed:
-            self.masks = {name: torch.ones_like(s, dtype=torch.bool) for name, s in scores.items()}
-            self._listed = {name: torch.arange(s.numel(), device=s.device) for name, s in scores.items()}
-            self._gone = {name: torch.zeros_like(index, dtype=torch.bool) for name, index in self._listed.items()}
-            self._pruned = 0
-        parts = [scores[name].flatten().masked_fill_(gone, torch.inf) for name, gone in self._gone.items()]
-        lowest = _lowest(parts, pruned - self._pruned, sum(m.numel() for m in self.masks.values()) - self._pruned)
+        if not self.masks:
+            self.masks = {name: torch.ones(s.shape, dtype=torch.bool, device=s.device) for name, s in scores.items()}
+            self._list()
+        parts = [scores[name].reshape(-1).masked_fill(gone, torch.inf) for name, gone in self._gone.items()]
+        total = sum(mask.numel() for mask in self.masks.values())
+        lowest = _lowest(parts, pruned - self._pruned, total - self._pruned)
         self._pruned = pruned
         last = {}
         for (name, listed), low in zip(self._listed.items(), lowest, strict=True):
-            last[name] = listed.index_select(0, low)
+            last[name] = low if listed is None else listed.index_select(0, low)
             self._gone[name][low] = True
             self.masks[name].view(-1)[last[name]] = False
-        kept = sum(mask.numel() for mask in self.masks.values()) - pruned
-        if kept < RELIST * sum(listed.numel() for listed in self._listed.values()):
-            for name, gone in self._gone.items():
-                self._listed[name] = self._listed[name][~gone]
-                self._gone[name] = torch.zeros_like(self._listed[name], dtype=torch.bool)
-            self._dense.clear()
+        if total - pruned < RELIST * sum(gone.numel() for gone in self._gone.values()):
+            self._list()
         return last
+
+    def _list(self) -> None:
+        for name, mask in self.masks.items():
+            self._listed[name] = mask.view(-1).nonzero().flatten() if self._pruned else None
+            size = mask.numel() if (listed := self._listed[name]) is None else listed.numel()
+            self._gone[name] = torch.zeros(size, dtype=torch.bool, device=mask.device)
 
 
 def _lowest(parts: Sequence[Tensor], count: int, finite: int) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import msgspec
@@ -27,6 +27,7 @@ class Pruned:
     zero_scores: dict[str, int]  # exactly-zero scores per layer, first round
     seconds: float  # the statistics passes this method needs (shared ones in full) and its own scores and masks
     rounds: int
+    notes: dict[str, dict[str, float]] = field(default_factory=dict)  # statistic -> what its provider measured
 
 
 class Scorer:
@@ -84,7 +85,8 @@ class Scorer:
                 self._rankings[key] = Ranking(scores, scope)
             masks = self._rankings[key].masks(sparsity)
         zeros = {name: int((s == 0).sum()) for name, s in scores.items()}
-        return Pruned(masks, zeros, self._cost(entry) + perf_counter() - start, rounds)
+        notes = {name: self.task.notes[name] for name in entry.needs if name in self.task.notes}
+        return Pruned(masks, zeros, self._cost(entry) + perf_counter() - start, rounds, notes)
 
     def _prepare(self, entry: Pruner) -> None:
         """Compute what `entry` needs, and what other methods will need of the same providers."""

@@ -141,7 +141,7 @@ class _Shared:
 
 
 def _scoring_batches(data: Data, scoring: Scoring, spec: RunSpec) -> list[tuple[Tensor, Tensor]]:
-    images = scoring_images(data.train, scoring.samples_per_class, data.classes, spec.seed)
+    images = scoring_images(data.train, scoring.samples_per_class, scoring.most_samples, data.classes, spec.seed)
     pixels = images.pixels
     if scoring.augment:
         draws = stream(spec.seed, "scoring augmentation")
@@ -208,6 +208,7 @@ def _pruning(diagnosis: Diagnosis, pruned: Pruned, realised: float, digest: str)
         layers=layers,
         rounds=pruned.rounds,
         mask_digest=digest,
+        notes=pruned.notes,
     )
 
 

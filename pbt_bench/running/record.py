@@ -54,6 +54,7 @@ class Pruning(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[Layer, ...]
     rounds: int  # of score and prune; 0 for the dense baseline
     mask_digest: str  # SHA-256 over the names and bits of the masks
+    notes: dict[str, dict[str, float]] = {}  # statistic -> what was measured of it, e.g. its standard error
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):

@@ -151,3 +151,13 @@ def test_report_for_people_names_collapsed_layers() -> None:
     text = str(pbt_bench.diagnose(model, masks, torch.randn(1, 2, 8, 8)))
     assert "inner.weight" in text
     assert text.count("collapsed") == 2
+
+
+def test_zero_scores_are_shown_when_scores_are_given() -> None:
+    net, x, y, _ = golden()
+    scores = pbt_bench.score(net, batches(x, y, 48), method="snip")
+    scores["conv1.weight"][0] = 0
+    found = pbt_bench.diagnose(net, all_kept(net), x, scores)
+    assert found.layers[0].zero_scores == int((scores["conv1.weight"] == 0).sum()) >= 27
+    assert "zero scores" in str(found)
+    assert "zero scores" not in str(pbt_bench.diagnose(net, all_kept(net), x))

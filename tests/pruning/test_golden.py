@@ -10,7 +10,13 @@ from torch import Tensor
 import pbt_bench
 from pbt_bench.pruning.masks import Ranking
 
+FISHER = [
+    (f"score/{method}.b{size}", method, {"fisher_batch_size": size})
+    for method in ("grad_norm", "fisher_diagonal", "fisher_pruning", "fbss")
+    for size in (1, 8)
+]
 CASES = [
+    *FISHER,
     ("score/fts.b1", "fts", {}),
     ("score/fts.b8", "fts", {"fisher_batch_size": 8}),
     ("score/snip.fts_repo", "snip", {}),
@@ -22,8 +28,10 @@ CASES = [
 
 
 def normalised(scores: dict[str, Tensor]) -> dict[str, Tensor]:
-    total = sum(float(s.double().abs().sum()) for s in scores.values())
-    return {name: s.double() / total for name, s in scores.items()}
+    """Divided by the global L1 norm; the NaN of published FBSS, where F = 0, as 0."""
+    scores = {name: s.double().nan_to_num(0) for name, s in scores.items()}
+    total = sum(float(s.abs().sum()) for s in scores.values())
+    return {name: s / total for name, s in scores.items()}
 
 
 @pytest.mark.parametrize("sizes", [(48,), (20, 15, 13)])

@@ -35,7 +35,9 @@ def first_order(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
             )
         size = longest
     task.require_only(task.parameters)
-    sums, squares = group_sums(task.model, task.parameters, task.batches, size, _cross_entropy, dependent)
+    sums, squares = group_sums(
+        task.model, task.parameters, task.batches, size, _cross_entropy, dependent, task.scoring.chunk
+    )
     values = {"gradient": sums, "fisher_diagonal": squares}
     return {name: {key: t / task.samples for key, t in values[name].items()} for name in wanted}
 

@@ -126,7 +126,7 @@ def _gauss_newton_diagonal(task: Task) -> Tensors:
         classes = task.model(task.batches[0][0][:1]).shape[1]
     total = {name: torch.zeros_like(p) for name, p in task.parameters.items()}
     for label in range(classes):
-        _, squares = group_sums(task.model, task.parameters, task.batches, 1, along(label))
+        _, squares = group_sums(task.model, task.parameters, task.batches, 1, along(label), chunk=task.scoring.chunk)
         for name, square in squares.items():
             total[name] += square / task.samples
     return total

@@ -40,7 +40,7 @@ def _flow(task: Task, positive: Callable[[Tensor], Tensor]) -> Tensors:
     """
     state = task.scratch.get("state")
     if state is None:
-        state = {name: positive(p.detach().double()) for name, p in task.model.named_parameters()}
+        state = {name: positive(p.detach().double().contiguous()) for name, p in task.model.named_parameters()}
         state |= {name: b.double().abs() if b.is_floating_point() else b for name, b in task.model.named_buffers()}
         state |= {name: state[name].requires_grad_() for name in task.parameters}
         task.scratch["state"] = state
@@ -62,12 +62,16 @@ def _flow(task: Task, positive: Callable[[Tensor], Tensor]) -> Tensors:
             total = functional_call(task.model, state, (ones,)).sum()
         found = torch.autograd.grad(total, weights, allow_unused=True) if total.requires_grad else ()
         into.add(found)
-        if not bool(total.isfinite()):  # then no score that counts is: |θ|·∂R/∂|θ| is at most R
+        if not _finite(total):  # then no score that counts is: |θ|·∂R/∂|θ| is at most R
             with _Scaled():
                 total = functional_call(task.model, state, (ones,)).sum()
             found = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
             return dict(zip(flow, found, strict=True))
     return flow
+
+
+def _finite(total: Tensor) -> bool:
+    return bool(total.isfinite())
 
 
 class _Gradients(Intercept):

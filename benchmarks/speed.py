@@ -1,0 +1,184 @@
+"""`make speed`: each figure is a ratio of two measurements of this run, or an absolute one where that is said.
+
+Prints a table and writes results/speed.json. Two threads, as the targets say; medians of paired repetitions.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pbt_bench
+from pbt_bench.models import build
+from pbt_bench.models.prunable import prunable
+from pbt_bench.pruning.masks import Ranking
+from pbt_bench.pruning.preserve import preserved
+from pbt_bench.pruning.pruners import pruners
+from pbt_bench.pruning.scoring import Scorer
+from pbt_bench.pruning.statistics import Task, compute
+from pbt_bench.spec import Scoring
+
+ONE_SHOT = ("random", "magnitude", "grad_norm", "snip", "grasp", "fisher_diagonal", "fisher_pruning", "fbss", "fts")
+SPARSITIES = [round(0.05 * i, 2) for i in range(1, 18)] + [0.9, 0.95, 0.98]
+Data = list[tuple[Tensor, Tensor]]
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = perf_counter()
+    action()
+    return perf_counter() - start
+
+
+def paired(a: Callable[[], object], b: Callable[[], object], repetitions: int = 3) -> tuple[float, float]:
+    """Median seconds of `a` and `b`, called in turn after one call of each that does not count."""
+    a(), b()
+    times = [(seconds(a), seconds(b)) for _ in range(repetitions)]
+    return median(t for t, _ in times), median(t for _, t in times)
+
+
+def images(samples: int, batch: int, side: int = 32) -> Data:
+    """Random images in batches."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(samples, 3, side, side, generator=generator)
+    y = torch.randint(10, (samples,), generator=generator)
+    return list(zip(x.split(batch), y.split(batch), strict=True))
+
+
+def plain_pass(model: nn.Module, data: Data) -> None:
+    """One ordinary forward and backward pass."""
+    model.zero_grad()
+    for x, y in data:
+        F.cross_entropy(model(x), y).backward()
+
+
+def scoring_pass() -> tuple[float, str]:
+    """Gradient and per-sample Fisher diagonal against a plain pass: ResNet-18, 256 images in batches of 128."""
+    model, data = build("resnet18", 3, 10, seed=0).eval(), images(256, 128)
+    task = Task(model, prunable(model), data, Scoring(), seed=0)
+
+    def fisher() -> None:
+        with preserved(model):
+            compute(task, ["gradient", "fisher_diagonal"])
+
+    ours, plain = paired(fisher, lambda: plain_pass(model, data))
+    return ours / plain, f"{ours:.2f} s over {plain:.2f} s"
+
+
+def one_at_a_time(model: nn.Module, data: Data, method: str, sparsity: float) -> None:
+    """One mask as published code makes it: gradients of single images, all of them again for every mask."""
+    weights = prunable(model)
+    values: dict[str, dict[str, Tensor]] = {"weight": {n: p.detach() for n, p in weights.items()}}
+    needs = pruners()[method].needs
+    if "uniform" in needs:
+        values["uniform"] = {n: torch.rand(p.shape) for n, p in weights.items()}
+    if "gradient" in needs or "fisher_diagonal" in needs:
+        total, square = ({n: torch.zeros_like(p) for n, p in weights.items()} for _ in range(2))
+        for x, y in data:
+            gradients = torch.autograd.grad(F.cross_entropy(model(x), y), list(weights.values()))
+            for name, gradient in zip(weights, gradients, strict=True):
+                total[name] += gradient / len(data)
+                square[name] += gradient.square() / len(data)
+        values |= {"gradient": total, "fisher_diagonal": square}
+    if "hessian_gradient" in needs:
+        with preserved(model):
+            task = Task(model, weights, data, Scoring(), seed=0)
+            values |= compute(task, ["hessian_gradient"]).values
+    scores = {n: pruners()[method].function(*(values[need][n] for need in needs)) for n in weights}
+    Ranking(scores, "global").masks(sparsity)
+
+
+def shared_scoring() -> tuple[float, str]:
+    """Nine one-shot methods x 20 sparsities, one at a time against shared: ResNet-20, 32 images."""
+    model, data = build("resnet20", 3, 10, seed=0).eval(), images(32, 32)
+    singles = [(x, y) for batch in data for x, y in zip(batch[0].split(1), batch[1].split(1), strict=True)]
+
+    def shared() -> None:
+        scorer = Scorer(model, data, Scoring(), 0, ONE_SHOT)
+        for method in ONE_SHOT:
+            for sparsity in SPARSITIES:
+                scorer.prune(method, sparsity)
+
+    shared()
+    ours = seconds(shared)
+    theirs = sum(
+        seconds(lambda m=method, s=sparsity: one_at_a_time(model, singles, m, s))  # type: ignore[misc]
+        for method in ONE_SHOT
+        for sparsity in SPARSITIES
+    )
+    return theirs / ours, f"{theirs:.1f} s over {ours:.2f} s"
+
+
+def hundred_masks() -> tuple[float, str]:
+    """Seconds for the masks of 100 sparsities of ResNet-18 (11 million weights) from given scores: absolute."""
+    model = build("resnet18", 3, 10, seed=0)
+    scores = {name: p.detach().abs() for name, p in prunable(model).items()}
+
+    def masks() -> None:
+        ranking = Ranking(scores, "global")
+        for index in range(100):
+            ranking.masks(index / 100)
+
+    masks()
+    took = seconds(masks)
+    return took, f"{took:.2f} s for {sum(s.numel() for s in scores.values()):,} weights"
+
+
+def synflow_round() -> tuple[float, str]:
+    """One of 100 SynFlow rounds (float64) against forward and backward of one image (float32): VGG-19."""
+    model, data = build("vgg19", 3, 10, seed=0).eval(), images(1, 1)
+
+    def rounds() -> None:
+        pbt_bench.prune(model, data, method="synflow", sparsity=0.98, rounds=100)
+
+    def passes() -> None:
+        for _ in range(20):
+            plain_pass(model, data)
+
+    double = build("vgg19", 3, 10, seed=0).eval().double()
+    wide = [(x.double(), y) for x, y in data]
+    ours, plain = paired(rounds, passes, repetitions=1)
+    same = seconds(lambda: [plain_pass(double, wide) for _ in range(20)])
+    text = f"{ours * 10:.0f} ms over {plain * 50:.0f} ms (a float64 pass takes {same * 50:.0f} ms)"
+    return (ours / 100) / (plain / 20), text
+
+
+FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
+    "scoring_pass_over_plain": ("gradient + Fisher pass / plain pass (ResNet-18)", scoring_pass),
+    "shared_scoring_speedup": ("9 methods x 20 sparsities, alone / shared", shared_scoring),
+    "masks_100_sparsities_seconds": ("masks of 100 sparsities, seconds", hundred_masks),
+    "synflow_round_over_plain": ("SynFlow round / plain pass of one image (VGG-19)", synflow_round),
+}
+
+
+def main() -> int:
+    """Measure what the arguments name, or everything."""
+    torch.set_num_threads(2)
+    wanted = sys.argv[1:] or list(FIGURES)
+    if odd := set(wanted) - set(FIGURES):
+        print(f"unknown figure {', '.join(sorted(odd))} (valid: {', '.join(FIGURES)})", file=sys.stderr)
+        return 2
+    path = Path("results/speed.json")
+    found: dict[str, float] = json.loads(path.read_text()) if path.exists() and sys.argv[1:] else {}
+    print(f"{'':50} {'figure':>8}  measured")
+    for name in wanted:
+        title, measure = FIGURES[name]
+        value, text = measure()
+        found[name] = round(value, 3)
+        print(f"{title:50} {value:8.2f}  {text}", flush=True)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Iterative methods against the plain algorithm, and what a few of them promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import ConvNet, batches, golden
+from torch import Tensor, nn
+
+import pbt_bench
+from pbt_bench.models import build
+from pbt_bench.models.prunable import prunable
+from pbt_bench.pruning.pruners import pruners
+from pbt_bench.pruning.rounds import _lowest
+
+
+def plainly(net: nn.Module, x: Tensor, y: Tensor, sparsity: float, rounds: int, regrow: bool) -> dict[str, Tensor]:
+    """Iterative SNIP and FORCE by full sorts."""
+    net.eval()
+    weights = prunable(net)
+    dense = {name: p.detach().clone() for name, p in weights.items()}
+    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in dense.items()}
+    total = sum(p.numel() for p in dense.values())
+    for index in range(1, rounds + 1):
+        with torch.no_grad():
+            for name, p in weights.items():
+                p.copy_(dense[name] * masks[name])
+        gradients = torch.autograd.grad(F.cross_entropy(net(x), y), list(weights.values()))
+        scores = torch.cat(
+            [
+                ((dense[name] * g).abs() if regrow else (dense[name] * g).abs().masked_fill(~masks[name], -1)).flatten()
+                for name, g in zip(weights, gradients, strict=True)
+            ]
+        )
+        pruned = int((1 - (1 - sparsity) ** (index / rounds)) * total + 1e-9)
+        mask = torch.ones(total, dtype=torch.bool)
+        mask[scores.argsort(stable=True)[:pruned]] = False
+        masks = {
+            name: part.view_as(dense[name])
+            for name, part in zip(dense, mask.split([d.numel() for d in dense.values()]), strict=True)
+        }
+    with torch.no_grad():
+        for name, p in weights.items():
+            p.copy_(dense[name])
+    return masks
+
+
+@pytest.mark.parametrize(("method", "regrow"), [("iterative_snip", False), ("force", True)])
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.98])
+def test_iterative_snip_and_force_equal_the_plain_algorithm(method: str, regrow: bool, sparsity: float) -> None:
+    net, x, y, _ = golden()
+    net, x = net.double(), x.double()
+    expected = plainly(net, x, y, sparsity, 7, regrow)
+    found = pbt_bench.prune(net, batches(x, y, 20, 28), method=method, sparsity=sparsity, rounds=7)
+    different = sum(int((found[name] != expected[name]).sum()) for name in found)
+    assert different == 0
+
+
+def test_force_lets_pruned_weights_return_and_iterative_snip_does_not() -> None:
+    net, x, y, _ = golden()
+    net.load_state_dict(ConvNet().state_dict())
+    masks = {
+        method: [
+            pbt_bench.prune(net, batches(x, y, 48), method=method, sparsity=s, rounds=rounds)
+            for s, rounds in ((0.9, 1), (0.9, 10))
+        ]
+        for method in ("force", "iterative_snip")
+    }
+    assert all(torch.equal(masks["force"][0][n], masks["iterative_snip"][0][n]) for n in masks["force"][0])
+    assert any(not torch.equal(masks["force"][1][n], masks["iterative_snip"][1][n]) for n in masks["force"][1])
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("method", ["synflow", "iterative_snip", "force", "fts"])
+def test_memory_format_does_not_matter(method: str, memory_format: torch.memory_format) -> None:
+    net, x, y, _ = golden()
+    expected = pbt_bench.prune(net.double(), batches(x.double(), y, 48), method=method, sparsity=0.9)
+    net = net.to(memory_format=memory_format)
+    found = pbt_bench.prune(net, batches(x.double(), y, 48), method=method, sparsity=0.9)
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("scope", ["layer", "erk", "uniform"])
+@pytest.mark.parametrize("method", ["synflow", "force"])
+def test_rounds_take_every_scope_and_stay_exact(method: str, scope: str) -> None:
+    net, x, y, _ = golden()
+    masks = pbt_bench.prune(net, batches(x, y, 48), method=method, sparsity=0.9, scope=scope, rounds=10)
+    assert sum(int((~m).sum()) for m in masks.values()) == 3448
+    assert all(bool(m.any()) for m in masks.values())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(-3, 3), min_size=1, max_size=60), min_size=1, max_size=5),
+    st.floats(0, 1),
+)
+def test_lowest_equals_a_stable_sort(values: list[list[int]], share: float) -> None:
+    parts = [torch.tensor(v, dtype=torch.float64) for v in values]
+    flat = torch.cat(parts)
+    count = int(share * flat.numel())
+    marked = torch.zeros(flat.numel(), dtype=torch.bool)
+    offset = 0
+    for part, low in zip(parts, _lowest(parts, count, flat.numel()), strict=True):
+        marked[low + offset] = True
+        offset += part.numel()
+    expected = torch.zeros_like(marked)
+    expected[flat.argsort(stable=True)[:count]] = True
+    assert torch.equal(marked, expected)
+
+
+def test_the_density_falls_exponentially_not_the_sparsity() -> None:
+    """FINDINGS 5: raising the sparsity to the power prunes 99.9% in the first of 100 rounds."""
+    net, x, y, _ = golden()
+    seen: list[int] = []
+    entry = pruners()["synflow"]
+    original = entry.function
+
+    def watching(weight: Tensor, synaptic_flow: Tensor) -> Tensor:
+        seen.append(weight.numel())
+        return original(weight, synaptic_flow)
+
+    object.__setattr__(entry, "function", watching)
+    try:
+        masks = pbt_bench.prune(net, batches(x, y, 48), method="synflow", sparsity=0.9)
+    finally:
+        object.__setattr__(entry, "function", original)
+    assert all(bool(m.any()) for m in masks.values()), "no layer collapses"
+    per_round = [sum(seen[i : i + 4]) for i in range(0, len(seen), 4)]
+    assert len(per_round) == 100
+    assert per_round[0] == per_round[1] == 3832, "after one of 100 rounds nearly all weights are left"
+
+
+@pytest.mark.parametrize("depth", [110, 1202])
+def test_synflow_is_finite_at_any_depth(depth: int) -> None:
+    """FINDINGS 6: float32 overflows on ResNet-110, float64 near 1,200 layers."""
+    model = build(f"resnet{depth}", 3, 10, seed=0)
+    scores = pbt_bench.score(model, [(torch.zeros(1, 3, 8, 8), torch.zeros(1).long())], method="synflow")
+    totals = [float(s.sum()) for s in scores.values()]
+    assert all(bool(s.isfinite().all()) for s in scores.values())
+    assert totals[0] == pytest.approx(totals[-1], rel=1e-9), "synaptic flow is conserved from input to output"
+    assert min(totals) > 0
+
+
+def test_taking_powers_of_two_out_changes_nothing_but_a_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pbt_bench.pruning.statistics import synaptic_flow
+
+    model = build("resnet20", 3, 10, seed=0)
+    data = [(torch.zeros(1, 3, 8, 8), torch.zeros(1).long())]
+    plain = pbt_bench.score(model, data, method="synflow")
+    with torch.no_grad():
+        model.conv1.weight.mul_(1e30)  # overflows float64 neither alone nor here
+    monkeypatch.setattr(synaptic_flow, "_ROOM", 4)
+    monkeypatch.setattr(synaptic_flow, "_finite", lambda total: False)
+    scaled = pbt_bench.score(model, data, method="synflow")
+    ratios = torch.tensor([float(scaled[n].sum() / plain[n].sum()) for n in plain])
+    torch.testing.assert_close(ratios, ratios[0].expand_as(ratios), rtol=1e-9, atol=0)
+
+
+def test_prospr_looks_through_every_step_the_first_momentum_included() -> None:
+    """FINDINGS 14: against finite differences of the loss after three steps."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    data = [(torch.randn(5, 3).double(), torch.randint(2, (5,))) for _ in range(4)]
+
+    def after(name: str, index: int, value: float) -> float:
+        state = {n: p.detach().clone() for n, p in model.named_parameters()}
+        state[name].view(-1)[index] *= value
+        momentum = dict.fromkeys(state, 0.0)
+        for x, y in data[:3]:
+            leaves = {n: t.detach().requires_grad_() for n, t in state.items()}
+            loss = F.cross_entropy(torch.func.functional_call(model, leaves, (x,)), y)
+            for n, g in zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True):
+                momentum[n] = 0.9 * momentum[n] + g  # type: ignore[assignment]
+                state[n] = state[n] - 0.3 * momentum[n]
+        return float(F.cross_entropy(torch.func.functional_call(model, state, (data[3][0],)), data[3][1]))
+
+    found = pbt_bench.score(model, data, method="prospr", inner_learning_rate=0.3, inner_momentum=0.9)
+    for name, scores in found.items():
+        for index in range(0, scores.numel(), 3):
+            slope = (after(name, index, 1 + 1e-5) - after(name, index, 1 - 1e-5)) / 2e-5
+            assert float(scores.view(-1)[index]) == pytest.approx(abs(slope), rel=1e-4, abs=1e-9)
+
+
+def test_ntk_sap_is_about_the_architecture_not_the_labels_or_the_order_of_the_weights() -> None:
+    net, x, y, _ = golden()
+    first = pbt_bench.score(net, batches(x, y, 24, 24), method="ntk_sap")
+    other = pbt_bench.score(net, batches(x + 1, y.flip(0), 24, 24), method="ntk_sap")
+    assert all(torch.equal(first[name], other[name]) for name in first)
+    small = pbt_bench.score(net, batches(x, y, 24, 24), method="ntk_sap", perturbation_scale=0.005)
+    ratio = sum(float(s.sum()) for s in first.values()) / sum(float(s.sum()) for s in small.values())
+    assert ratio == pytest.approx(4, rel=0.05), "the change is quadratic in the perturbation"

@@ -1,0 +1,127 @@
+"""What published code gets wrong and this must not: the findings of docs/findings.md without a home elsewhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pbt_bench
+from pbt_bench.errors import RequestError
+from pbt_bench.models import build
+from pbt_bench.running.execute import Executor
+from pbt_bench.running.record import Metrics
+from pbt_bench.spec import Recipe, RunSpec, Scoring, load_grid
+
+ROOT = Path(__file__).parents[1]
+
+
+def noise(samples: int, channels: int = 3, side: int = 32) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(samples, channels, side, side, generator=generator)
+    return [(x, torch.randint(10, (samples,), generator=generator))]
+
+
+def jaccard(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    both = sum(int((a[n] & b[n]).sum()) for n in a)
+    return both / sum(int((a[n] | b[n]).sum()) for n in a)
+
+
+def zero_share(model: nn.Module, method: str, **scoring: object) -> float:
+    scores = pbt_bench.score(model, noise(32), method=method, **scoring)
+    return sum(int((s == 0).sum()) for s in scores.values()) / sum(s.numel() for s in scores.values())
+
+
+def test_3_fts_and_snip_keep_the_same_weights_at_initialization() -> None:
+    model = build("resnet20", 3, 10, seed=0)
+    masks = {m: pbt_bench.prune(model, noise(32), method=m, sparsity=0.9) for m in ("fts", "snip", "magnitude")}
+    assert jaccard(masks["fts"], masks["snip"]) > 0.98
+    assert jaccard(masks["fts"], masks["magnitude"]) < 0.5
+
+
+def test_4_initialization_and_batchnorm_mode_decide_the_share_of_zero_scores() -> None:
+    default, kaiming = (build("vgg19", 3, 10, seed=0, init=init) for init in ("default", "kaiming"))
+    assert zero_share(default, "snip") > 0.5
+    assert zero_share(default, "snip", batchnorm="batch") < 0.05
+    assert zero_share(kaiming, "snip") < 0.2
+
+
+def test_16_the_headline_is_the_last_epoch_and_nothing_is_the_best_test_accuracy() -> None:
+    assert [f for f in Metrics.__struct_fields__ if "test" in f] == [
+        "test_accuracy",
+        "test_loss",
+        "test_accuracy_at_best_validation",
+    ]
+    spec = RunSpec(
+        dataset="digits", model="vgg8", method="snip", sparsity=0.9, seed=0, recipe=Recipe(epochs=2, batch_size=128)
+    )
+    record = Executor(Path("nowhere"), torch.device("cpu")).execute(spec)
+    assert record.metrics is not None
+    assert record.metrics.validation_accuracy == record.curve[-1].validation_accuracy
+
+
+def test_18_initial_weights_and_data_order_do_not_depend_on_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pbt_bench.training import loop
+
+    orders: list[list[int]] = []
+    original = torch.randperm
+
+    def watched(n: int, **options: object) -> Tensor:
+        order = original(n, **options)  # type: ignore[call-overload]
+        orders.append(order.tolist())
+        return order
+
+    monkeypatch.setattr(loop.torch, "randperm", watched)
+    executor = Executor(Path("nowhere"), torch.device("cpu"))
+    seen = []
+    for method in ("magnitude", "random"):
+        orders.clear()
+        executor.execute(
+            RunSpec(
+                dataset="digits", model="vgg8", method=method, sparsity=0.5, seed=3, recipe=Recipe(epochs=1),
+                scoring=Scoring(samples_per_class="all"),
+            )
+        )  # fmt: skip
+        seen.append([order for order in orders if len(order) > 1000])
+    assert seen[0]
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("value", ['"False"', '["False"]', "0", "[1]"])
+def test_19_a_boolean_is_never_read_from_a_string_or_a_number(tmp_path: Path, value: str) -> None:
+    text = (ROOT / "grids" / "digits.toml").read_text().replace("[recipe]", f"rewind = {value}\n[recipe]")
+    (tmp_path / "grid.toml").write_text(text)
+    with pytest.raises(RequestError, match="Expected `bool`"):
+        load_grid(tmp_path / "grid.toml")
+
+
+def test_20_sparsity_is_over_the_recorded_list_of_tensors() -> None:
+    executor = Executor(Path("nowhere"), torch.device("cpu"))
+    for prune_classifier in (True, False):
+        spec = RunSpec(
+            dataset="digits", model="resnet8", method="magnitude", sparsity=0.9, seed=0, recipe=Recipe(epochs=0),
+            scoring=Scoring(prune_classifier=prune_classifier),
+        )  # fmt: skip
+        pruning = executor.execute(spec).pruning
+        assert pruning is not None
+        assert sum(layer.prunable for layer in pruning.layers) == pruning.prunable
+        assert pruning.prunable - pruning.kept == int(0.9 * pruning.prunable)
+        assert any(layer.name == "classifier.weight" for layer in pruning.layers) == prune_classifier
+        assert all(len(layer.shape) > 1 for layer in pruning.layers), "no bias, no normalisation"
+
+
+def test_every_finding_names_tests_that_exist() -> None:
+    rows = re.findall(r"^\| (\d+) \|.*\| (.+?) \|$", (ROOT / "docs" / "findings.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 23))
+    for number, cell in rows:
+        names = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", cell)
+        assert names, f"finding {number} names no test"
+        for path, name in names:
+            functions = {
+                n.name for n in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(n, ast.FunctionDef)
+            }
+            assert name in functions, f"finding {number}: {path} has no {name}"
