@@ -50,7 +50,8 @@ def prune_in_rounds(
 
     The density falls as (1 - sparsity)^(round / rounds), and a round leaves floor((1 - that) · N) weights pruned
     in all (Tanaka et al. 2020, Alg. 1). In every round the statistics are those of the network pruned so far,
-    and the score function is given a vector of each tensor's kept weights; if `entry.regrow`, whole tensors.
+    and the score function is given a vector of each tensor's kept weights (and of some that are gone already, whose
+    scores do not count); whole tensors if `entry.regrow` or the scope is not global.
     """
     total = sum(p.numel() for p in task.parameters.values())
     density = exact_density(sparsity)

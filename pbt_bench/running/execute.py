@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from pbt_bench.pruning.masks import Masks
 from pbt_bench.pruning.pruners import pruners
 from pbt_bench.pruning.scoring import Pruned, Scorer, resolve
 from pbt_bench.running.environment import describe
-from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord, mask_digest
+from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord, Status, mask_digest
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, RunSpec, Scoring
 from pbt_bench.training.loop import EpochResult, evaluate, train, warm_up
@@ -63,7 +64,7 @@ class Executor:
             "seconds": perf_counter() - start,
             "peak_memory_gib": _peak_memory_gib(self._device),
         }
-        return RunRecord(**{f: getattr(record, f) for f in record.__struct_fields__} | {"environment": environment})
+        return msgspec.structs.replace(record, environment=environment)
 
     def _execute(self, spec: RunSpec, methods: Collection[str], on_epoch: Callable[[EpochResult], None]) -> RunRecord:
         shared = self._prepare(spec)
@@ -81,7 +82,8 @@ class Executor:
         diagnosis = diagnose(model, masks, data.inputs(data.train.pixels[:1]))
 
         curve: tuple[EpochResult, ...] = ()
-        status, best_epoch, best_state = "done", None, None
+        best_epoch, best_state = None, None
+        status: Status = "done"
         if not diagnosis.connected:
             status = "collapsed"
         else:
@@ -92,7 +94,7 @@ class Executor:
         metrics = _metrics(model, data, curve, best_epoch, best_state)
         return RunRecord(
             run_id=spec.run_id,
-            status=status,  # type: ignore[arg-type]
+            status=status,
             spec=spec,
             metrics=metrics,
             pruning=_pruning(diagnosis, pruned, realised, mask_digest(self.masks)),

@@ -5,6 +5,8 @@ It ignores Ctrl-C (the parent decides), stops cleanly on SIGTERM, and ends by it
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -40,6 +42,7 @@ def work(link: Connection, results: Path, data: Path, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _follow_parent()
+    _keep_freed_memory()
     import torch
 
     from pbt_bench.running.execute import Executor
@@ -61,6 +64,15 @@ def work(link: Connection, results: Path, data: Path, device: str) -> None:
                 record.error_line,
             )
         )
+
+
+def _keep_freed_memory() -> None:
+    """Keep large freed blocks: fresh pages from the system cost more than what a layer computes on them."""
+    trim_threshold, mmap_max = -1, -4  # glibc's names: M_TRIM_THRESHOLD, M_MMAP_MAX
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _follow_parent() -> None:

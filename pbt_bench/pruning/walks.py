@@ -1,0 +1,183 @@
+"""Random walks between the input and the output of a network, thousands at a time.
+
+At a linear map a walk takes the weight w with probability |w| / Σ|w|: forward Σ runs over all weights out of its unit
+(every next unit and kernel position), backward over all weights into it. Where channels are wired without weights, a
+walk that has several ways takes each with the same probability. Ways that end nowhere are not taken. Units are
+channels: that a sequence of kernel positions can lead out of a small image is not looked at (nor is it in the paper).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pbt_bench.errors import RequestError
+from pbt_bench.pruning.graph import Graph, Synapses, Wire
+
+
+class Visits(NamedTuple):
+    """Weights that walks took, one each."""
+
+    name: str
+    weights: Tensor  # indices into the flat weight
+    walk: Tensor  # number of the walk
+
+
+class Walks:
+    """Even walks run from the input to the output, odd ones back; each kind starts at every unit in turn.
+
+    Raises RequestError if no path joins input and output.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._output = graph.output
+        from_input = _connected(graph, backward=False)
+        to_output = _connected(graph, backward=True)
+        self._forward: list[list[_Way]] = [[] for _ in graph.channels]
+        self._backward: list[list[_Way]] = [[] for _ in graph.channels]
+        for edge in graph.edges:
+            kind = _Weights if isinstance(edge, Synapses) else _Wires
+            self._forward[edge.source].append(kind(edge, False, graph.channels, to_output))
+            self._backward[edge.target].append(kind(edge, True, graph.channels, from_input))
+        self._inputs = to_output[0].nonzero()[:, 0]
+        self._outputs = from_input[graph.output].nonzero()[:, 0]
+        if not len(self._inputs) or not len(self._outputs):
+            raise RequestError("phew: walks need a path from the input to the output")
+
+    def run(self, first: int, count: int, generator: torch.Generator) -> Iterator[Visits]:
+        """Walks number `first` (even) to `first + count - 1`."""
+        even, odd = torch.arange(first, first + count, 2), torch.arange(first + 1, first + count, 2)
+        units = self._inputs[even // 2 % len(self._inputs)]
+        yield from _run(self._forward, range(self._output), even, units, generator)
+        units = self._outputs[odd // 2 % len(self._outputs)]
+        yield from _run(self._backward, range(self._output, 0, -1), odd, units, generator)
+
+
+def _run(
+    ways: Sequence[Sequence[_Way]], places: Sequence[int], walks: Tensor, units: Tensor, generator: torch.Generator
+) -> Iterator[Visits]:
+    """Walk through `places` (in an order that every way follows), from `units` of the first one to the end."""
+    arrived: dict[int, list[tuple[Tensor, Tensor]]] = {places[0]: [(walks, units)]} if len(places) else {}
+    for place in places:
+        if place not in arrived:
+            continue
+        walks, units = (torch.cat(parts) for parts in zip(*arrived.pop(place), strict=True))
+        chosen = None
+        if len(ways[place]) > 1:
+            open_ = torch.stack([way.open[units] for way in ways[place]])
+            number = (_uniform(len(units), generator) * open_.sum(0)).long()
+            chosen = (open_.cumsum(0) > number).int().argmax(0)
+        for position, way in enumerate(ways[place]):
+            mine = slice(None) if chosen is None else (chosen == position).nonzero()[:, 0]
+            own = walks[mine]
+            if len(own):
+                onward, index = way.step(units[mine], generator)
+                arrived.setdefault(way.to, []).append((own, onward))
+                if way.name is not None and index is not None:
+                    yield Visits(way.name, index, own)
+
+
+class _Way:
+    """One edge of the graph in one direction."""
+
+    to: int  # the place it leads to
+    name: str | None  # of the weight it visits
+    open: Tensor  # bool [channels]: the channel has a way on
+
+    def step(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """(channels at the place it leads to, indices into the flat weight) for walks at the channels `units`."""
+        raise NotImplementedError
+
+
+class _Wires(_Way):
+    """Every channel has some wires, and each is taken with the same probability."""
+
+    def __init__(
+        self, edge: Synapses | Wire, backward: bool, channels: Sequence[int], allowed: Sequence[Tensor]
+    ) -> None:
+        assert isinstance(edge, Wire)
+        self.name = None
+        self.to = edge.source if backward else edge.target
+        target = (edge.index >= 0).nonzero()[:, 0]
+        source = edge.index[target]
+        here, there = (target, source) if backward else (source, target)
+        leads = allowed[self.to][there]
+        here, there = here[leads], there[leads]
+        self._count = here.bincount(minlength=channels[edge.target if backward else edge.source])
+        self._start = self._count.cumsum(0) - self._count
+        self._there = there[here.argsort(stable=True)]
+        self.open = self._count > 0
+
+    def step(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        number = (_uniform(len(units), generator) * self._count[units]).long()
+        return self._there[self._start[units] + number], None
+
+
+class _Weights(_Way):
+    """Every channel has a row of weights, taken with probability |w| / Σ|w| (all alike if all are 0).
+
+    The rows' cumulative probabilities, row r shifted by r, are one ascending sequence in which r + u is searched,
+    u ~ U(0, 1).
+    """
+
+    def __init__(
+        self, edge: Synapses | Wire, backward: bool, channels: Sequence[int], allowed: Sequence[Tensor]
+    ) -> None:
+        assert isinstance(edge, Synapses)
+        self.name = edge.name
+        self.to = edge.source if backward else edge.target
+        self._backward = backward
+        self._shape = edge.weight.shape
+        groups, outputs, inputs, self._kernel = edge.weight.shape
+        self._here, self._there = (outputs, inputs) if backward else (inputs, outputs)
+        weight = edge.weight.to("cpu", torch.float64).abs()
+        leads = allowed[self.to].view(groups, 1, self._there, 1)
+        rows = (weight if backward else weight.transpose(1, 2)) * leads
+        empty = rows.sum((2, 3), keepdim=True) == 0
+        if bool(empty.any()):
+            rows = torch.where(empty, leads.double(), rows)
+        ends = rows.reshape(groups * self._here, -1).cumsum(1)
+        total = ends[:, -1:].clone()
+        self.open = total[:, 0] > 0
+        ends /= total.where(total > 0, 1)
+        self._row = ends.shape[1]
+        self._ends = ends.add_(torch.arange(len(ends))[:, None]).flatten()
+
+    def step(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        wanted = units + _uniform(len(units), generator)
+        order = wanted.argsort()  # neighbours share what is in the cache
+        found = torch.empty_like(units)  # by NumPy: torch shares this out to threads, which is slow on busy cores
+        found[order] = torch.from_numpy(np.searchsorted(self._ends.numpy(), wanted[order].numpy(), side="right"))
+        column = found - units * self._row
+        there, place = column // self._kernel, column % self._kernel
+        group, here = units // self._here, units % self._here
+        _, outputs, inputs, _ = self._shape
+        o, c = (here, there) if self._backward else (there, here)
+        return group * self._there + there, ((group * outputs + o) * inputs + c) * self._kernel + place
+
+
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    """u ~ U(0, 1) in float64, far enough below 1 that n + u < n + 1 and n·u < n for every n up to 2^20."""
+    return torch.rand(count, generator=generator, dtype=torch.float64).clamp_(max=1 - 2.0**-32)
+
+
+def _connected(graph: Graph, backward: bool) -> list[Tensor]:
+    """For every place, the channels (bool) that the input reaches; or, `backward`, that reach the output."""
+    found = [torch.zeros(count, dtype=torch.bool) for count in graph.channels]
+    found[graph.output if backward else 0][:] = True
+    for edge in sorted(graph.edges, key=lambda e: -e.source if backward else e.target):
+        there, here = (edge.target, edge.source) if backward else (edge.source, edge.target)
+        if isinstance(edge, Synapses):
+            groups = len(edge.weight)
+            found[here].view(groups, -1).logical_or_(found[there].view(groups, -1).any(1, keepdim=True))
+        else:
+            wired = edge.index >= 0
+            if backward:
+                found[here][edge.index[wired & found[there]]] = True
+            else:
+                found[here][wired] |= found[there][edge.index[wired]]
+    return found
