@@ -1,0 +1,91 @@
+"""Datasets, splits, samples and augmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pbt_bench.data import datasets
+from pbt_bench.data.images import augment, prepare, scoring_images
+from pbt_bench.errors import RequestError
+
+
+def load(split_seed: int = 0, fraction: float = 0.15):  # type: ignore[no-untyped-def]
+    return prepare(datasets()["digits"].load(Path("nowhere")), fraction, split_seed, torch.device("cpu"))
+
+
+def as_set(images) -> set[bytes]:  # type: ignore[no-untyped-def]
+    return {p.numpy().tobytes() + bytes([int(t)]) for p, t in zip(images.pixels, images.targets, strict=True)}
+
+
+def test_digits_are_all_there_and_the_parts_are_disjoint_and_stratified() -> None:
+    data = load()
+    assert (len(data.train), len(data.validation), len(data.test)) == (1144, 203, 450)
+    assert not as_set(data.test) & (as_set(data.train) | as_set(data.validation))
+    assert not as_set(data.train) & as_set(data.validation)
+    for part in (data.train, data.validation, data.test):
+        shares = torch.bincount(part.targets, minlength=10) / len(part)
+        assert bool(((shares - 0.1).abs() < 0.015).all())
+
+
+def test_the_split_has_its_own_seed_and_never_touches_the_test_set() -> None:
+    a, b = load(0), load(1)
+    assert torch.equal(a.test.pixels, b.test.pixels)
+    assert as_set(a.validation) != as_set(b.validation)
+    assert as_set(a.train) | as_set(a.validation) == as_set(b.train) | as_set(b.validation)
+    assert len(load(fraction=0.0).validation) == 0
+
+
+def test_inputs_are_normalised_by_the_training_pixels() -> None:
+    data = load(fraction=0.0)
+    inputs = data.inputs(data.train.pixels)
+    assert abs(float(inputs.mean())) < 1e-4
+    assert abs(float(inputs.std()) - 1) < 1e-3
+
+
+def test_scoring_samples_are_balanced_seeded_and_from_the_training_images() -> None:
+    """FINDINGS 15: scoring data drawn from held-out data, unseeded."""
+    data = load()
+    a = scoring_images(data.train, 7, None, 10, seed=0)
+    assert torch.bincount(a.targets).tolist() == [7] * 10
+    assert as_set(a) <= as_set(data.train)
+    assert as_set(a) == as_set(scoring_images(data.train, 7, None, 10, seed=0))
+    assert as_set(a) != as_set(scoring_images(data.train, 7, None, 10, seed=1))
+    assert len(scoring_images(data.train, "all", None, 10, seed=0)) == len(data.train)
+
+
+def test_scoring_samples_can_be_one_random_batch() -> None:
+    data = load()
+    a = scoring_images(data.train, "all", 128, 10, seed=0)
+    assert len(a) == 128
+    assert as_set(a) <= as_set(data.train)
+    assert as_set(a) != as_set(scoring_images(data.train, "all", 128, 10, seed=1))
+
+
+def test_crop_and_flip_are_exact_and_drawn_per_image() -> None:
+    pixels = torch.arange(2 * 3 * 5 * 6, dtype=torch.uint8).view(2, 3, 5, 6).repeat(50, 1, 1, 1) + 1
+    out = augment(pixels, "crop-flip", 2, torch.Generator().manual_seed(0))
+    assert out.shape == pixels.shape
+    assert out.dtype == torch.uint8
+    padded = torch.nn.functional.pad(pixels, [2] * 4)
+    kinds = set()
+    for source, image in zip(padded, out, strict=True):
+        matches = [
+            (top, left, flip)
+            for top in range(5)
+            for left in range(5)
+            for flip in (False, True)
+            if torch.equal(image.flip(2) if flip else image, source[:, top : top + 5, left : left + 6])
+        ]
+        assert len(matches) >= 1
+        kinds.add(matches[0])
+    assert len(kinds) > 20
+    assert torch.equal(out, augment(pixels, "crop-flip", 2, torch.Generator().manual_seed(0)))
+    assert torch.equal(pixels, augment(pixels, "none", 2, torch.Generator()))
+
+
+def test_unknown_dataset_names_the_valid_ones() -> None:
+    with pytest.raises(RequestError, match="unknown dataset 'digit'; did you mean 'digits'"):
+        datasets()["digit"]
