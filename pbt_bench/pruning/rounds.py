@@ -13,7 +13,7 @@ from pbt_bench.pruning.masks import Masks, Ranking, exact_density, pruned_count
 from pbt_bench.pruning.pruners import Pruner
 from pbt_bench.pruning.statistics import Task, Tensors, compute
 
-RELIST = 0.75  # share of kept weights in a list of weights at which it is made anew
+RELIST = 0.85  # share of kept weights in a list of weights at which it is made anew
 SAMPLE = 20_000  # scores that are looked at to guess where a round's threshold will be
 
 
@@ -123,9 +123,9 @@ class _PruneLowest:
         if not self.masks:
             self.masks = {name: torch.ones(s.shape, dtype=torch.bool, device=s.device) for name, s in scores.items()}
             self._list()
-        parts = [scores[name].reshape(-1).masked_fill(gone, torch.inf) for name, gone in self._gone.items()]
+        parts = [scores[name].reshape(-1) for name in self._gone]
         total = sum(mask.numel() for mask in self.masks.values())
-        lowest = _lowest(parts, pruned - self._pruned, total - self._pruned)
+        lowest = _lowest(parts, list(self._gone.values()), pruned - self._pruned)
         self._pruned = pruned
         last = {}
         for (name, listed), low in zip(self._listed.items(), lowest, strict=True):
@@ -143,20 +143,19 @@ class _PruneLowest:
             self._gone[name] = torch.zeros(size, dtype=torch.bool, device=mask.device)
 
 
-def _lowest(parts: Sequence[Tensor], count: int, finite: int) -> list[Tensor]:
-    """Ascending indices of the `count` lowest entries of all parts together, the first ones of equals.
-
-    `finite` of the entries are; the others are infinite.
-    """
+def _lowest(parts: Sequence[Tensor], gone: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Ascending indices of the `count` lowest entries of all parts together that are not gone, the first of equals."""
     if count == 0:
         return [torch.empty(0, dtype=torch.long, device=part.device) for part in parts]
+    here = [~away for away in gone]
     total = sum(part.numel() for part in parts)
     stride = max(1, total // SAMPLE)
-    sample = torch.cat([part[::stride] for part in parts]).sort().values
-    guess = sample[min(len(sample) - 1, int(len(sample) * (1.2 * count / finite + 0.01) * finite / total))]
-    places = [(part <= guess).nonzero().flatten() for part in parts]
+    sample = torch.cat([part[::stride][h[::stride]] for part, h in zip(parts, here, strict=True)]).sort().values
+    share = 1.2 * count / (len(sample) * stride) + 0.01
+    guess = sample[min(len(sample) - 1, int(len(sample) * share))] if len(sample) else torch.inf
+    places = [((part <= guess) & h).nonzero().flatten() for part, h in zip(parts, here, strict=True)]
     if sum(place.numel() for place in places) < count:
-        places = [torch.arange(part.numel(), device=part.device) for part in parts]
+        places = [h.nonzero().flatten() for h in here]
     values = [part.index_select(0, place) for part, place in zip(parts, places, strict=True)]
     threshold = torch.cat(values).kthvalue(count).values
     marks = [value < threshold for value in values]

@@ -88,12 +88,13 @@ class _Gradients(Intercept):
         def write(delta: Tensor, columns: Tensor) -> None:
             """Add δ u to the gradient of `name`: [g, o, p] and [g, p, k]."""
             target = self._into[name].view(delta.shape[0], delta.shape[1], columns.shape[2])
-            beta = float(name in self._written)
-            self._written.add(name)
-            if len(target) > 1:
-                target.baddbmm_(delta, columns, beta=beta)
+            if name in self._written:
+                target.baddbmm_(delta, columns)
+            elif len(target) > 1:
+                torch.bmm(delta, columns, out=target)
             else:
-                target[0].addmm_(delta[0], columns[0], beta=beta)
+                torch.mm(delta[0], columns[0], out=target[0])
+            self._written.add(name)
 
         def sink(inputs: Tensor, gradient: Tensor) -> None:
             if function is F.linear:
