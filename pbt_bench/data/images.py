@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pbt_bench.errors import RequestError
 from pbt_bench.seeds import derive, stream
 
 
@@ -51,13 +55,112 @@ class Dataset:
         return self.train.pixels.shape[-1]
 
 
-def from_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> Dataset:
-    """A `Dataset` from uint8 arrays [n, channels, height, width] and integer labels, normalised by its own pixels."""
-    train = Images(torch.as_tensor(x_train), torch.as_tensor(y_train).long())
-    test = Images(torch.as_tensor(x_test), torch.as_tensor(y_test).long())
-    scaled = train.pixels.double() / 255
-    mean, std = scaled.mean((0, 2, 3)), scaled.std((0, 2, 3))
-    return Dataset(train, test, int(train.targets.max()) + 1, tuple(mean.tolist()), tuple(std.tolist()))
+def from_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, classes: int | None = None) -> Dataset:
+    """A `Dataset` from uint8 arrays [n, channels, side, side] and integer labels, normalised by its own pixels.
+
+    `classes` is by default one more than the largest training label. Raises RequestError for anything else.
+    """
+    train, test = _images(x_train, y_train, "training"), _images(x_test, y_test, "test")
+    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+        raise RequestError(f"images are {_shape(train.pixels[0])} in training and {_shape(test.pixels[0])} in test")
+    classes = int(train.targets.max()) + 1 if classes is None else classes
+    for part, images in (("training", train), ("test", test)):
+        least, most = int(images.targets.min()), int(images.targets.max())
+        if least < 0 or most >= classes:
+            raise RequestError(f"{part} labels are {least} to {most}, but there are {classes} classes, from 0")
+    mean, std = _mean_and_std(train.pixels)
+    return Dataset(train, test, classes, mean, std)
+
+
+def as_dataset(given: Any) -> Dataset:
+    """What a user's function may return, as a `Dataset`: one, four arrays, or a pair (training, test) of sequences.
+
+    A sequence is one of (image, label) with a length, as torchvision's datasets are. Raises RequestError otherwise.
+    """
+    if isinstance(given, Dataset):
+        return given
+    if isinstance(given, (tuple, list)) and len(given) == 4:
+        return from_arrays(*given)
+    if isinstance(given, (tuple, list)) and len(given) == 2:
+        return from_arrays(*_stacked(given[0], "training"), *_stacked(given[1], "test"))
+    raise RequestError(
+        f"returned {type(given).__name__}, not a Dataset, four arrays or a pair (training, test) of torchvision's"
+    )
+
+
+def _images(pixels: Any, labels: Any, part: str) -> Images:
+    # torch keeps a numpy array's strides, and shares its memory where they are a tensor's
+    pixels, targets = torch.as_tensor(pixels).contiguous(), torch.as_tensor(labels)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3]:
+        raise RequestError(f"{part} images are {pixels.dtype} {_shape(pixels)}, not uint8 [n, channels, side, side]")
+    if targets.is_floating_point() or targets.shape != pixels.shape[:1] or not len(targets):
+        raise RequestError(f"{part} labels are {targets.dtype} {_shape(targets)} for {len(pixels)} images")
+    return Images(pixels, targets.long())
+
+
+def _shape(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)
+
+
+def _mean_and_std(pixels: Tensor, small: int = 2**24) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Channel means and (unbiased) standard deviations of [n, channels, h, w] in [0, 1].
+
+    A large set is counted, value by value, and the result exactly rounded: sum(v c) / 255 n, and
+    sqrt((n sum(v^2 c) - sum(v c)^2) / (255^2 n (n - 1))). A small one keeps the bits of a float64 copy.
+    """
+    if pixels.numel() <= small:
+        scaled = pixels.double() / 255
+        return tuple(scaled.mean((0, 2, 3)).tolist()), tuple(scaled.std((0, 2, 3)).tolist())
+    means, deviations = [], []
+    for channel in range(pixels.shape[1]):
+        counts = torch.zeros(256, dtype=torch.int64)
+        for chunk in pixels[:, channel].split(4096):
+            counts += torch.bincount(chunk.flatten(), minlength=256)
+        n = int(counts.sum())
+        first, second = (sum(value**power * count for value, count in enumerate(counts.tolist())) for power in (1, 2))
+        means.append(first / (255 * n))
+        deviations.append(sqrt((n * second - first**2) / (255**2 * n * (n - 1))))
+    return tuple(means), tuple(deviations)
+
+
+def _stacked(items: Any, part: str) -> tuple[Tensor, Tensor]:
+    """All images and labels of a sequence, each image read once (the first ones twice)."""
+    pixels, labels = torch.empty(0, dtype=torch.uint8), []
+    for index in range(len(items)):
+        where = f"{part} item {index}"
+        try:
+            image, label = items[index]
+            labels.append(operator.index(label))
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"{where} is not an (image, integer label): {error}") from error
+        image = _uint8(image, where)
+        if index == 0:
+            pixels = torch.empty((len(items), *image.shape), dtype=torch.uint8)
+        if image.shape != pixels.shape[1:]:
+            raise RequestError(f"{where} is {_shape(image)}, the first is {_shape(pixels[0])}; resize them all alike")
+        if index < 16 and not torch.equal(image, _uint8(items[index][0], where)):
+            raise RequestError(f"{where} differs each time it is read: leave augmentation to the recipe")
+        pixels[index] = image
+    return pixels, torch.tensor(labels, dtype=torch.int64)
+
+
+def _uint8(image: Any, where: str) -> Tensor:
+    """[channels, h, w] from a PIL image, a uint8 tensor, or ToTensor's floats k/255."""
+    if hasattr(image, "getbands"):
+        if image.mode not in ("1", "L", "P", "RGB"):
+            raise RequestError(f"{where} is a PIL image of mode {image.mode}; convert it to L or RGB")
+        grey = image.mode in ("1", "L")
+        values = torch.from_numpy(np.array(image.convert("L" if grey else "RGB")))
+        return values[None] if grey else values.permute(2, 0, 1)
+    if not isinstance(image, Tensor) or image.ndim not in (2, 3):
+        raise RequestError(f"{where} is a {type(image).__name__}, not a PIL image or a tensor [channels, h, w]")
+    image = image.unsqueeze(0) if image.ndim == 2 else image
+    if image.dtype != torch.uint8:
+        levels = (image.double() * 255).round()
+        if not bool((((levels / 255 - image).abs() < 1e-4) & (levels >= 0) & (levels <= 255)).all()):
+            raise RequestError(f"{where} is {image.dtype}, not uint8 or ToTensor's k/255; leave Normalize out")
+        return levels.to(torch.uint8)
+    return image
 
 
 @dataclass(frozen=True)

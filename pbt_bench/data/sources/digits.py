@@ -1,9 +1,14 @@
 """The embedded dataset: no download."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pbt_bench.data import dataset
-from pbt_bench.data.images import Dataset, from_arrays
+
+if TYPE_CHECKING:
+    from pbt_bench.data.images import Dataset
 
 
 @dataset(cite="Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits, in scikit-learn")
@@ -11,6 +16,8 @@ def digits(folder: Path) -> Dataset:
     """1,797 real 8x8 grey images of handwritten digits, 10 classes; a quarter is the test set, stratified, fixed."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
+
+    from pbt_bench.data.images import from_arrays
 
     images, labels = load_digits(return_X_y=True)
     pixels = (images.reshape(-1, 1, 8, 8) * 15).astype("uint8")  # 0..16 -> 0..240

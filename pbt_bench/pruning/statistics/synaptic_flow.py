@@ -103,7 +103,9 @@ class _Gradients(Intercept):
                     inputs.reshape(1, -1, inputs.shape[-1]),
                 )
             else:
-                columns = patches(inputs, weight, options)[0].transpose(1, 2).contiguous()
+                columns = patches(inputs, weight, options)[0].transpose(1, 2)  # [g, p, k]
+                if columns.shape[1] < 64:  # a product with few columns is slow if they do not lie in rows
+                    columns = columns.contiguous()
                 write(gradient.reshape(columns.shape[0], -1, columns.shape[1]), columns)
 
         return linear_map(inputs, weight, bias, function, options, sink)
