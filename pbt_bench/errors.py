@@ -21,7 +21,8 @@ class SparsityError(RuntimeError):
 def unknown(kind: str, name: object, valid: Iterable[str], where: str = "") -> RequestError:
     """The error for a `name` that is none of the `valid` ones, with the nearest and all of them."""
     choices = sorted(valid)
-    near = get_close_matches(str(name), choices, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    ends = {choice.rsplit(".", 1)[-1]: choice for choice in choices}  # "recipe." in front makes no key alike
+    near = get_close_matches(str(name).rsplit(".", 1)[-1], ends, n=1, cutoff=0.5)
+    hint = f"; did you mean {ends[near[0]]!r}?" if near else ""
     place = f"{where}: " if where else ""
     return RequestError(f"{place}unknown {kind} {name!r}{hint} (valid: {', '.join(choices)})")
