@@ -86,7 +86,7 @@ def _load(options: argparse.Namespace) -> tuple[Grid, Any]:
 
 def _run(options: argparse.Namespace) -> int:
     from pbt_bench.running import local
-    from pbt_bench.running.plan import plan
+    from pbt_bench.running.plan import check_data, plan
     from pbt_bench.running.progress import Progress
     from pbt_bench.running.status import summary
 
@@ -95,6 +95,7 @@ def _run(options: argparse.Namespace) -> int:
     todo = plan(grid, store, options.retry_failed)
     if todo.missing:
         places = local.devices(options.device, options.workers)
+        check_data(todo.missing, options.data)
         before = [r.status for r in todo.records.values() if not (options.retry_failed and r.status == "failed")]
         with Progress(grid.name, len(todo.specs), before, min(len(places), len(todo.missing))) as progress:
             local.run(todo, store, options.data, places, progress)

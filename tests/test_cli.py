@@ -155,6 +155,20 @@ def test_bad_grids_are_one_line_exit_2_and_start_nothing(tmp_path: Path, old: st
     assert not (tmp_path / "results").exists()
 
 
+def test_a_missing_dataset_is_one_line_before_any_run_starts(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "lost.py").write_text(
+        "from pbt_bench.data import dataset\n\n\n@dataset(cite='none')\ndef lost(folder):\n"
+        "    raise FileNotFoundError(f'{folder}/lost.bin is missing')\n"
+    )
+    (tmp_path / "tiny.toml").write_text(TINY.replace('"digits"', '"lost"'))
+    done = call(tmp_path, "run", "tiny.toml", "--data", "here", PBT_BENCH_DATASETS="own")
+    assert done.returncode == 2
+    assert "here/lost.bin is missing" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list((tmp_path / "results" / "tiny" / "runs").iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

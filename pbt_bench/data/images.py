@@ -154,13 +154,13 @@ def _uint8(image: Any, where: str) -> Tensor:
         return values[None] if grey else values.permute(2, 0, 1)
     if not isinstance(image, Tensor) or image.ndim not in (2, 3):
         raise RequestError(f"{where} is a {type(image).__name__}, not a PIL image or a tensor [channels, h, w]")
-    image = image.unsqueeze(0) if image.ndim == 2 else image
-    if image.dtype != torch.uint8:
-        levels = (image.double() * 255).round()
-        if not bool((((levels / 255 - image).abs() < 1e-4) & (levels >= 0) & (levels <= 255)).all()):
-            raise RequestError(f"{where} is {image.dtype}, not uint8 or ToTensor's k/255; leave Normalize out")
-        return levels.to(torch.uint8)
-    return image
+    given: Tensor = image if image.ndim == 3 else image[None]
+    if given.dtype == torch.uint8:
+        return given
+    levels = (given.double() * 255).round()
+    if not bool((((levels / 255 - given).abs() < 1e-4) & (levels >= 0) & (levels <= 255)).all()):
+        raise RequestError(f"{where} is {given.dtype}, not uint8 or ToTensor's k/255; leave Normalize out")
+    return levels.to(torch.uint8)
 
 
 @dataclass(frozen=True)

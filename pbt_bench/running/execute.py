@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pbt_bench.data import datasets
+from pbt_bench.data import load
 from pbt_bench.data.images import Data, Dataset, augment, prepare, scoring_images
 from pbt_bench.models import build
 from pbt_bench.pruning.api import apply
@@ -105,7 +105,7 @@ class Executor:
         key = (*spec.group, spec.recipe.split_seed, spec.recipe.validation_fraction, spec.recipe.threads)
         if self._shared is None or key != self._group:
             if spec.dataset not in self._datasets:
-                self._datasets[spec.dataset] = datasets()[spec.dataset].load(self._folder)
+                self._datasets[spec.dataset] = load(spec.dataset, self._folder)
             self._shared = _Shared(spec, self._datasets[spec.dataset], self._device)
             self._group = key
         return self._shared

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
-from pbt_bench.data import datasets
+from pbt_bench.data import datasets, load
 from pbt_bench.errors import RequestError
 from pbt_bench.models import find
 from pbt_bench.pruning.pruners import pruners
@@ -27,6 +28,12 @@ def check_names(grid: Grid, where: str) -> Grid:
     except RequestError as error:
         raise RequestError(f"{where}: {error}") from None
     return msgspec.structs.replace(grid, grid=msgspec.structs.replace(grid.grid, method=methods))
+
+
+def check_data(specs: Iterable[RunSpec], folder: Path) -> None:
+    """Read (or download) every dataset of `specs` once, here. Raises RequestError before anything is started."""
+    for name in dict.fromkeys(spec.dataset for spec in specs):
+        load(name, folder)
 
 
 @dataclass(frozen=True)

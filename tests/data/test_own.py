@@ -1,0 +1,172 @@
+"""A user's own dataset, the normalisation, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pbt_bench.data import _SOURCES, Source, datasets, load
+from pbt_bench.data.images import _mean_and_std, from_arrays
+from pbt_bench.errors import RequestError
+
+HEAD = """
+import numpy as np
+import torch
+from PIL import Image
+from pbt_bench.data import dataset
+from pbt_bench.data.images import from_arrays
+
+rng = np.random.default_rng(0)
+x, y = rng.integers(0, 256, (12, 3, 5, 5), dtype=np.uint8), np.arange(12) % 3
+
+class Pairs:
+    def __init__(self, items): self.items = items
+    def __len__(self): return len(self.items)
+    def __getitem__(self, index): return self.items[index]
+
+@dataset(cite="none", name="own-data")
+def anything(folder):
+    "Mine."
+"""
+RETURNS = {
+    "a Dataset": "from_arrays(x, y, x[:6], y[:6])",
+    "arrays": "x, y, x[:6], y[:6]",
+    "tensors": "tuple(map(torch.as_tensor, (x, y, x[:6], y[:6])))",
+    "PIL": "[Pairs([(Image.fromarray(p.transpose(1, 2, 0)), k) for p, k in zip(x, y)][:n]) for n in (12, 6)]",
+    "uint8": "[Pairs([(torch.tensor(p), torch.tensor(k)) for p, k in zip(x, y)][:n]) for n in (12, 6)]",
+    "ToTensor": "[[(torch.tensor(p).float() / 255, int(k)) for p, k in zip(x, y)][:n] for n in (12, 6)]",
+}
+REFUSED = {
+    "None": ("None", "returned NoneType"),
+    "a string": ("'xy'", "returned str"),
+    "one set": ("(x,)", "returned tuple"),
+    "floats": ("x / 255, y, x, y", "training images are torch.float64"),
+    "channels last": ("x.transpose(0, 2, 3, 1), y, x, y", "not uint8"),
+    "fewer labels": ("x, y, x, y[:5]", "test labels are"),
+    "float labels": ("x, y / 2, x, y", "training labels are torch.float64"),
+    "a label too many": ("x, y, x, y + 1", "test labels are 1 to 3, but there are 3 classes"),
+    "a negative label": ("x, y - 1, x, y", "training labels are -1 to 1"),
+    "other images": ("x, y, x[:, :1], y", "[3, 5, 5] in training and [1, 5, 5] in test"),
+    "empty": ("[], []", "training images are"),
+    "no pairs": ("[7], [7]", "training item 0 is not an (image, integer label)"),
+    "soft labels": ("[[(torch.tensor(x[0]), 0.5)]] * 2", "training item 0 is not an (image, integer label)"),
+    "normalised": ("[[(torch.tensor(x[0]) - 9.1, 0)]] * 2", "leave Normalize out"),
+    "sizes": ("[[(torch.tensor(x[0]), 0), (torch.tensor(x[0, :, :4, :4]), 0)]] * 2", "item 1 is [3, 4, 4], the first"),
+    "modes": ("[[(Image.new('RGBA', (5, 5)), 0)]] * 2", "mode RGBA"),
+    "numpy images": ("[[(x[0], 0)]] * 2", "training item 0 is a ndarray"),
+    "an exception": ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
+}
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in PBT_BENCH_DATASETS; what was registered is forgotten before and after."""
+    monkeypatch.setenv("PBT_BENCH_DATASETS", str(tmp_path))
+    for _ in forget():
+        yield tmp_path
+
+
+def forget() -> Iterator[None]:
+    for turn in range(2):
+        _SOURCES.clear()
+        datasets.cache_clear()
+        if turn == 0:
+            yield
+
+
+@pytest.mark.parametrize("given", RETURNS.values(), ids=RETURNS)
+def test_an_own_dataset_is_one_file_in_a_folder(given: str, own: Path) -> None:
+    (own / "mine.py").write_text(f"{HEAD}    return {given}\n")
+    data = load("own-data", own)
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (12, 3, 5, 5), dtype=np.uint8))
+    assert torch.equal(data.train.pixels, pixels)
+    assert torch.equal(data.test.pixels, pixels[:6])
+    assert data.train.targets.tolist() == [0, 1, 2] * 4
+    assert (data.classes, data.channels, data.size) == (3, 3, 5)
+    assert datasets()["own-data"].summary == "Mine."
+
+
+@pytest.mark.parametrize(("given", "reason"), REFUSED.values(), ids=REFUSED)
+def test_anything_else_is_refused_in_one_line_that_names_the_file(given: str, reason: str, own: Path) -> None:
+    (own / "mine.py").write_text(f"{HEAD}    return {given}\n")
+    with pytest.raises(RequestError) as caught:
+        load("own-data", own)
+    assert reason in str(caught.value)
+    assert str(caught.value).startswith("own-data: ")
+    assert str(own / "mine.py") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_random_transforms_are_refused(own: Path) -> None:
+    """FINDINGS 15: validation images augmented."""
+    body = "    class Noisy(Pairs):\n        def __getitem__(self, i): return torch.randint(256, (1, 4, 4)).byte(), 0\n"
+    (own / "mine.py").write_text(f"{HEAD}{body}    return Noisy([0] * 3), Noisy([0] * 3)\n")
+    with pytest.raises(RequestError, match="leave augmentation to the recipe"):
+        load("own-data", own)
+
+
+def test_grey_and_palette_images_have_one_and_three_channels() -> None:
+    from PIL import Image
+
+    for mode, channels in (("1", 1), ("L", 1), ("P", 3), ("RGB", 3)):
+        items = [(Image.new(mode, (4, 4), k), k) for k in range(2)]
+        data = Source("x", lambda _, items=items: (items, items), "", "", "").load(Path())  # type: ignore[misc]
+        assert data.channels == channels
+
+
+def test_counted_statistics_are_those_of_float64() -> None:
+    pixels = torch.randint(256, (5000, 3, 6, 6), generator=torch.Generator().manual_seed(0)).byte()
+    pixels[:, 1] //= 7
+    pixels[:, 2] = 200
+    pixels[0, 2] = 201
+    scaled = pixels.numpy() / 255
+    for small in (0, 2**30):
+        mean, std = _mean_and_std(pixels, small)
+        np.testing.assert_allclose(mean, scaled.mean((0, 2, 3)), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(std, scaled.std((0, 2, 3), ddof=1), rtol=0, atol=1e-9)
+
+
+def test_the_statistics_of_digits_keep_their_bits() -> None:
+    data = load("digits", Path("nowhere"))
+    scaled = data.train.pixels.double() / 255
+    assert data.mean == tuple(scaled.mean((0, 2, 3)).tolist())
+    assert data.std == tuple(scaled.std((0, 2, 3)).tolist())
+    np.testing.assert_allclose((*data.mean, *data.std), (0.2872703229398664, 0.3538896724842535), rtol=0, atol=1e-9)
+
+
+def test_the_statistics_of_a_large_set_need_little_memory() -> None:
+    """A float64 copy of these 150 MB would be 1.2 GB."""
+    code = """
+import resource, torch
+from pbt_bench.data.images import from_arrays
+torch.set_num_threads(1)
+pixels, labels = torch.full((50_000, 3, 32, 32), 7, dtype=torch.uint8), torch.arange(50_000) % 10
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+data = from_arrays(pixels, labels, pixels[:10], labels[:10])
+assert data.mean == (7 / 255,) * 3 and data.std == (0.0,) * 3, data
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100
+
+
+def test_the_number_of_classes_can_be_stated() -> None:
+    pixels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+    assert from_arrays(pixels, [0, 1, 0, 1], pixels, [0, 0, 0, 1], 5).classes == 5
+    with pytest.raises(RequestError, match="there are 1 classes"):
+        from_arrays(pixels, [0, 1, 0, 1], pixels, [0, 0, 0, 1], 1)
+
+
+def test_datasets_are_listed_without_torch() -> None:
+    code = "import sys; from pbt_bench.data import datasets; print(*datasets()); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) >= {
+        "cifar10", "cifar100", "digits", "fashion-mnist", "mnist", "svhn", "tiny-imagenet",
+    }  # fmt: skip
