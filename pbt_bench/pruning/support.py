@@ -2,13 +2,15 @@
 
 The network is run on supports instead of numbers: a kept weight is 1, a pruned one 0, and after every linear
 map a positive activation becomes 1. Biases add nothing, normalisations and activations pass through, maximum
-pooling becomes average pooling (a maximum is positive if and only if the mean is). Then an activation is 1 if
+pooling becomes average pooling (a maximum is positive if and only if the mean is), and in attention every token sees
+the values of all. Then an activation is 1 if
 and only if some input reaches it through kept weights, and, backwards, a gradient is positive if and only if
 it reaches the output. All values stay small integers, so no depth overflows or vanishes.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,12 +28,13 @@ from pbt_bench.pruning.preserve import preserved
 _PASSED_THROUGH = """
     batch_norm layer_norm group_norm instance_norm local_response_norm rms_norm
     relu relu_ leaky_relu leaky_relu_ relu6 elu elu_ selu selu_ celu celu_ gelu silu mish hardswish hardtanh hardtanh_
-    hardsigmoid softplus softsign tanh sigmoid logsigmoid prelu softmax log_softmax
+    hardsigmoid softplus softsign tanh sigmoid logsigmoid prelu log_softmax
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
 """
 _IDENTITY = {
     getattr(place, name) for place in (F, torch, Tensor) for name in _PASSED_THROUGH.split() if hasattr(place, name)
 }
+_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
 _AVERAGE = {
     pool: average
     for dims, average in ((1, F.avg_pool1d), (2, F.avg_pool2d), (3, F.avg_pool3d))
@@ -84,6 +87,14 @@ class _Paths(Intercept):
         return _positive(result)
 
     def other(self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if function is F.scaled_dot_product_attention:
+            query, key, value = (args + tuple(options[n] for n in ("query", "key", "value") if n in options))[:3]
+            return _attention(query, key, value)
+        if function is F.multi_head_attention_forward:
+            parameters = inspect.signature(function).parameters
+            return self._multi_head(dict(zip(parameters, args, strict=False)) | options)
+        if function in _SOFTMAX:  # positive everywhere, and it depends on its argument
+            return (args[0] if args else options["input"]) + 1
         if function in _IDENTITY:
             return args[0] if args else options["input"]
         if function in _ADAPTIVE:
@@ -95,6 +106,22 @@ class _Paths(Intercept):
                 keep = {k: given[k] for k in names[:4] + names[5:] if k in given}
                 return _AVERAGE[function](**keep)
         return function(*args, **options)
+
+    def _multi_head(self, given: dict[str, Any]) -> tuple[Tensor, None]:
+        """Attention [tokens, n, features] whose inner projections are not prunable: dense."""
+        query, key, value = given["query"], given["key"], given["value"]
+        features = given["embed_dim_to_check"]
+        self.other_flops += 2 * features * sum(t.numel() for t in (query, key, value))
+        inner = [_positive(t.sum(2, keepdim=True)).expand(*t.shape[:2], features) for t in (query, key, value)]
+        mixed = _attention(*(t.transpose(0, 1) for t in inner)).transpose(0, 1)
+        with self:
+            return F.linear(mixed, given["out_proj_weight"]), None
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """[..., tokens, features]: every token sees the values of all, and queries and keys matter where a value is."""
+    seen = value.sum(-2, keepdim=True) * (1 + query.sum((-2, -1), keepdim=True) + key.sum((-2, -1), keepdim=True))
+    return _positive(seen.expand(*query.shape[:-1], value.shape[-1]))
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:
@@ -127,7 +154,9 @@ def trace(model: nn.Module, masks: Masks, example: Tensor) -> Trace:
     kept = {name: mask.float().requires_grad_() for name, mask in masks.items()}
     dtype = torch.float32
     state = {name: p.detach().to(dtype) for name, p in model.named_parameters()} | kept
-    ones = torch.ones_like(example[:1], dtype=dtype) if example.is_floating_point() else example[:1]
+    ones = example[:1]
+    if ones.is_floating_point():
+        ones = torch.ones_like(ones, dtype=dtype).requires_grad_()
     paths = _Paths(kept)
     grad: AbstractContextManager[Any] = torch.enable_grad()
     with preserved(model), grad:
@@ -135,8 +164,10 @@ def trace(model: nn.Module, masks: Masks, example: Tensor) -> Trace:
         with paths:
             output = functional_call(model, state, (ones,))
         total = output.sum()
-        found: tuple[Tensor, ...] = tuple(torch.zeros_like(k) for k in kept.values())
+        start = [ones] if ones.is_floating_point() else []
+        found: tuple[Tensor, ...] = tuple(torch.zeros_like(k) for k in (*kept.values(), *start))
         if total.requires_grad:
-            found = torch.autograd.grad(total, list(kept.values()), allow_unused=True, materialize_grads=True)
-    live = {name: (grad > 0) & masks[name] for (name, grad) in zip(kept, found, strict=True)}
-    return Trace(live, bool(total > 0), paths.positions, paths.other_flops)
+            found = torch.autograd.grad(total, [*kept.values(), *start], allow_unused=True, materialize_grads=True)
+    live = {name: (grad > 0) & masks[name] for (name, grad) in zip(kept, found, strict=False)}
+    connected = bool((found[-1] > 0).any()) if start else bool(total > 0)
+    return Trace(live, connected, paths.positions, paths.other_flops)

@@ -161,3 +161,62 @@ def test_zero_scores_are_shown_when_scores_are_given() -> None:
     assert found.layers[0].zero_scores == int((scores["conv1.weight"] == 0).sum()) >= 27
     assert "zero scores" in str(found)
     assert "zero scores" not in str(pbt_bench.diagnose(net, all_kept(net), x))
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["nn.MultiheadAttention", "scaled_dot_product_attention"])
+def test_attention_is_followed(fused: bool) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Linear(6, 8)
+            self.mix = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+            self.norm = nn.LayerNorm(8)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            if fused:
+                x = F.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x))
+            else:
+                x = self.mix(x, x, x, need_weights=False)[0]
+            return self.head(self.norm(x).mean(1))
+
+    torch.manual_seed(0)
+    model, x = Attention(), torch.randn(2, 5, 6)
+    inner = ("query", "key", "value") if fused else ("mix",)
+    masks = {name: mask for name, mask in all_kept(model).items() if name.split(".")[0] in ("embed", "head", *inner)}
+    found = pbt_bench.diagnose(model, masks, x)
+    assert found.effective_sparsity == 0
+    tokens = 5 * 6 * 8 + (3 * 5 * 64 if fused else 5 * 64)
+    assert found.flops_dense == 2 * (tokens + 24) + (0 if fused else 2 * 3 * 5 * 64)
+    last = "value.weight" if fused else "mix.out_proj.weight"
+    masks[last][:, :] = False
+    found = pbt_bench.diagnose(model, masks, x)
+    assert not found.connected
+    assert found.effective_sparsity == 1
+    masks[last][2, 3] = True
+    found = pbt_bench.diagnose(model, masks, x)
+    assert {layer.name: layer.live for layer in found.layers}["head.weight"] == 3
+    assert found.connected
+
+
+@pytest.mark.parametrize("method", ["snip", "fts", "grasp", "hts", "prospr", "ntk_sap", "synflow", "force"])
+def test_methods_take_a_transformer(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    class Transformer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Linear(6, 8)
+            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.block(self.embed(x)).mean(1))
+
+    torch.manual_seed(0)
+    model, x, y = Transformer(), torch.randn(7, 5, 6), torch.randint(3, (7,))
+    masks = pbt_bench.prune(model, batches(x, y, 4, 3), method=method, sparsity=0.8, probes=3, rounds=3)
+    assert sum(int((~m).sum()) for m in masks.values()) == int(0.8 * sum(m.numel() for m in masks.values()))
+    assert 0 <= pbt_bench.diagnose(model, masks, x).effective_sparsity <= 1
+    if method == "fts":
+        assert "self_attn.out_proj.weight" in capsys.readouterr().err, "the slow path says so"
