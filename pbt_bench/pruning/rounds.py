@@ -13,6 +13,7 @@ from pbt_bench.pruning.masks import Masks, Ranking, exact_density, pruned_count
 from pbt_bench.pruning.pruners import Pruner
 from pbt_bench.pruning.statistics import Task, Tensors, compute
 
+FIXED = ("weight",)  # statistics that no round changes
 RELIST = 0.85  # share of kept weights in a list of weights at which it is made anew
 SAMPLE = 20_000  # scores that are looked at to guess where a round's threshold will be
 
@@ -106,17 +107,27 @@ class _PruneLowest:
         self._entry = entry
         self._listed: dict[str, Tensor | None] = {}  # flat indices, ascending; None = all
         self._gone: Tensors = {}  # of the listed weights, bool
+        self._gathered: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
         self._pruned = 0
         self.masks: Masks = {}
 
     def scores(self, values: Mapping[str, Tensors], invert: bool) -> Tensors:
         """The score function called once per tensor, on vectors of the listed weights."""
-        found = {}
-        for name, listed in self._listed.items():
-            whole = [values[need][name].reshape(-1) for need in self._entry.needs]
-            given = whole if listed is None else [value.index_select(0, listed) for value in whole]
-            found[name] = _score(self._entry, name, given, invert)
-        return found
+        return {
+            name: _score(self._entry, name, [self._at(values[n][name], n, name) for n in self._entry.needs], invert)
+            for name in self._listed
+        }
+
+    def _at(self, value: Tensor, need: str, name: str) -> Tensor:
+        """A statistic at the listed weights; one that is the same tensor as in the last round is not gathered again."""
+        listed = self._listed[name]
+        if listed is None:
+            return value.reshape(-1)
+        before, gathered = self._gathered.get((need, name), (None, value))
+        if before is not value or need not in FIXED:
+            gathered = value.reshape(-1).index_select(0, listed)
+            self._gathered[need, name] = (value, gathered)
+        return gathered
 
     def until(self, scores: Tensors, pruned: int, density: float) -> Tensors:
         """Prune until `pruned` weights are pruned in all; returns the flat indices of those that went."""
@@ -137,6 +148,7 @@ class _PruneLowest:
         return last
 
     def _list(self) -> None:
+        self._gathered.clear()
         for name, mask in self.masks.items():
             self._listed[name] = mask.view(-1).nonzero().flatten() if self._pruned else None
             size = mask.numel() if (listed := self._listed[name]) is None else listed.numel()
