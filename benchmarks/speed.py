@@ -11,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pbt_bench
+from pbt_bench.data.images import Data as Prepared
+from pbt_bench.data.images import Images
 from pbt_bench.models import build
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.masks import Ranking
@@ -24,7 +27,9 @@ from pbt_bench.pruning.preserve import preserved
 from pbt_bench.pruning.pruners import pruners
 from pbt_bench.pruning.scoring import Scorer
 from pbt_bench.pruning.statistics import Task, compute
-from pbt_bench.spec import Scoring
+from pbt_bench.running.worker import keep_freed_memory
+from pbt_bench.spec import Recipe, Scoring
+from pbt_bench.training.loop import Stepper
 
 ONE_SHOT = ("random", "magnitude", "grad_norm", "snip", "grasp", "fisher_diagonal", "fisher_pruning", "fbss", "fts")
 SPARSITIES = [round(0.05 * i, 2) for i in range(1, 18)] + [0.9, 0.95, 0.98]
@@ -151,28 +156,72 @@ def synflow_round() -> tuple[float, str]:
     return (ours / 100) / (plain / 20), text
 
 
+def training(precision: str = "float32", execution: str = "dense", sparsity: float = 0.0) -> Callable[[], object]:
+    """One step (forward, backward, update, masks) of ResNet-18 with a SNIP mask: CIFAR size, batch 64, one thread."""
+    model, data = build("resnet18", 3, 10, seed=0), images(100, 100)
+    masks = pbt_bench.prune(model, data, method="snip", sparsity=sparsity)
+    pbt_bench.apply(model, masks)
+    pixels, targets = torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (64,))
+    train = Images(pixels, targets)
+    half = torch.full((1, 3, 1, 1), 0.5)
+    recipe = Recipe(batch_size=64, precision=precision, execution=execution)
+    stepper = Stepper(model, masks, Prepared(train, train, train, half, half, 10), recipe, 0, "train")
+    return lambda: stepper.epoch(1)
+
+
+def one_thread(a: Callable[[], object], b: Callable[[], object]) -> tuple[float, str]:
+    """Seconds of `a` over those of `b`, as a run with threads = 1 takes them."""
+    torch.set_num_threads(1)
+    slow, quick = paired(a, b, repetitions=5)
+    torch.set_num_threads(2)
+    return slow / quick, f"{slow * 1e3:.0f} ms over {quick * 1e3:.0f} ms"
+
+
+def compact(sparsity: float) -> Callable[[], tuple[float, str]]:
+    """A training step masked-dense against execution on live channels (auto), both channels_last and float32."""
+    return lambda: one_thread(training(sparsity=sparsity), training(execution="auto", sparsity=sparsity))
+
+
+def bfloat16() -> tuple[float, str]:
+    """A dense training step in float32 against bfloat16 autocast."""
+    return one_thread(training(), training(precision="bfloat16"))
+
+
 FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
     "scoring_pass_over_plain": ("gradient + Fisher pass / plain pass (ResNet-18)", scoring_pass),
     "shared_scoring_speedup": ("9 methods x 20 sparsities, alone / shared", shared_scoring),
     "masks_100_sparsities_seconds": ("masks of 100 sparsities, seconds", hundred_masks),
     "synflow_round_over_plain": ("SynFlow round / plain pass of one image (VGG-19)", synflow_round),
+    **{
+        f"compact_speedup.{sparsity:g}": (
+            f"training step at {sparsity:g}, masked-dense / live channels",
+            compact(sparsity),
+        )
+        for sparsity in (0.9, 0.98, 0.99, 0.995)
+    },
+    "bfloat16_speedup": ("training step, float32 / bfloat16 (ResNet-18)", bfloat16),
 }
 
 
 def main() -> int:
     """Measure what the arguments name, or everything."""
+    keep_freed_memory()  # as workers do
     torch.set_num_threads(2)
     wanted = sys.argv[1:] or list(FIGURES)
     if odd := set(wanted) - set(FIGURES):
         print(f"unknown figure {', '.join(sorted(odd))} (valid: {', '.join(FIGURES)})", file=sys.stderr)
         return 2
     path = Path("results/speed.json")
-    found: dict[str, float] = json.loads(path.read_text()) if path.exists() and sys.argv[1:] else {}
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() and sys.argv[1:] else {}
     print(f"{'':50} {'figure':>8}  measured")
     for name in wanted:
         title, measure = FIGURES[name]
         value, text = measure()
-        found[name] = round(value, 3)
+        figure, _, key = name.partition(".")
+        if key:
+            found.setdefault(figure, {})[key] = round(value, 3)
+        else:
+            found[figure] = round(value, 3)
         print(f"{title:50} {value:8.2f}  {text}", flush=True)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")

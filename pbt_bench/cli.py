@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pbt_bench.errors import RequestError, unknown
+from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import Grid, load_grid
 
 
@@ -67,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add_grid(report)
     report.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/NAME/report")
 
-    listing = add("list", _list, "methods, models, datasets or statistics, with their sources")
-    listing.add_argument("what", metavar="methods|models|datasets|statistics")
+    listing = add("list", _list, "methods, models, datasets or statistics with their sources, or recipes")
+    listing.add_argument("what", metavar="methods|models|datasets|statistics|recipes")
 
     show = add("show", _show, "print one record")
     show.add_argument("run_id", metavar="RUN_ID")
@@ -138,8 +139,13 @@ def _list(options: argparse.Namespace) -> int:
         "datasets": datasets,
         "statistics": statistics,
     }
+    if options.what == "recipes":
+        for name, (recipe, scoring) in PRESETS.items():
+            fields = [f"{key} = {value}" for key, value in (recipe | scoring).items()]
+            print(f"{name:17}  {', '.join(fields)}")
+        return 0
     if options.what not in tables:
-        raise unknown("list", options.what, tables)
+        raise unknown("list", options.what, [*tables, "recipes"])
     entries = tables[options.what]().items()
     width = max(len(name) for name, _ in entries)
     for name, entry in entries:

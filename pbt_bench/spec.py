@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from pbt_bench.errors import RequestError, unknown
+from pbt_bench.recipes import PRESETS
 
 DENSE = "dense"  # the method name of the baseline: nothing is scored, nothing is pruned
 
@@ -30,6 +31,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "scope": ("global", "layer", "erk", "uniform"),
     "sanity": ("none", "shuffle", "reinit", "invert"),
     "init": ("default", "kaiming"),
+    "execution": ("auto", "dense", "compact"),
     "protocol": ("common", "original"),
 }
 _WARMUP = re.compile(r"none|[1-9]\d* (epochs|steps)")
@@ -82,6 +84,8 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     validation_fraction: float = 0.1  # of the training images, stratified; never of the test set
     split_seed: int = 0  # of that split; independent of the run's seed
     threads: int = 1  # CPU threads of the run: the bits of a result depend on it, so it is part of the run
+    test_every_epoch: bool = False  # for best_test_accuracy_over_epochs, which papers print; never the headline
+    execution: str = "auto"  # a masked network: on its live channels where a fixed rule of mask and shapes says it pays
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,6 +93,30 @@ class Recipe(_Strict, frozen=True, kw_only=True):
             raise RequestError("schedule = 'multistep' needs milestones, for example milestones = [60, 120]")
         if self.schedule != "multistep" and self.milestones:
             raise RequestError(f"milestones are for schedule = 'multistep', not {self.schedule!r}")
+        defaults = {field.name: field.default for field in msgspec.structs.fields(type(self))}
+        for name in self.unused():
+            if getattr(self, name) != defaults[name]:
+                raise self.unused_error(name)
+        if self.nesterov and self.momentum == 0:
+            raise RequestError("nesterov = true needs momentum above 0")
+
+    def unused(self) -> tuple[str, ...]:
+        """Fields that this recipe's optimizer, schedule and augment do not read: they keep their defaults."""
+        return (
+            *(("momentum", "nesterov") if self.optimizer != "sgd" else ()),
+            *(("gamma",) if self.schedule != "multistep" else ()),
+            *(("crop_padding",) if "crop" not in self.augment else ()),
+        )
+
+    def unused_error(self, name: str) -> RequestError:
+        """The error for a given field that is one of `unused`."""
+        if name in ("momentum", "nesterov"):
+            return RequestError(
+                f"{name} is not a field of optimizer = {self.optimizer!r} (learning_rate, weight_decay)"
+            )
+        if name == "gamma":
+            return RequestError(f"gamma is for schedule = 'multistep', not {self.schedule!r}")
+        return RequestError(f"{name} is for augment = 'crop' or 'crop-flip', not {self.augment!r}")
 
     @staticmethod
     def _ranges() -> Sequence[tuple[str, float, float]]:
@@ -276,8 +304,11 @@ def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
         raise RequestError(f"{path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: not a TOML file: {error}") from None
+    if isinstance(table.get("recipe"), str):
+        table["recipe"] = {"preset": table["recipe"]}
     for override in overrides:
         _override(table, override)
+    _expand_preset(table, str(path))
     axes = table.get("grid")
     if isinstance(axes, dict):
         if "dense" in axes:  # written below [grid] it means the same
@@ -285,7 +316,37 @@ def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
         for key, value in axes.items():
             if not isinstance(value, (list, dict)):
                 axes[key] = [value]
-    return check_grid(table, str(path))
+    grid = check_grid(table, str(path))
+    for name in grid.recipe.unused():  # written at its default it would be ignored in silence
+        if name in table.get("recipe", {}):
+            raise RequestError(f"{path}: recipe: {grid.recipe.unused_error(name)}")
+    return grid
+
+
+_NUMBERS_OF = {
+    "optimizer": ("momentum", "nesterov"),
+    "schedule": ("milestones", "gamma"),
+    "augment": ("crop_padding",),
+}
+
+
+def _expand_preset(table: dict[str, Any], where: str) -> None:
+    """Replace a preset's name by its fields; keys that the user wrote beside it win.
+
+    With another optimizer, schedule or augmentation the preset's own numbers for its one are left out.
+    """
+    recipe = table.get("recipe", {})
+    scoring = table.get("scoring", {})
+    if not isinstance(recipe, dict) or "preset" not in recipe or not isinstance(scoring, dict):
+        return  # nothing to expand, or a wrong type that check_grid names
+    name = recipe.pop("preset")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise unknown("preset", name, PRESETS, where)
+    inherited = dict(PRESETS[name][0])
+    for choice, numbers in _NUMBERS_OF.items():
+        if recipe.get(choice, inherited.get(choice)) != inherited.get(choice):
+            inherited = {key: value for key, value in inherited.items() if key not in numbers}
+    table["recipe"], table["scoring"] = inherited | recipe, PRESETS[name][1] | scoring
 
 
 def check_grid(table: Mapping[str, Any], where: str) -> Grid:

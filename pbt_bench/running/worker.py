@@ -42,7 +42,7 @@ def work(link: Connection, results: Path, data: Path, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _follow_parent()
-    _keep_freed_memory()
+    keep_freed_memory()
     import torch
 
     from pbt_bench.running.execute import Executor
@@ -66,7 +66,7 @@ def work(link: Connection, results: Path, data: Path, device: str) -> None:
         )
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Keep large freed blocks: fresh pages from the system cost more than what a layer computes on them."""
     trim_threshold, mmap_max = -1, -4  # glibc's names: M_TRIM_THRESHOLD, M_MMAP_MAX
     with contextlib.suppress(OSError, AttributeError):  # another C library

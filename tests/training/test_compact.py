@@ -1,0 +1,124 @@
+"""Execution on live channels is the masked network, exactly."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pbt_bench.models import build
+from pbt_bench.models.prunable import prunable
+from pbt_bench.pruning.api import apply
+from pbt_bench.pruning.masks import Masks, Ranking
+from pbt_bench.training import compact
+from pbt_bench.training.compact import Compact, Live
+
+
+class Odd(nn.Module):
+    """Biased and strided convolutions, no normalisation, a sum of parts of different liveness, several poolings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 20, 3, padding=1), nn.Conv2d(3, 20, 1)
+        self.c, self.d = nn.Conv2d(20, 24, 3, stride=2, padding=1, bias=False), nn.Conv2d(24, 16, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(16, affine=False), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        x = F.relu(self.a(x)) + self.b(x)
+        x = F.max_pool2d(self.c(x), 3, padding=1, stride=1)
+        x = torch.tanh(self.norm(self.d(x))) * 1.5
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def clustered(model: nn.Module, sparsity: float) -> Masks:
+    """Masks with many dead channels, as those of a score that is large for some channels."""
+    generator = torch.Generator().manual_seed(1)
+    scores = {}
+    for name, p in prunable(model).items():
+        rows = torch.rand(p.shape[:1], generator=generator) ** 8
+        columns = torch.rand(p.shape[1:2], generator=generator) ** 8
+        spread = rows[:, None] * columns
+        scores[name] = torch.rand(p.shape, generator=generator) * spread.view(*spread.shape, *[1] * (p.dim() - 2))
+    return Ranking(scores, "layer").masks(sparsity)
+
+
+def make(name: str) -> nn.Module:
+    """A small network in float64 whose shifts are not zero, so that dead channels have values."""
+    torch.manual_seed(0)
+    model = Odd() if name == "odd" else build(name, 3, 10, seed=0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model.double()
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vgg8", "resnet20", "odd"])
+@pytest.mark.parametrize("sparsity", [0.9, 0.97])
+def test_outputs_gradients_and_updates_are_those_of_the_masked_network(name: str, sparsity: float) -> None:
+    """In float64 to 1e-9 over three steps, running statistics included; and in eval mode."""
+    model = make(name)
+    masks = clustered(model, sparsity)
+    apply(model, masks)
+    other = copy.deepcopy(model)
+    mode = Compact(other, masks, always=True)
+    assert mode._plans
+    optimizers = [torch.optim.SGD(m.parameters(), 0.05, momentum=0.9, weight_decay=1e-3) for m in (model, other)]
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(6, 3, 16, 16, generator=generator, dtype=torch.float64).contiguous(
+        memory_format=torch.channels_last if sparsity == 0.9 else torch.contiguous_format
+    )
+    y = torch.arange(6)
+    for _ in range(3):
+        outputs = []
+        for m, optimizer in zip((model, other), optimizers, strict=True):
+            optimizer.zero_grad()
+            if m is other:
+                with mode:
+                    outputs.append(m(x))
+            else:
+                outputs.append(m(x))
+            F.cross_entropy(outputs[-1], y).backward()
+        torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-9, atol=1e-9)
+        for (path, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
+            assert p.grad is not None
+            assert q.grad is not None
+            kept = masks.get(path, torch.ones_like(p, dtype=torch.bool))
+            torch.testing.assert_close(q.grad * kept, p.grad * kept, rtol=1e-8, atol=1e-9, msg=path)
+        for m, optimizer in zip((model, other), optimizers, strict=True):
+            optimizer.step()
+            apply(m, masks)
+    for (path, p), q in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(q, p, rtol=1e-8, atol=1e-9, msg=path)
+    with mode:
+        ours = other.eval()(x)
+    torch.testing.assert_close(ours, model.eval()(x), rtol=1e-8, atol=1e-9)
+
+
+def test_dead_channels_are_not_computed() -> None:
+    """A convolution with few live rows returns those alone; whatever is not known gets the whole tensor."""
+    conv = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+    mask = torch.zeros_like(conv.weight, dtype=torch.bool)
+    mask[5:9, 3:7] = True
+    conv.weight.data *= mask
+    x = torch.randn(2, 64, 8, 8)
+    with Compact(conv, {"weight": mask}, always=True):
+        y = conv(x)
+        assert isinstance(y, Live)
+        assert y.values.shape == (2, compact.STEP, 8, 8)
+        torch.testing.assert_close(y.sigmoid(), conv(x).whole().sigmoid())
+    torch.testing.assert_close(y.whole(), conv(x))
+
+
+def test_auto_leaves_small_layers_as_they_are() -> None:
+    """A layer where less than WORTH multiply-adds would be saved returns an ordinary tensor."""
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
+    mask = torch.zeros_like(model[0].weight, dtype=torch.bool)
+    mask[:8] = True
+    with Compact(model, {"0.weight": mask}):
+        assert isinstance(model(torch.randn(2, 64, 8, 8)), Tensor)
+        assert isinstance(model(torch.randn(64, 64, 8, 8)), Live)
