@@ -51,11 +51,12 @@ def test_4_initialization_and_batchnorm_mode_decide_the_share_of_zero_scores() -
     assert zero_share(kaiming, "snip") < 0.4
 
 
-def test_16_the_headline_is_the_last_epoch_and_nothing_is_the_best_test_accuracy() -> None:
+def test_16_the_headline_is_the_last_epoch_and_the_best_test_accuracy_is_only_on_request() -> None:
     assert [f for f in Metrics.__struct_fields__ if "test" in f] == [
         "test_accuracy",
         "test_loss",
         "test_accuracy_at_best_validation",
+        "best_test_accuracy_over_epochs",
     ]
     spec = RunSpec(
         dataset="digits", model="vgg8", method="snip", sparsity=0.9, seed=0, recipe=Recipe(epochs=2, batch_size=128)
@@ -63,6 +64,7 @@ def test_16_the_headline_is_the_last_epoch_and_nothing_is_the_best_test_accuracy
     record = Executor(Path("nowhere"), torch.device("cpu")).execute(spec)
     assert record.metrics is not None
     assert record.metrics.validation_accuracy == record.curve[-1].validation_accuracy
+    assert record.metrics.best_test_accuracy_over_epochs is None
 
 
 def test_18_initial_weights_and_data_order_do_not_depend_on_the_method(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,16 +82,17 @@ class Executor:
         diagnosis = diagnose(model, masks, data.inputs(data.train.pixels[:1]))
 
         curve: tuple[EpochResult, ...] = ()
-        best_epoch, best_state = None, None
+        best_epoch, best_state, best_test = None, None, None
         status: Status = "done"
         if not diagnosis.connected:
             status = "collapsed"
         else:
             trained = train(model, masks, data, spec.recipe, spec.seed, on_epoch)
             curve, best_epoch, best_state = trained.curve, trained.best_epoch, trained.best_state
+            best_test = trained.best_test
             status = "diverged" if trained.diverged else "done"
         realised = realised_sparsity(dict(model.named_parameters()), masks)
-        metrics = _metrics(model, data, curve, best_epoch, best_state)
+        metrics = _metrics(model, data, curve, best_epoch, best_state, best_test)
         return RunRecord(
             run_id=spec.run_id,
             status=status,
@@ -165,8 +166,9 @@ def _metrics(
     curve: tuple[EpochResult, ...],
     best_epoch: int | None,
     best_state: dict[str, Tensor] | None,
+    best_test: float | None,
 ) -> Metrics:
-    """The test set is touched here only: for the final weights, and for those of the best validation epoch."""
+    """The test set: for the final weights, for those of the best validation epoch, and what the recipe adds."""
     test = evaluate(model, data, data.test)
     held = evaluate(model, data, data.validation) if len(data.validation) else None
     at_best = test
@@ -182,6 +184,7 @@ def _metrics(
         best_validation_epoch=best_epoch,
         test_accuracy_at_best_validation=at_best.accuracy if best_epoch else None,
         chance_accuracy=1 / data.classes,
+        best_test_accuracy_over_epochs=best_test,
     )
 
 

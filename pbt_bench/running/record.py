@@ -26,6 +26,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     best_validation_epoch: int | None  # counted from 1
     test_accuracy_at_best_validation: float | None
     chance_accuracy: float  # 1 / number of classes
+    best_test_accuracy_over_epochs: float | None = None  # chosen on the test set; with recipe.test_every_epoch only
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):

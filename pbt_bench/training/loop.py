@@ -45,6 +45,7 @@ class Trained:
     best_epoch: int | None
     best_state: dict[str, Tensor] | None  # None if the best epoch is the last: the model is in that state
     diverged: bool
+    best_test: float | None = None  # the highest test accuracy of any epoch, if the recipe asks for it
 
 
 class Stepper:
@@ -141,6 +142,7 @@ def train(
     parameters = dict(model.named_parameters())
     curve: list[EpochResult] = []
     best: tuple[float, int, dict[str, Tensor]] | None = None
+    tests: list[float] = []
     for number in range(1, recipe.epochs + 1):
         start = perf_counter()
         first = stepper.step
@@ -150,8 +152,10 @@ def train(
         rate = learning_rate(recipe, stepper.step - 1, stepper.steps_per_epoch)
         if not isfinite(loss):
             _clear(model, masks)
-            return Trained(tuple(curve), best and best[1], best and best[2], diverged=True)
+            return Trained(tuple(curve), best and best[1], best and best[2], True, max(tests, default=None))
         held = evaluate(model, data, data.validation) if len(data.validation) else None
+        if recipe.test_every_epoch:
+            tests.append(evaluate(model, data, data.test).accuracy)
         result = EpochResult(
             epoch=number,
             train_loss=loss,
@@ -168,7 +172,7 @@ def train(
             state = {} if last else {name: t.detach().clone() for name, t in model.state_dict().items()}
             best = (held.accuracy, number, state)
         on_epoch(result)
-    return Trained(tuple(curve), best and best[1], (best and best[2]) or None, diverged=False)
+    return Trained(tuple(curve), best and best[1], (best and best[2]) or None, False, max(tests, default=None))
 
 
 def _clear(model: nn.Module, masks: Masks) -> None:

@@ -57,6 +57,18 @@ def test_same_spec_same_record_alone_or_shared_in_any_order(method: str) -> None
     assert result(busy.execute(wanted, METHODS)) == alone
 
 
+def test_best_test_accuracy_over_epochs_only_on_request_and_changing_nothing_else() -> None:
+    recipe = Recipe(epochs=3, batch_size=128, learning_rate=0.02)
+    plain = executor().execute(spec(recipe=recipe)).metrics
+    asked = executor().execute(spec(recipe=msgspec.structs.replace(recipe, test_every_epoch=True))).metrics
+    assert plain is not None
+    assert asked is not None
+    assert plain.best_test_accuracy_over_epochs is None
+    assert asked.best_test_accuracy_over_epochs is not None
+    assert asked.best_test_accuracy_over_epochs >= asked.test_accuracy
+    assert msgspec.structs.replace(asked, best_test_accuracy_over_epochs=None) == plain
+
+
 def test_the_record_has_every_promised_field() -> None:
     record = executor().execute(spec())
     plain = msgspec.json.decode(record.to_json())
