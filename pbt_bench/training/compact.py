@@ -63,7 +63,17 @@ class Live:
     def __add__(self, other: Any) -> Any:
         return _add(self, other)
 
-    __radd__ = __iadd__ = __add__
+    __radd__ = __add__
+
+    def __iadd__(self, other: Any) -> Live:
+        return self._becomes(_add(self, other))
+
+    def _becomes(self, other: Live | Tensor) -> Live:
+        """The result of an operation in place: every name of this activation sees it."""
+        if not isinstance(other, Live):
+            other = Live(other, _all(self.channels, other.device), self.channels, None, still=True)
+        self.__dict__.update(other.__dict__)
+        return self
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -264,13 +274,16 @@ def _batch_norm(
 
 def _relu(x: Any, inplace: bool = False) -> Any:
     constants = None if x.constants is None else F.relu(x.constants)
-    return Live(F.relu(x.values), x.index, x.channels, constants, still=True)
+    result = Live(F.relu(x.values), x.index, x.channels, constants, still=True)
+    return x._becomes(result) if inplace else result
 
 
 def _pooling(function: Callable[..., Tensor]) -> Callable[..., Any]:
     """Pooling takes every channel alone; it keeps a constant unless it averages padding in."""
 
     def pool(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("return_indices") or kwargs.get("divisor_override"):
+            return NotImplemented
         if function is F.avg_pool2d and (len(args) > 2 or kwargs.get("padding", 0) not in (0, (0, 0))):
             return NotImplemented
         return Live(function(x.values, *args, **kwargs), x.index, x.channels, x.constants, x.still)
@@ -288,8 +301,7 @@ _CARRIED: dict[Any, Callable[..., Any]] = {
     torch.relu: _relu,
     torch.add: _plus,
     Tensor.add: _plus,
-    Tensor.add_: _plus,
-    Tensor.__iadd__: _plus,
+    Tensor.add_: lambda a, b, **kwargs: NotImplemented if kwargs or not isinstance(a, Live) else a.__iadd__(b),
     F.adaptive_avg_pool2d: _pooling(F.adaptive_avg_pool2d),
     F.avg_pool2d: _pooling(F.avg_pool2d),
     F.max_pool2d: _pooling(F.max_pool2d),

@@ -114,6 +114,25 @@ def test_dead_channels_are_not_computed() -> None:
     torch.testing.assert_close(y.whole(), conv(x))
 
 
+def test_what_happens_in_place_is_seen_under_every_name() -> None:
+    """As with tensors: an in-place ReLU or sum changes the activation that a shortcut holds."""
+    conv = nn.Conv2d(32, 32, 1)
+    mask = torch.zeros_like(conv.weight, dtype=torch.bool)
+    mask[2:9] = True
+    conv.weight.data *= mask
+    x = torch.randn(2, 32, 4, 4)
+
+    def forward() -> Tensor:
+        shortcut = y = conv(x)
+        z = F.relu(y, inplace=True)
+        z += x
+        return torch.sigmoid(shortcut) + z
+
+    with Compact(conv, {"weight": mask}, always=True):
+        ours = forward()
+    torch.testing.assert_close(torch.add(ours, 0), forward())
+
+
 def test_auto_leaves_small_layers_as_they_are() -> None:
     """A layer where less than WORTH multiply-adds would be saved returns an ordinary tensor."""
     model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
