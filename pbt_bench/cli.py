@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pbt_bench.errors import RequestError, unknown
+from pbt_bench.errors import RequestError, StoreError, unknown
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import Grid, load_grid
 
@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RequestError as error:
         print(f"pbt-bench: error: {error}", file=sys.stderr)
         return 2
+    except StoreError as error:
+        print(f"pbt-bench: error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\npbt-bench: interrupted; what is finished is kept, the same command carries on", file=sys.stderr)
         return 130
@@ -58,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, default=Path(os.environ.get("PBT_BENCH_DATA", "data")), metavar="DIR",
         help="where datasets are or will be downloaded; default: $PBT_BENCH_DATA, then data",
     )  # fmt: skip
+    run.add_argument(
+        "--checkpoint-minutes", type=float, default=5.0, metavar="M", help="between saved states of a run; default: 5"
+    )
     run.add_argument("--retry-failed", action="store_true", help="run again what failed before")
 
     status = add("status", _status, "count the runs of a grid by state")
@@ -99,7 +105,8 @@ def _run(options: argparse.Namespace) -> int:
         check_data(todo.missing, options.data)
         before = [r.status for r in todo.records.values() if not (options.retry_failed and r.status == "failed")]
         with Progress(grid.name, len(todo.specs), before, min(len(places), len(todo.missing))) as progress:
-            local.run(todo, store, options.data, places, progress)
+            every = 60 * options.checkpoint_minutes
+            local.run(todo, store, options.data, places, progress, checkpoint_seconds=every)
     state = summary(grid, store)
     print(state.line())
     return 1 if state.counts["failed"] or state.missing else 0

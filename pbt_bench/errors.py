@@ -10,6 +10,10 @@ class RequestError(ValueError):
     """The request is wrong (exit code 2); nothing was started and nothing is lost."""
 
 
+class StoreError(RuntimeError):
+    """The results folder takes no more (exit code 1); what is finished is kept, the same command carries on."""
+
+
 class ScoreError(RuntimeError):
     """A pruner gave scores that cannot be ranked; names the method and the layer."""
 

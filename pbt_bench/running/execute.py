@@ -6,7 +6,7 @@ import copy
 import resource
 import traceback
 from collections.abc import Callable, Collection
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,13 @@ from pbt_bench.pruning.diagnosis import Diagnosis, all_kept, diagnose, realised_
 from pbt_bench.pruning.masks import Masks
 from pbt_bench.pruning.pruners import pruners
 from pbt_bench.pruning.scoring import Pruned, Scorer, resolve
+from pbt_bench.running.checkpoint import Checkpoint, saving
+from pbt_bench.running.claims import ClaimLost
 from pbt_bench.running.environment import describe
-from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord, Status, mask_digest
+from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord, Status, digest
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, RunSpec, Scoring
-from pbt_bench.training.loop import EpochResult, evaluate, train, warm_up
+from pbt_bench.training.loop import EpochResult, Poll, State, StateError, Trained, evaluate, train, warm_up
 
 
 class Executor:
@@ -48,58 +50,78 @@ class Executor:
         self.masks: dict[str, NDArray[np.bool_]] | None = None  # of the last run, if it got so far
 
     def execute(
-        self, spec: RunSpec, methods: Collection[str] = (), on_epoch: Callable[[EpochResult], None] = lambda _: None
+        self,
+        spec: RunSpec,
+        methods: Collection[str] = (),
+        on_epoch: Callable[[EpochResult], None] = lambda _: None,
+        checkpoint: Checkpoint | None = None,
     ) -> RunRecord:
-        """The record of `spec`; an exception makes a `failed` record. `methods` are those of its whole group."""
+        """The record of `spec`; an exception makes a `failed` record. `methods` are those of its whole group.
+
+        Goes on from `checkpoint`, if it holds a state, and saves there.
+        """
         started = datetime.now(UTC).isoformat(timespec="seconds")
         start = perf_counter()
         torch.set_num_threads(spec.recipe.threads)
+        if self._device.type == "cuda":
+            torch.backends.cudnn.deterministic = True
         self.masks = None
         try:
-            record = self._execute(spec, methods, on_epoch)
+            try:
+                state = checkpoint.load() if checkpoint else None
+                record = self._execute(spec, methods, on_epoch, checkpoint, state)
+            except StateError as error:
+                assert checkpoint
+                checkpoint.refuse(error)
+                record = self._execute(spec, methods, on_epoch, checkpoint, None)
+        except ClaimLost:
+            raise
         except Exception:  # the grid goes on; the record keeps the reason
             record = RunRecord(run_id=spec.run_id, status="failed", spec=spec, error=traceback.format_exc())
+        sessions = checkpoint.sessions if checkpoint else [perf_counter() - start]
         environment = describe(self._device) | {
             "started": started,
-            "seconds": perf_counter() - start,
+            "seconds": sum(sessions),
+            "sessions": len(sessions),
             "peak_memory_gib": _peak_memory_gib(self._device),
         }
         return msgspec.structs.replace(record, environment=environment)
 
-    def _execute(self, spec: RunSpec, methods: Collection[str], on_epoch: Callable[[EpochResult], None]) -> RunRecord:
+    def _execute(
+        self,
+        spec: RunSpec,
+        methods: Collection[str],
+        on_epoch: Callable[[EpochResult], None],
+        checkpoint: Checkpoint | None,
+        state: State | None,
+    ) -> RunRecord:
         shared = self._prepare(spec)
-        data, model = shared.data, copy.deepcopy(shared.model)
-        pruned = shared.prune(spec, methods)
-        masks = pruned.masks
-        if spec.sanity == "shuffle":
-            masks = _shuffled(masks, spec.seed)
-        if spec.rewind:
-            model.load_state_dict(shared.initial)
-        if spec.sanity == "reinit":
-            model = shared.build(derive(spec.seed, "reinit"))
-        self.masks = {name: mask.cpu().numpy() for name, mask in masks.items()}
-        apply(model, masks)
-        diagnosis = diagnose(model, masks, data.inputs(data.train.pixels[:1]))
-
-        curve: tuple[EpochResult, ...] = ()
-        best_epoch, best_state, best_test = None, None, None
-        status: Status = "done"
-        if not diagnosis.connected:
-            status = "collapsed"
+        data = shared.data
+        if state and state["phase"] == "train":
+            masked = shared.restore(spec, state)
         else:
-            trained = train(model, masks, data, spec.recipe, spec.seed, on_epoch)
-            curve, best_epoch, best_state = trained.curve, trained.best_epoch, trained.best_state
-            best_test = trained.best_test
+            with saving(checkpoint, phase="warm-up") as poll:
+                shared.warm_up(spec, poll, state and state["training"])
+            state = None
+            masked = shared.mask(spec, methods)
+        model, masks, pruning = masked.model, masked.masks, masked.pruning
+        self.masks = {name: mask.cpu().numpy() for name, mask in masks.items()}
+
+        trained = Trained((), None, None, False)
+        status: Status = "collapsed"
+        if masked.connected:
+            so_far = msgspec.json.encode(pruning).decode()
+            with saving(checkpoint, phase="train", pruning=so_far, masks=masks) as poll:
+                trained = train(model, masks, data, spec.recipe, spec.seed, on_epoch, poll, state and state["training"])
             status = "diverged" if trained.diverged else "done"
         realised = realised_sparsity(dict(model.named_parameters()), masks)
-        metrics = _metrics(model, data, curve, best_epoch, best_state, best_test)
         return RunRecord(
             run_id=spec.run_id,
             status=status,
             spec=spec,
-            metrics=metrics,
-            pruning=_pruning(diagnosis, pruned, realised, mask_digest(self.masks)),
-            curve=tuple(Epoch(**asdict(epoch)) for epoch in curve),
+            metrics=_metrics(model, data, trained),
+            pruning=msgspec.structs.replace(pruning, realised_sparsity=realised),
+            curve=tuple(Epoch(**asdict(epoch)) for epoch in trained.curve),
         )
 
     def _prepare(self, spec: RunSpec) -> _Shared:
@@ -112,6 +134,16 @@ class Executor:
         return self._shared
 
 
+@dataclass(frozen=True)
+class _Masked:
+    """A network ready to be trained."""
+
+    model: nn.Module
+    masks: Masks
+    pruning: Pruning
+    connected: bool = True  # does a path of kept weights join input and output?
+
+
 class _Shared:
     """What the runs of a group have in common: data, the model before pruning, and one scorer per scoring choice."""
 
@@ -120,16 +152,46 @@ class _Shared:
         self._build = partial(build, spec.model, dataset.channels, dataset.classes, init=spec.init, size=dataset.size)
         self._device = device
         self.model = self.build(spec.seed)
-        self.initial = copy.deepcopy(self.model.state_dict())
-        if spec.warmup != "none":
-            warm_up(self.model, self.data, spec.recipe, spec.seed, spec.warmup)
+        self._initial = copy.deepcopy(self.model.state_dict())
+        self._warm = spec.warmup == "none"
         self._scorers: dict[Scoring, Scorer] = {}
 
     def build(self, seed: int) -> nn.Module:
         """The group's network with initial weights from `seed`."""
         return self._build(seed).to(self._device)
 
-    def prune(self, spec: RunSpec, methods: Collection[str]) -> Pruned:
+    def warm_up(self, spec: RunSpec, poll: Poll, state: State | None) -> None:
+        """Dense training before scoring, once for the group."""
+        if not self._warm:
+            model = self.build(spec.seed)
+            warm_up(model, self.data, spec.recipe, spec.seed, spec.warmup, poll, state)
+            self.model, self._warm = model, True
+
+    def mask(self, spec: RunSpec, methods: Collection[str]) -> _Masked:
+        """Score, prune, transform, diagnose."""
+        model = copy.deepcopy(self.model)
+        pruned = self._prune(spec, methods)
+        masks = _shuffled(pruned.masks, spec.seed) if spec.sanity == "shuffle" else pruned.masks
+        if spec.rewind:
+            model.load_state_dict(self._initial)
+        if spec.sanity == "reinit":
+            model = self.build(derive(spec.seed, "reinit"))
+        apply(model, masks)
+        diagnosis = diagnose(model, masks, self.data.inputs(self.data.train.pixels[:1]))
+        return _Masked(model, masks, _pruning(diagnosis, pruned, masks), diagnosis.connected)
+
+    def restore(self, spec: RunSpec, state: State) -> _Masked:
+        """What `mask` gave when `state` was saved; the weights come with the state of the training."""
+        try:
+            pruning = msgspec.json.decode(state["pruning"], type=Pruning)
+            masks = {name: mask.to(self._device) for name, mask in state["masks"].items()}
+            if digest({name: mask.cpu().numpy() for name, mask in masks.items()}) != pruning.mask_digest:
+                raise ValueError("the masks are not those of the record")
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise StateError(str(error)) from None
+        return _Masked(self.build(spec.seed), masks, pruning)
+
+    def _prune(self, spec: RunSpec, methods: Collection[str]) -> Pruned:
         """The masks of `spec`, before any sanity transform of them."""
         if spec.method == DENSE:
             masks = all_kept(self.model, spec.scoring.prune_classifier)
@@ -160,35 +222,31 @@ def _shuffled(masks: Masks, seed: int) -> Masks:
     return {name: mask.flatten()[order[name].to(mask.device)].view_as(mask) for name, mask in masks.items()}
 
 
-def _metrics(
-    model: nn.Module,
-    data: Data,
-    curve: tuple[EpochResult, ...],
-    best_epoch: int | None,
-    best_state: dict[str, Tensor] | None,
-    best_test: float | None,
-) -> Metrics:
+def _metrics(model: nn.Module, data: Data, trained: Trained) -> Metrics:
     """The test set: for the final weights, for those of the best validation epoch, and what the recipe adds."""
+    weights = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.state_dict().items()}
     test = evaluate(model, data, data.test)
     held = evaluate(model, data, data.validation) if len(data.validation) else None
     at_best = test
-    if best_state is not None:
-        model.load_state_dict(best_state)
+    if trained.best_state is not None:
+        model.load_state_dict(trained.best_state)
         at_best = evaluate(model, data, data.test)
     return Metrics(
         test_accuracy=test.accuracy,
         test_loss=test.loss,
         validation_accuracy=held.accuracy if held else None,
         validation_loss=held.loss if held else None,
-        train_loss=curve[-1].train_loss if curve else None,
-        best_validation_epoch=best_epoch,
-        test_accuracy_at_best_validation=at_best.accuracy if best_epoch else None,
+        train_loss=trained.curve[-1].train_loss if trained.curve else None,
+        best_validation_epoch=trained.best_epoch,
+        test_accuracy_at_best_validation=at_best.accuracy if trained.best_epoch else None,
         chance_accuracy=1 / data.classes,
-        best_test_accuracy_over_epochs=best_test,
+        weights_digest=digest(weights),
+        best_test_accuracy_over_epochs=trained.best_test,
     )
 
 
-def _pruning(diagnosis: Diagnosis, pruned: Pruned, realised: float, digest: str) -> Pruning:
+def _pruning(diagnosis: Diagnosis, pruned: Pruned, masks: Masks) -> Pruning:
+    """Of a network before training: a pruned weight is exactly zero then, as `apply` left it."""
     layers = tuple(
         Layer(
             name=layer.name,
@@ -203,7 +261,7 @@ def _pruning(diagnosis: Diagnosis, pruned: Pruned, realised: float, digest: str)
         prunable=diagnosis.prunable,
         kept=diagnosis.kept,
         sparsity=diagnosis.sparsity,
-        realised_sparsity=realised,
+        realised_sparsity=diagnosis.sparsity,
         effective_sparsity=diagnosis.effective_sparsity,
         zero_score_share=sum(pruned.zero_scores.values()) / diagnosis.prunable,
         collapsed_layers=len(diagnosis.collapsed_layers),
@@ -212,7 +270,7 @@ def _pruning(diagnosis: Diagnosis, pruned: Pruned, realised: float, digest: str)
         scoring_seconds=pruned.seconds,
         layers=layers,
         rounds=pruned.rounds,
-        mask_digest=digest,
+        mask_digest=digest({name: mask.cpu().numpy() for name, mask in masks.items()}),
         notes=pruned.notes,
     )
 

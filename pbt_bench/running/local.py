@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing import connection
+from multiprocessing.connection import Connection
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from pbt_bench.errors import RequestError
+from pbt_bench.errors import RequestError, StoreError
+from pbt_bench.running.claims import Claims
 from pbt_bench.running.plan import Plan
 from pbt_bench.running.progress import Progress
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
-from pbt_bench.running.worker import Advanced, Finished, work
+from pbt_bench.running.worker import (
+    EVERY,
+    SAVE_SECONDS,
+    STOPPED,
+    Advanced,
+    Elsewhere,
+    Finished,
+    Full,
+    Job,
+    finished,
+    work,
+)
 from pbt_bench.spec import RunSpec
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-_STOP_SECONDS = 5.0
+_LOOK_SECONDS = 2.0  # between looks at what others are at
 
 
 @dataclass
@@ -56,19 +72,34 @@ def devices(wanted: str | None, workers: int | None) -> list[str]:
     return [chosen[index % len(chosen)] for index in range(workers or len(chosen))]
 
 
-def run(plan: Plan, store: Store, data: Path, places: list[str], progress: Progress) -> None:
+def run(
+    plan: Plan,
+    store: Store,
+    data: Path,
+    places: list[str],
+    progress: Progress,
+    *,
+    wait: bool = True,
+    checkpoint_seconds: float = EVERY,
+) -> None:
     """Execute `plan.missing` on one worker per entry of `places`; every finished run is a record in `store`.
 
-    A worker that dies leaves a `failed` record of the run that killed it and is replaced. On KeyboardInterrupt
-    the workers are stopped; what they had not finished is simply missing.
+    Runs that other processes or machines are at are awaited, and taken over if those die; with `wait` false they
+    are left to them. A worker that dies leaves a `failed` record of the run that killed it and is replaced. When
+    this call is interrupted, the workers save the state of their runs and stop; the next call goes on from there.
+    Raises StoreError if results cannot be written any more.
     """
     queues = _Queues(plan.missing)
+    elsewhere: dict[str, RunSpec] = {}  # by run id
     context = multiprocessing.get_context("spawn")
     workers: list[_Worker] = []
+    claims = Claims(store.folder)
+    looked = monotonic()
 
     def start(device: str) -> None:
         ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, store.folder, data, device), daemon=True)
+        arguments = (theirs, store.folder, data, device, checkpoint_seconds)
+        process = context.Process(target=work, args=arguments, daemon=True)
         process.start()
         theirs.close()
         workers.append(_Worker(process, ours, device))
@@ -77,58 +108,102 @@ def run(plan: Plan, store: Store, data: Path, places: list[str], progress: Progr
     def assign(worker: _Worker) -> None:
         worker.current = queues.take(worker.group)
         if worker.current is None:
-            worker.link.send(None)
             return
         worker.group = worker.current.group
-        worker.link.send((worker.current.to_json(), plan.methods(worker.current)))
+        with contextlib.suppress(ConnectionError):  # a worker that died idle: the next `recv` says so
+            worker.link.send(Job(worker.current.to_json(), plan.methods(worker.current), plan.retry_failed))
         progress.started(worker.current)
+
+    def answer(worker: _Worker) -> None:
+        assert worker.current is not None
+        try:
+            message = worker.link.recv()
+        except (EOFError, ConnectionError):
+            finished = _died(worker, store, claims)
+            workers.remove(worker)
+            if finished:
+                progress.finished(worker.current, finished)
+            else:
+                queues.put(worker.current)
+            if queues:
+                start(worker.device)
+            return
+        if isinstance(message, Advanced):
+            progress.advanced(worker.current, message.epoch)
+            return
+        if isinstance(message, Full):
+            raise StoreError(message.error)
+        if isinstance(message, Elsewhere):
+            progress.elsewhere(worker.current)
+            if wait:
+                elsewhere[worker.current.run_id] = worker.current
+        else:
+            progress.finished(worker.current, message)
+        assign(worker)
+
+    def look_elsewhere() -> None:
+        """Which of the runs that others had are done, which did they leave?"""
+        for run_id, spec in list(elsewhere.items()):
+            if record := store.finished(run_id, plan.retry_failed):
+                progress.finished(spec, finished(record))
+            elif not claims.busy(run_id):
+                queues.put(spec)
+            else:
+                continue
+            del elsewhere[run_id]
+        for worker in [w for w in workers if w.current is None]:
+            assign(worker)
 
     try:
         for device in places[: len(plan.missing)]:
             start(device)
-        while any(worker.current for worker in workers):
-            ready = set(wait([w.link for w in workers if w.current], timeout=progress.interval))
+        while elsewhere or queues or any(worker.current for worker in workers):
+            links = [w.link for w in workers if w.current]
+            ready = set(connection.wait(links, timeout=progress.interval))
             for worker in [w for w in workers if w.link in ready]:
-                assert worker.current is not None
-                try:
-                    message = worker.link.recv()
-                except (EOFError, ConnectionError):
-                    finished = _died(worker, store)
-                    workers.remove(worker)
-                    progress.finished(worker.current, finished)
-                    if queues:
-                        start(worker.device)
-                    continue
-                if isinstance(message, Advanced):
-                    progress.advanced(worker.current, message.epoch)
-                else:
-                    progress.finished(worker.current, message)
-                    assign(worker)
+                answer(worker)
+            if elsewhere and monotonic() - looked > _LOOK_SECONDS:
+                look_elsewhere()
+                looked = monotonic()
             progress.tick()
     finally:
-        for worker in workers:
-            if worker.current is not None:
-                worker.process.terminate()
-        for worker in workers:
-            worker.process.join(_STOP_SECONDS)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-        store.sweep()
+        stop(workers)
+        claims.close()
+        with contextlib.suppress(OSError):
+            store.sweep()
 
 
-def _died(worker: _Worker, store: Store) -> Finished:
-    """Record the run that a worker died of."""
+def stop(workers: Sequence[_Worker]) -> None:
+    """End the workers: idle ones by telling them, the others by SIGTERM, on which they save the state of their run."""
+    for worker in workers:
+        if worker.current is not None:
+            worker.process.terminate()
+        else:
+            with contextlib.suppress(OSError):
+                worker.link.send(None)
+    for worker in workers:
+        worker.process.join(SAVE_SECONDS)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
+def _died(worker: _Worker, store: Store, claims: Claims) -> Finished | None:
+    """Record the run that a worker died of; None if the worker was only asked to stop, and its run is still to do."""
     assert worker.current is not None
-    worker.process.join(_STOP_SECONDS)
+    worker.process.join(SAVE_SECONDS)
     code = worker.process.exitcode
+    if code == STOPPED:
+        return None
     reason = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-    if code == -9:
+    if code == -signal.SIGKILL:
         reason += " (out of memory?)"
     error = f"the worker process died: {reason}"
     run_id = worker.current.run_id
-    store.write(RunRecord(run_id=run_id, status="failed", spec=worker.current, error=error))
-    return Finished(run_id, "failed", 0.0, None, error)
+    record = RunRecord(run_id=run_id, status="failed", spec=worker.current, error=error)
+    store.write(record)
+    claims.forget(run_id)
+    return finished(record)
 
 
 class _Queues:
@@ -138,10 +213,14 @@ class _Queues:
         self._groups: dict[tuple[object, ...], deque[RunSpec]] = {}
         self._busy: dict[tuple[object, ...], int] = {}
         for spec in specs:
-            self._groups.setdefault(spec.group, deque()).append(spec)
+            self.put(spec)
 
     def __bool__(self) -> bool:
         return any(self._groups.values())
+
+    def put(self, spec: RunSpec) -> None:
+        """Give a run back."""
+        self._groups.setdefault(spec.group, deque()).append(spec)
 
     def take(self, group: tuple[object, ...]) -> RunSpec | None:
         """The next run: of `group`, else of an untouched group, else of the one with most runs left."""

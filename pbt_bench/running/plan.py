@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -43,11 +44,19 @@ class Plan:
     specs: Sequence[RunSpec]
     records: dict[str, RunRecord]
     missing: Sequence[RunSpec]
+    retry_failed: bool = False
 
     def methods(self, spec: RunSpec) -> tuple[str, ...]:
         """The methods of the group of `spec` that are still to do: they share its statistics."""
-        names = {other.method for other in self.missing if other.group == spec.group and other.method != DENSE}
-        return tuple(sorted(names))
+        return self._methods.get(spec.group, ())
+
+    @cached_property
+    def _methods(self) -> dict[tuple[object, ...], tuple[str, ...]]:
+        found: dict[tuple[object, ...], set[str]] = {}
+        for spec in self.missing:
+            if spec.method != DENSE:
+                found.setdefault(spec.group, set()).add(spec.method)
+        return {group: tuple(sorted(names)) for group, names in found.items()}
 
 
 def plan(grid: Grid, store: Store, retry_failed: bool = False) -> Plan:
@@ -59,4 +68,4 @@ def plan(grid: Grid, store: Store, retry_failed: bool = False) -> Plan:
         for spec in specs
         if (record := records.get(spec.run_id)) is None or (retry_failed and record.status == "failed")
     ]
-    return Plan(specs, records, missing)
+    return Plan(specs, records, missing, retry_failed)

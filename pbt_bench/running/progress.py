@@ -84,6 +84,10 @@ class Progress:
         if result.status == "failed":
             self._print(f"failed: {spec.label} ({spec.run_id}): {result.error}")
 
+    def elsewhere(self, spec: RunSpec) -> None:
+        """Another process or machine is at `spec`."""
+        self._current[spec.run_id] = f"{spec.label} (elsewhere)"
+
     def tick(self) -> None:
         """Called often: redraw the bar, or print a line now and then."""
         if self._bar is not None:

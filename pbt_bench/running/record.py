@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from pbt_bench.spec import RunSpec
@@ -26,6 +25,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     best_validation_epoch: int | None  # counted from 1
     test_accuracy_at_best_validation: float | None
     chance_accuracy: float  # 1 / number of classes
+    weights_digest: str  # SHA-256 over the names and bits of the final weights and buffers
     best_test_accuracy_over_epochs: float | None = None  # chosen on the test set; with recipe.test_every_epoch only
 
 
@@ -96,9 +96,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
 
-def mask_digest(masks: Mapping[str, NDArray[np.bool_]]) -> str:
-    """SHA-256 over the names and bits of masks."""
+def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over the names and bits of arrays: of masks, of weights."""
     total = hashlib.sha256()
-    for name, mask in masks.items():
-        total.update(name.encode() + b"\0" + mask.tobytes())
+    for name, array in arrays.items():
+        total.update(name.encode() + b"\0" + array.tobytes())
     return total.hexdigest()

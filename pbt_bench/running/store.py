@@ -12,20 +12,25 @@ import tempfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from time import time
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pbt_bench.errors import RequestError
-from pbt_bench.running.record import RunRecord, mask_digest
+from pbt_bench.errors import RequestError, StoreError
+from pbt_bench.running.record import RunRecord, digest
 
+FOREIGN_SECONDS = 3600.0  # after which a file that another machine was writing is taken for abandoned
 _HOST = socket.gethostname().split(".")[0]
 _DECODER = msgspec.json.Decoder(RunRecord)
 
 
 class Store:
-    """The records of one study, in `<folder>/runs/<run_id>.json`; masks in `<folder>/masks/<run_id>.bits`."""
+    """The records of one study, in `<folder>/runs/<run_id>.json`; masks in `<folder>/masks/<run_id>.bits`.
+
+    Of runs that are not finished there may be `checkpoints/<run_id>.pt` and `claims/<run_id>.N`.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -45,13 +50,31 @@ class Store:
         """Where the record of `run_id` is or will be."""
         return self.runs / f"{run_id}.json"
 
+    def checkpoint(self, run_id: str) -> Path:
+        """Where the state of an unfinished run is, if it was saved."""
+        return self.folder / "checkpoints" / f"{run_id}.pt"
+
+    def finished(self, run_id: str, retry_failed: bool = False) -> RunRecord | None:
+        """The record that makes another execution of `run_id` needless, if there is one."""
+        record = self.read(run_id) if self.path(run_id).exists() else None
+        return None if record is None or (retry_failed and record.status == "failed") else record
+
     def write(self, record: RunRecord, masks: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
-        """Write `record` atomically: whole, or not at all; before it the masks, if there are any."""
-        if masks is not None:
-            packed = np.packbits(np.concatenate([mask.ravel() for mask in masks.values()]))
-            self.masks.mkdir(exist_ok=True)
-            self._write(self.masks / f"{record.run_id}.bits", zlib.compress(packed.tobytes(), 6))
-        self._write(self.path(record.run_id), record.to_json())
+        """Write `record` atomically: whole, or not at all; before it the masks, if there are any.
+
+        The checkpoint of a run that ended goes. Raises StoreError if the folder takes no more.
+        """
+        try:
+            if masks is not None:
+                packed = np.packbits(np.concatenate([mask.ravel() for mask in masks.values()]))
+                self.put(self.masks / f"{record.run_id}.bits", zlib.compress(packed.tobytes(), 6))
+            self.put(self.path(record.run_id), record.to_json())
+            if record.status != "failed":  # a retry of that goes on from it
+                self.checkpoint(record.run_id).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder}: results cannot be written: {error.strerror or error}; what is finished is kept"
+            ) from None
 
     def read_masks(self, record: RunRecord) -> dict[str, NDArray[np.bool_]] | None:
         """The masks of a finished run by layer, True = kept; None if they are not there or do not fit the record."""
@@ -65,10 +88,12 @@ class Store:
             masks = {layer.name: part.reshape(layer.shape) for layer, part in zip(layers, parts, strict=True)}
         except (OSError, zlib.error, ValueError):
             return None
-        return masks if mask_digest(masks) == record.pruning.mask_digest else None
+        return masks if digest(masks) == record.pruning.mask_digest else None
 
     @staticmethod
-    def _write(path: Path, content: bytes) -> None:
+    def put(path: Path, content: bytes) -> None:
+        """Write a file by rename, into a folder that is made if its parent is there."""
+        path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{path.stem}.{_HOST}.{os.getpid()}.tmp")
         try:
             with part.open("wb") as file:
@@ -81,10 +106,16 @@ class Store:
             raise
 
     def sweep(self) -> None:
-        """Remove the half-written files of this machine's processes that are no longer there."""
-        for part in self.folder.glob(f"*/.*.{_HOST}.*.tmp"):
-            if not Path(f"/proc/{part.name.split('.')[-2]}").exists():
+        """Remove what nobody will need: half-written files of processes that are gone, the rest of finished runs."""
+        for part in self.folder.glob("*/.*.tmp"):
+            host, pid = part.name.split(".")[-3:-1]
+            ours = host == _HOST
+            if (ours and not Path(f"/proc/{pid}").exists()) or (not ours and _age(part) > FOREIGN_SECONDS):
                 part.unlink(missing_ok=True)
+        for left in (*self.folder.glob("checkpoints/*.pt"), *self.folder.glob("claims/*.*")):
+            abandoned = left.name.startswith(".") and _age(left) > FOREIGN_SECONDS
+            if abandoned or self.finished(left.stem, retry_failed=True):
+                left.unlink(missing_ok=True)
 
     def records(self, ids: Collection[str] | None = None) -> list[RunRecord]:
         """The readable records, sorted by run id, of all runs or of `ids`; the others are named on stderr."""
@@ -108,6 +139,13 @@ class Store:
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             print(f"warning: {path} is not a record ({error}); ignored, its run counts as missing", file=sys.stderr)
             return None
+
+
+def _age(path: Path) -> float:
+    try:
+        return time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def find(results: Path, run_id: str) -> RunRecord:

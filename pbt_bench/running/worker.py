@@ -1,6 +1,6 @@
-"""A worker process: executes the runs it is sent, writes their records, and reports each one.
+"""A worker process: claims and executes the runs it is sent, writes their records, and reports each one.
 
-It ignores Ctrl-C (the parent decides), stops cleanly on SIGTERM, and ends by itself when its parent is gone.
+It ignores Ctrl-C (the parent decides), saves its state and stops on SIGTERM and SIGUSR2, also when its parent is gone.
 """
 
 from __future__ import annotations
@@ -15,19 +15,42 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from time import sleep
 
+from pbt_bench.errors import StoreError
+from pbt_bench.running.record import RunRecord
 from pbt_bench.spec import RunSpec
+
+EVERY = 300.0  # seconds between two checkpoints of a run
+SAVE_SECONDS = 60.0  # for a worker to save its state after it was asked to stop
+STOPPED = 143  # its exit code then
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is sent: one run."""
+
+    spec: bytes  # JSON
+    methods: tuple[str, ...]  # of its group
+    retry_failed: bool
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A record was written."""
+    """There is a record."""
 
     run_id: str
     status: str
     seconds: float
     test_accuracy: float | None
     error: str | None
+
+
+def finished(record: RunRecord) -> Finished:
+    """What `record` means for progress."""
+    accuracy = record.metrics.test_accuracy if record.metrics else None
+    seconds = float(record.environment.get("seconds", 0.0))
+    return Finished(record.run_id, record.status, seconds, accuracy, record.error_line)
 
 
 @dataclass(frozen=True)
@@ -37,33 +60,72 @@ class Advanced:
     epoch: int
 
 
-def work(link: Connection, results: Path, data: Path, device: str) -> None:
-    """Serve (spec JSON, methods of its group) pairs from `link` until it sends None."""
+@dataclass(frozen=True)
+class Elsewhere:
+    """Another worker, of another process or machine, has the current run."""
+
+
+@dataclass(frozen=True)
+class Full:
+    """The results folder takes no more."""
+
+    error: str
+
+
+def work(link: Connection, results: Path, data: Path, device: str, checkpoint_seconds: float) -> None:
+    """Serve the `Job`s from `link` until it sends None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     _follow_parent()
     keep_freed_memory()
     import torch
 
+    from pbt_bench.running.checkpoint import Checkpoint, Stop
+    from pbt_bench.running.claims import ClaimLost, Claims
     from pbt_bench.running.execute import Executor
     from pbt_bench.running.store import Store
+    from pbt_bench.training.loop import EpochResult
 
+    stop = Stop()
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, stop)
     executor = Executor(data, torch.device(device))
-    store = Store(results)
-    while (message := link.recv()) is not None:
-        text, methods = message
-        spec = RunSpec.from_json(text)
-        record = executor.execute(spec, methods, lambda epoch: link.send(Advanced(epoch.epoch)))
-        store.write(record, executor.masks)
-        link.send(
-            Finished(
-                record.run_id,
-                record.status,
-                float(record.environment["seconds"]),
-                record.metrics.test_accuracy if record.metrics else None,
-                record.error_line,
-            )
-        )
+    store, claims = Store(results), Claims(results)
+
+    def advanced(epoch: EpochResult) -> None:
+        with contextlib.suppress(OSError):  # a parent that is gone is no failure of the run
+            link.send(Advanced(epoch.epoch))
+
+    def serve(job: Job) -> Finished | Elsewhere:
+        spec = RunSpec.from_json(job.spec)
+        run_id = spec.run_id
+        if not (record := store.finished(run_id, job.retry_failed)):
+            if not claims.take(run_id):
+                return Elsewhere()
+            try:  # it may have been finished while it was claimed
+                if not (record := store.finished(run_id, job.retry_failed)):
+                    checkpoint = Checkpoint(store, run_id, checkpoint_seconds, stop, claims)
+                    record = executor.execute(spec, job.methods, advanced, checkpoint)
+                    claims.check()
+                    store.write(record, executor.masks)
+            except ClaimLost:
+                return Elsewhere()
+            finally:
+                claims.release()
+        return finished(record)
+
+    try:
+        while (job := link.recv()) is not None:
+            try:
+                link.send(serve(job))
+            except StoreError as error:
+                link.send(Full(str(error)))
+            except OSError as error:  # of claims: the folder is gone or read-only
+                link.send(Full(f"{results}: results cannot be written: {error.strerror or error}"))
+    except (BrokenPipeError, EOFError):  # the parent is gone
+        sys.exit(STOPPED)
+    finally:
+        claims.close()
 
 
 def keep_freed_memory() -> None:
@@ -81,6 +143,8 @@ def _follow_parent() -> None:
 
         def follow() -> None:
             parent.join()
-            os._exit(143)
+            os.kill(os.getpid(), signal.SIGTERM)
+            sleep(SAVE_SECONDS)
+            os._exit(STOPPED)
 
         threading.Thread(target=follow, daemon=True).start()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from math import isfinite
 from time import perf_counter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +16,23 @@ from torch import Tensor, nn
 from pbt_bench.data.images import Data, Images, augment
 from pbt_bench.pruning.diagnosis import realised_sparsity
 from pbt_bench.pruning.masks import Masks
-from pbt_bench.seeds import stream
+from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import Recipe
 from pbt_bench.training.compact import Compact
 from pbt_bench.training.optimizer import learning_rate, optimizer
 
 EVALUATION_BATCH = 512
+
+State = dict[str, Any]  # tensors and plain values only, so that loading one executes nothing
+Poll = Callable[[Callable[[], State]], None]  # told after every step how to get the state; it may save it, or stop
+
+
+class StateError(ValueError):
+    """A saved state does not fit the run that it is given to."""
+
+
+def no_poll(state: Callable[[], State]) -> None:
+    """Nothing is saved."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class Stepper:
     """Takes optimiser steps on a model whose pruned weights stay exactly zero.
 
     Each random draw has its own stream of (seed, purpose, epoch), so an epoch is a function of the weights,
-    the optimiser's state and its number alone.
+    the optimiser's state and its number alone. `state` after any step and `load` continue to the same bits.
     """
 
     def __init__(self, model: nn.Module, masks: Masks, data: Data, recipe: Recipe, seed: int, purpose: str) -> None:
@@ -67,6 +79,7 @@ class Stepper:
         self.optimizer = optimizer(recipe, model)
         self.steps_per_epoch = len(list(self._batches(len(data.train))))
         self.step = 0
+        self._now: _Epoch | None = None
         self._mask()
 
     def _mask(self) -> None:
@@ -79,33 +92,56 @@ class Stepper:
             if start == 0 or n - start > 1:  # batch normalisation needs two samples
                 yield slice(start, start + size)
 
-    def epoch(self, number: int, most_steps: int | None = None) -> tuple[Tensor, Tensor]:
-        """Train epoch `number` (from 1), of at most `most_steps`; (summed loss, correct answers) on the device."""
-        seed, purpose = self._streams
-        train, recipe = self.data.train, self.recipe
-        order = torch.randperm(len(train), generator=stream(seed, purpose, "order", number))
+    def epoch(self, number: int, most_steps: int | None = None, poll: Poll = no_poll) -> tuple[Tensor, Tensor]:
+        """Train epoch `number` (from 1), of at most `most_steps`; (summed loss, correct answers) on the device.
+
+        Continues within that epoch if `load` brought it.
+        """
+        if self._now is None or self._now.number != number:
+            self._now = _Epoch(number, self.data.train.targets.device, *self._streams)
+        now, recipe, train = self._now, self.recipe, self.data.train
+        order = torch.randperm(len(train), generator=stream(*self._streams, "order", number))
         order = order.to(train.targets.device)
-        draws = stream(seed, purpose, "augmentation", number)
-        loss_sum = torch.zeros((), device=order.device)
-        correct = torch.zeros((), dtype=torch.int64, device=order.device)
         self.model.train()
-        for part in list(self._batches(len(train)))[:most_steps]:
-            batch = train[order[part]]
-            inputs = self.data.inputs(augment(batch.pixels, recipe.augment, recipe.crop_padding, draws))
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate
-            self.optimizer.zero_grad(set_to_none=True)
-            cast = torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-            with cast, self._compact or nullcontext():
-                logits = self.model(inputs)
-                loss = F.cross_entropy(logits, batch.targets, label_smoothing=recipe.label_smoothing)
-            loss.backward()
-            self.optimizer.step()
-            self._mask()
-            self.step += 1
-            loss_sum += loss.detach() * len(batch)
-            correct += (logits.detach().argmax(1) == batch.targets).sum()
-        return loss_sum, correct
+        with torch.random.fork_rng([order.device] if order.device.type == "cuda" else []):
+            now.set_dropout()
+            for part in list(self._batches(len(train)))[now.steps : most_steps]:
+                batch = train[order[part]]
+                inputs = self.data.inputs(augment(batch.pixels, recipe.augment, recipe.crop_padding, now.augmentation))
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.learning_rate
+                self.optimizer.zero_grad(set_to_none=True)
+                cast = torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+                with cast, self._compact or nullcontext():
+                    logits = self.model(inputs)
+                    loss = F.cross_entropy(logits, batch.targets, label_smoothing=recipe.label_smoothing)
+                loss.backward()
+                self.optimizer.step()
+                self._mask()
+                self.step += 1
+                now.steps += 1
+                now.loss_sum += loss.detach() * len(batch)
+                now.correct += (logits.detach().argmax(1) == batch.targets).sum()
+                poll(self.state)
+        return now.loss_sum, now.correct
+
+    def state(self) -> State:
+        """Everything that the steps to come depend on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "epoch": self._now and self._now.state(),
+        }
+
+    def load(self, state: State) -> None:
+        """Continue from `state`. Raises what a state of another training makes torch raise."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self._now = state["epoch"] and _Epoch(
+            state["epoch"]["number"], self.data.train.targets.device, *self._streams, state["epoch"]
+        )
 
     @property
     def learning_rate(self) -> float:
@@ -113,16 +149,73 @@ class Stepper:
         return learning_rate(self.recipe, self.step, self.steps_per_epoch)
 
 
-def warm_up(model: nn.Module, data: Data, recipe: Recipe, seed: int, duration: str) -> None:
-    """Train the dense model in place for "N epochs" or "N steps", on its own random streams."""
+class _Epoch:
+    """An epoch in progress: its sums, and its random streams where the next step will read them."""
+
+    def __init__(self, number: int, device: torch.device, seed: int, purpose: str, state: State | None = None) -> None:
+        self.number, self._device = number, device
+        self.steps = state["steps"] if state else 0
+        self.loss_sum = torch.zeros((), device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.augmentation = stream(seed, purpose, "augmentation", number)
+        self._seed = derive(seed, purpose, "dropout", number)
+        self._saved = state
+        if state is not None:
+            self.loss_sum += state["loss_sum"].to(device)
+            self.correct += state["correct"].to(device)
+            self.augmentation.set_state(state["augmentation"].cpu())
+
+    def set_dropout(self) -> None:
+        """Set the global generators, which layers like dropout read and nothing else."""
+        if self._saved is None:
+            torch.manual_seed(self._seed)
+            return
+        torch.set_rng_state(self._saved["dropout"].cpu())
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(self._saved["dropout_cuda"].cpu(), self._device)
+
+    def state(self) -> State:
+        """Of the moment after a step."""
+        state = {
+            "number": self.number,
+            "steps": self.steps,
+            "loss_sum": self.loss_sum,
+            "correct": self.correct,
+            "augmentation": self.augmentation.get_state(),
+            "dropout": torch.get_rng_state(),
+        }
+        if self._device.type == "cuda":
+            state["dropout_cuda"] = torch.cuda.get_rng_state(self._device)
+        return state
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a state of another network, optimiser or version leads to
+        raise StateError(f"{type(error).__name__}: {error}") from None
+
+
+def warm_up(
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    seed: int,
+    duration: str,
+    poll: Poll = no_poll,
+    state: State | None = None,
+) -> None:
+    """Train the dense model in place for "N epochs" or "N steps", on its own random streams; from `state`, if any."""
     count, unit = duration.split()
     stepper = Stepper(model, {}, data, recipe, seed, "warm-up")
-    left = int(count) * (stepper.steps_per_epoch if unit == "epochs" else 1)
-    number = 0
-    while left > 0:
-        number += 1
-        stepper.epoch(number, left)
-        left -= stepper.steps_per_epoch
+    total = int(count) * (stepper.steps_per_epoch if unit == "epochs" else 1)
+    if state is not None:
+        with _fitting():
+            stepper.load(state)
+    while stepper.step < total:
+        done, into = divmod(stepper.step, stepper.steps_per_epoch)
+        stepper.epoch(done + 1, total - stepper.step + into, poll)
 
 
 def train(
@@ -132,30 +225,52 @@ def train(
     recipe: Recipe,
     seed: int,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
+    poll: Poll = no_poll,
+    state: State | None = None,
 ) -> Trained:
-    """Train `model` in place under `masks` for `recipe.epochs`.
+    """Train `model` in place under `masks` for `recipe.epochs`; from `state`, which `poll` was given, if any.
 
     Stops at the first epoch whose loss is not finite (diverged). Raises SparsityError if a pruned weight is
-    not exactly zero at the end of an epoch.
+    not exactly zero at the end of an epoch, StateError if `state` is of another training.
     """
     stepper = Stepper(model, masks, data, recipe, seed, "train")
     parameters = dict(model.named_parameters())
     curve: list[EpochResult] = []
     best: tuple[float, int, dict[str, Tensor]] | None = None
     tests: list[float] = []
-    for number in range(1, recipe.epochs + 1):
-        start = perf_counter()
-        first = stepper.step
-        loss_sum, correct = stepper.epoch(number)
-        seen = min(len(data.train), (stepper.step - first) * recipe.batch_size)
+    spent = 0.0  # seconds of the epoch in progress, before an interruption
+    if state is not None:
+        with _fitting():
+            stepper.load(state["stepper"])
+            curve = [EpochResult(**result) for result in state["curve"]]
+            best, tests, spent = state["best"], state["tests"], state["seconds"]
+
+    def at_step() -> State:
+        return {
+            "stepper": stepper.state(),
+            "curve": [asdict(result) for result in curve],
+            "best": best,
+            "tests": tests,
+            "seconds": perf_counter() - start,
+        }
+
+    def on_step(_: object = None) -> None:
+        poll(at_step)
+
+    for number in range(len(curve) + 1, recipe.epochs + 1):
+        start = perf_counter() - spent
+        spent = 0.0
+        loss_sum, correct = stepper.epoch(number, poll=on_step)
+        seen = min(len(data.train), (stepper.step - (number - 1) * stepper.steps_per_epoch) * recipe.batch_size)
         loss = float(loss_sum) / seen
         rate = learning_rate(recipe, stepper.step - 1, stepper.steps_per_epoch)
         if not isfinite(loss):
             _clear(model, masks)
             return Trained(tuple(curve), best and best[1], best and best[2], True, max(tests, default=None))
-        held = evaluate(model, data, data.validation) if len(data.validation) else None
+        held = evaluate(model, data, data.validation, on_step) if len(data.validation) else None
         if recipe.test_every_epoch:
-            tests.append(evaluate(model, data, data.test).accuracy)
+            test = evaluate(model, data, data.test, on_step).accuracy
+            tests.append(test)
         result = EpochResult(
             epoch=number,
             train_loss=loss,
@@ -169,8 +284,8 @@ def train(
         curve.append(result)
         if held and (best is None or held.accuracy > best[0]):
             last = number == recipe.epochs
-            state = {} if last else {name: t.detach().clone() for name, t in model.state_dict().items()}
-            best = (held.accuracy, number, state)
+            weights = {} if last else {name: t.detach().clone() for name, t in model.state_dict().items()}
+            best = (held.accuracy, number, weights)
         on_epoch(result)
     return Trained(tuple(curve), best and best[1], (best and best[2]) or None, False, max(tests, default=None))
 
@@ -192,7 +307,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Data, images: Images) -> Evaluation:
+def evaluate(model: nn.Module, data: Data, images: Images, on_batch: Callable[[], None] = lambda: None) -> Evaluation:
     """Loss and accuracy over all of `images`, in eval mode and float32."""
     model.eval()
     loss = torch.zeros((), device=images.targets.device)
@@ -203,5 +318,6 @@ def evaluate(model: nn.Module, data: Data, images: Images) -> Evaluation:
         logits = model(data.inputs(pixels))
         loss += F.cross_entropy(logits, targets, reduction="sum")
         correct += (logits.argmax(1) == targets).sum()
+        on_batch()
     mean = float(loss) / len(images)
     return Evaluation(mean if isfinite(mean) else None, int(correct) / len(images))

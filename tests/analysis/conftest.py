@@ -61,6 +61,7 @@ def make_record(spec: RunSpec, status: str = "done", accuracy: float | None = No
         best_validation_epoch=12,
         test_accuracy_at_best_validation=accuracy,
         chance_accuracy=0.1,
+        weights_digest="0" * 64,
     )
     pruning = Pruning(
         prunable=prunable,

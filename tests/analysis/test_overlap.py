@@ -16,7 +16,7 @@ from pbt_bench.analysis.overlap import overlap_sentence, overlaps, save_overlaps
 from pbt_bench.analysis.overlap_figure import matrix, overlap_figure, spread
 from pbt_bench.analysis.summary import panels
 from pbt_bench.analysis.zeros import zero_scores
-from pbt_bench.running.record import Layer, mask_digest
+from pbt_bench.running.record import Layer, digest
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
@@ -52,7 +52,7 @@ def study(store, record, masks):
             for name, mask in some.items()
         )
         run = record(spec)
-        changes = {"prunable": flat(some).size, "kept": int(flat(some).sum()), "mask_digest": mask_digest(some)}
+        changes = {"prunable": flat(some).size, "kept": int(flat(some).sum()), "mask_digest": digest(some)}
         run = msgspec.structs.replace(run, pruning=msgspec.structs.replace(run.pruning, layers=layers, **changes))
         store.write(run, own)
         runs.append(run)

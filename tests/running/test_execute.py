@@ -129,9 +129,9 @@ def test_the_test_set_is_touched_for_the_final_and_the_best_weights_only(monkeyp
     seen: list[int] = []
     original = execute.evaluate
 
-    def counting(model: Any, data: Any, images: Any) -> Any:
+    def counting(model: Any, data: Any, images: Any, *rest: Any) -> Any:
         seen.append(len(images))
-        return original(model, data, images)
+        return original(model, data, images, *rest)
 
     monkeypatch.setattr(execute, "evaluate", counting)
     from pbt_bench.training import loop

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pbt_bench.errors import RequestError
+from pbt_bench.errors import RequestError, StoreError
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store, find
 from pbt_bench.spec import Recipe, RunSpec
@@ -70,7 +70,7 @@ def test_a_failed_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StoreError, match="No space left on device; what is finished is kept"):
         store.write(record())
     assert os.listdir(store.runs) == []
 

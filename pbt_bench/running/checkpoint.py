@@ -1,0 +1,111 @@
+"""The saved state of an unfinished run: written now and then, and when the run is asked to stop.
+
+`<study>/checkpoints/<run_id>.pt`, loaded with weights_only, so that a crafted file executes nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import monotonic
+from typing import Any
+
+import torch
+
+from pbt_bench.running.claims import ClaimLost, Claims
+from pbt_bench.running.store import Store
+from pbt_bench.running.worker import STOPPED
+from pbt_bench.training.loop import Poll, State, no_poll
+
+
+class Stop:
+    """A signal handler: ends the process at once, or, while a training can save its state, after that."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.can_save = False
+
+    def __call__(self, *signal: object) -> None:
+        """Handle the signal."""
+        self.asked = True
+        self.check()
+
+    def check(self) -> None:
+        """Raises SystemExit if that was asked and there is nothing to save."""
+        if self.asked and not self.can_save:
+            sys.exit(STOPPED)
+
+
+class Checkpoint:
+    """Where one run saves its state, and when."""
+
+    def __init__(self, store: Store, run_id: str, every: float, stop: Stop, claims: Claims) -> None:
+        self._store, self._run_id = store, run_id
+        self._every, self._start = every, monotonic()
+        self._due = self._start + every
+        self._stop, self._claims = stop, claims
+        self._before: list[float] = []
+        self._phase: State = {}
+
+    @property
+    def sessions(self) -> list[float]:
+        """Seconds of each time this run was worked on, this one last."""
+        return [*self._before, monotonic() - self._start]
+
+    def load(self) -> State | None:
+        """The state to continue from; None if there is none, or none that can be read: then the run starts anew."""
+        path = self._store.checkpoint(self._run_id)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or state.get("run_id") != self._run_id:
+                raise ValueError("it is of another run")
+            if not isinstance(state.get("training"), dict) or state.get("phase") not in ("warm-up", "train"):
+                raise ValueError("it is not whole")
+            self._before = [float(seconds) for seconds in state["sessions"]]
+            return state
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # whatever a damaged file makes torch raise
+            self.refuse(error)
+            return None
+
+    def refuse(self, reason: Exception) -> None:
+        """Say that the file is of no use."""
+        line = (str(reason).splitlines() or [type(reason).__name__])[0]
+        path = self._store.checkpoint(self._run_id)
+        print(f"warning: {path} is not a checkpoint of this run ({line}); the run starts anew", file=sys.stderr)
+        self._before = []
+
+    @contextmanager
+    def saving(self, **phase: Any) -> Iterator[Poll]:
+        """While a training runs: what it is told to call after every step. `phase` is saved with its state."""
+        self._phase = {"run_id": self._run_id, **phase}
+        try:
+            yield self._poll
+        finally:
+            self._stop.can_save = False
+        self._stop.check()
+
+    def _poll(self, state: Callable[[], State]) -> None:
+        """Save the state if it is time, stop if that was asked. Raises ClaimLost, SystemExit."""
+        self._stop.can_save = True
+        if self._claims.lost:
+            raise ClaimLost
+        if not self._stop.asked and monotonic() < self._due:
+            return
+        buffer = io.BytesIO()
+        torch.save({**self._phase, "sessions": self.sessions, "training": state()}, buffer)
+        try:
+            self._store.put(self._store.checkpoint(self._run_id), buffer.getvalue())
+        except OSError as error:  # the training itself is sound; a disk that stays full fails the record
+            print(f"warning: the state of {self._run_id} is not saved: {error}", file=sys.stderr)
+        self._due = monotonic() + self._every
+        if self._stop.asked:
+            sys.exit(STOPPED)
+
+
+def saving(checkpoint: Checkpoint | None, **phase: Any) -> AbstractContextManager[Poll]:
+    """`checkpoint.saving`, or nothing is saved."""
+    return checkpoint.saving(**phase) if checkpoint else nullcontext(no_poll)
