@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help benchmark test speed lint clean
+.PHONY: help benchmark test submit speed lint clean
 
 help:                 ## what the targets do
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
@@ -29,6 +29,11 @@ benchmark: $(VENV)/installed   ## six methods on real images on this machine, th
 test: $(VENV)/installed-dev    ## the whole test suite
 	@echo "== tests"
 	@$(BIN)/python -m pytest
+
+submit: $(VENV)/installed      ## a grid as Slurm job arrays: make submit GRID=grids/X.toml CLUSTER=slurm/Y.toml
+	@test -n "$(GRID)" -a -n "$(CLUSTER)" || { echo "usage: make submit GRID=grids/digits.toml CLUSTER=slurm/gpu.toml"; exit 2; }
+	@echo "== submitting $(GRID) to the cluster of $(CLUSTER)"
+	@$(BIN)/pbt-bench submit $(GRID) --cluster $(CLUSTER)
 
 speed: $(VENV)/installed       ## speed ratios, each two measurements of one run; writes results/speed.json
 	@echo "== measuring (minutes; a quiet machine gives honest ratios)"

@@ -66,6 +66,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--retry-failed", action="store_true", help="run again what failed before")
 
+    submit = add("submit", _submit, "run what is missing of a grid on a Slurm cluster")
+    add_grid(submit)
+    submit.add_argument("--cluster", required=True, metavar="PROFILE", help="a profile, for example slurm/gpu.toml")
+    submit.add_argument("--dry-run", action="store_true", help="show scripts, arrays and cost; submit nothing")
+    submit.add_argument("--retry-failed", action="store_true", help="also what failed, or was lost too often")
+    submit.add_argument(
+        "--data", type=Path, metavar="DIR",
+        help="datasets, as the nodes see them; default: the profile's, then $PBT_BENCH_DATA, then data",
+    )  # fmt: skip
+
     status = add("status", _status, "count the runs of a grid by state")
     add_grid(status)
     status.add_argument("--json", action="store_true", help="for scripts")
@@ -110,6 +120,17 @@ def _run(options: argparse.Namespace) -> int:
     state = summary(grid, store)
     print(state.line())
     return 1 if state.counts["failed"] or state.missing else 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from pbt_bench.running.slurm.profile import load_profile
+    from pbt_bench.running.slurm.request import request
+
+    profile = load_profile(options.cluster)
+    grid, store = _load(options)
+    data = options.data or Path(profile.data or os.environ.get("PBT_BENCH_DATA", "data"))
+    request(grid, store, profile, data, dry_run=options.dry_run, retry_failed=options.retry_failed)
+    return 0
 
 
 def _status(options: argparse.Namespace) -> int:

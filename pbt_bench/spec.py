@@ -234,7 +234,7 @@ class RunSpec(_Strict, frozen=True, kw_only=True):
             table = msgspec.json.decode(text)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"run: not JSON: {error}") from None
-        return _convert(table, cls, "run")
+        return convert(table, cls, "run")
 
     @property
     def group(self) -> tuple[object, ...]:
@@ -365,7 +365,7 @@ def _expand_preset(table: dict[str, Any], where: str) -> None:
 
 def check_grid(table: Mapping[str, Any], where: str) -> Grid:
     """A `Grid` from plain data, every run of it checked. Raises RequestError that begins with `where`."""
-    grid = _convert(table, Grid, where)
+    grid = convert(table, Grid, where)
     try:
         grid.runs()
     except RequestError as error:
@@ -376,7 +376,8 @@ def check_grid(table: Mapping[str, Any], where: str) -> Grid:
 _T = TypeVar("_T")
 
 
-def _convert(table: Any, kind: type[_T], where: str) -> _T:
+def convert(table: Any, kind: type[_T], where: str) -> _T:
+    """Plain data as a `kind` of Struct. Raises RequestError naming `where`, the key, and the nearest valid one."""
     _check_keys(table, kind, where, "")
     try:
         return msgspec.convert(table, kind)

@@ -85,15 +85,20 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def error_line(self) -> str | None:
-        """What went wrong in one line: the first one, or of a traceback the last, where the message stands."""
-        lines = (self.error or "").strip().splitlines()
-        if not lines:
-            return None
-        return lines[-1 if lines[0].startswith("Traceback") else 0].strip()
+        """What went wrong, in one line."""
+        return first_line(self.error)
 
     def to_json(self) -> bytes:
         """Indented JSON, keys in the order of the fields."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+
+def first_line(error: str | None) -> str | None:
+    """An error in one line: the first one, or of a traceback the last, where the message stands."""
+    lines = (error or "").strip().splitlines()
+    if not lines:
+        return None
+    return lines[-1 if lines[0].startswith("Traceback") else 0].strip()
 
 
 def digest(arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -1,0 +1,98 @@
+"""A cluster profile: WHERE runs are executed. One TOML file per cluster; nothing of it is part of a run's identity."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pbt_bench.errors import RequestError
+from pbt_bench.spec import convert
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
+_MEMORY = re.compile(r"[1-9]\d*[KMGT]?")
+_OWN = {
+    "partition", "account", "qos", "constraint", "gpus-per-node", "cpus-per-task", "mem", "time", "array", "signal",
+    "job-name", "comment", "output", "error", "open-mode", "requeue", "ntasks-per-node", "nodes",
+}  # fmt: skip
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one array element (a "job") asks of Slurm, and how it works through its runs."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus: int = 0  # per job
+    cpus: int = 1  # per job
+    memory: str | None = None  # per job: a number with K, M, G or T; without, the cluster's default
+    time: str | int = "4:00:00"  # limit of one job: minutes, or Slurm's D-HH:MM:SS
+    array_parallelism: int | None = None  # jobs at a time
+    runs_per_job: int = 8  # at most; fewer where more jobs could work at a time
+    side_by_side: int = 1  # runs at a time on each GPU, or on the node where there is none
+    device: str | None = None  # cuda or cpu; default: cuda if gpus > 0
+    setup: tuple[str, ...] = ()  # shell lines before anything else, for example module load
+    signal_delay: int = 120  # seconds before the limit at which the job checkpoints and requeues itself
+    requeues: int = 20  # after a time limit; a preempted job may always come back
+    attempts: int = 3  # submissions of a run whose jobs end without leaving a record
+    data: str | None = None  # folder of the datasets, as the nodes see it
+    sbatch: dict[str, str | int | bool] = {}  # further options of sbatch, without the dashes
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("gpus", 0), ("cpus", 1), ("array_parallelism", 1), ("runs_per_job", 1), ("side_by_side", 1),
+            ("signal_delay", 10), ("requeues", 0), ("attempts", 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"{name} = {value} must be at least {low}")
+        if self.memory is not None and not _MEMORY.fullmatch(self.memory):
+            raise ValueError(f"memory = {self.memory!r} must be a number and K, M, G or T, for example '16G'")
+        if self.device not in (None, "cpu", "cuda"):
+            raise ValueError(f"device = {self.device!r} must be 'cpu' or 'cuda'")
+        if self.signal_delay >= 60 * self.minutes:
+            raise ValueError(f"signal_delay = {self.signal_delay} seconds must be below time = {self.time!r}")
+        for option in self.sbatch:
+            if option.replace("_", "-") in _OWN:
+                raise ValueError(f"sbatch.{option} is set by pbt-bench or by a key of its own")
+
+    @property
+    def minutes(self) -> int:
+        """The time limit, rounded up to minutes as Slurm counts. Raises ValueError if it is none."""
+        match = _TIME.fullmatch(str(self.time))
+        parts = [int(part) for part in match["clock"].split(":")] if match else []
+        if match and match["days"] is not None:  # D-H, D-H:M, D-H:M:S
+            hours, minutes, seconds = (*parts, 0, 0)[:3]
+            total = ((int(match["days"]) * 24 + hours) * 60 + minutes) * 60 + seconds
+        elif len(parts) == 3:
+            total = (parts[0] * 60 + parts[1]) * 60 + parts[2]
+        else:  # M, M:S
+            total = sum(part * unit for part, unit in zip(parts, (60, 1), strict=False))
+        if total <= 0:
+            raise ValueError(f"time = {self.time!r} must be minutes, 'HH:MM:SS' or 'D-HH:MM:SS', above 0")
+        return -(-total // 60)
+
+    @property
+    def workers(self) -> int:
+        """Runs at a time in one job."""
+        return max(1, self.gpus) * self.side_by_side
+
+    @property
+    def place(self) -> str:
+        """The device of its workers."""
+        return self.device or ("cuda" if self.gpus else "cpu")
+
+
+def load_profile(path: str | Path) -> Profile:
+    """Read a profile. Raises RequestError in one line, naming the file, the key and the nearest valid one."""
+    try:
+        table: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not a TOML file: {error}") from None
+    return convert(table, Profile, str(path))

@@ -1,0 +1,106 @@
+"""The verb `submit`: which runs of a study are to be submitted, shown or done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from pbt_bench.errors import RequestError
+from pbt_bench.running.outcomes import file_digest, outcomes
+from pbt_bench.running.slurm.command import SlurmError
+from pbt_bench.running.slurm.estimate import estimate
+from pbt_bench.running.slurm.pack import DEFAULT_ARRAY_SIZE, Element, array_size, chunk, pack
+from pbt_bench.running.slurm.profile import Profile
+from pbt_bench.running.slurm.submissions import Settings
+from pbt_bench.running.slurm.view import View, view
+from pbt_bench.running.store import Store
+from pbt_bench.spec import Grid
+
+_ENDING_SECONDS = 40.0  # how long jobs that are being cancelled are waited for: Slurm's KillWait is 30
+
+
+def request(
+    grid: Grid, store: Store, profile: Profile, data: Path, *, dry_run: bool, retry_failed: bool,
+    say: Callable[[str], None] = print,
+) -> None:  # fmt: skip
+    """Submit what `grid` lacks and Slurm does not have yet, or with `dry_run` show what that would be.
+
+    Raises RequestError if Slurm does not answer or refuses.
+    """
+    specs = grid.runs()
+    ids = {spec.run_id: spec for spec in specs}
+    found = outcomes(store.runs, ids)
+    wanted = [run for run in ids if run not in found or (retry_failed and found[run].status == "failed")]
+    seen = _settled(grid.name, store.folder, wanted)
+    if seen.error and not dry_run:
+        raise RequestError(f"{seen.error}; nothing was submitted")
+    todo, words = _choose(wanted, seen, 1_000_000 if retry_failed else profile.attempts)
+    failed = sum(outcome.status == "failed" for outcome in found.values())
+    if failed and not retry_failed:
+        words.append(f"{failed} failed (--retry-failed runs them again)")
+    counts = ", ".join([f"{len(todo)} to submit", f"{len(found)} with a record", *words])
+    say(f"{grid.name}: {len(specs)} runs: {counts}")
+    if not todo:
+        return
+    chosen = [ids[run] for run in todo]
+    arrays = chunk(pack(chosen, profile), _array_size(dry_run))
+    if dry_run:
+        _show(grid.name, store.folder, profile, arrays, say)
+        say(estimate(specs, chosen, found).text(profile))
+        return
+    from pbt_bench.running.slurm.submit import submit
+
+    store.prepare()
+    retried = {run: file_digest(store.path(run)) for run in todo if run in found}
+    settings = Settings(
+        study=str(store.folder.absolute()), data=str(data.absolute()),
+        device=profile.place, workers=profile.workers, retried=retried,
+    )  # fmt: skip
+    submit(settings, grid.name, profile, arrays, say)
+
+
+def _settled(study: str, folder: Path, ids: Collection[str]) -> View:
+    """Slurm's view once no job is ending any more: whether it leaves a record or comes back is open until then."""
+    end = time.monotonic() + _ENDING_SECONDS
+    while True:
+        seen = view(study, folder, ids)
+        ending = any(place.live and place.state == "COMPLETING" for place in seen.places.values())
+        if not ending or time.monotonic() > end:
+            return seen
+        time.sleep(2)
+
+
+def _choose(wanted: Sequence[str], seen: View, attempts: int) -> tuple[list[str], list[str]]:
+    """The runs to submit, and in words why the others of `wanted` are not."""
+    live = {run for run, place in seen.places.items() if place.live}
+    spent = {run for run, place in seen.places.items() if place.attempts >= attempts} - live
+    words = [f"{len(live)} on their way in {len(seen.jobs)} jobs"] if live else []
+    if spent:
+        words.append(f"{len(spent)} lost {attempts} times (see status; --retry-failed submits them once more)")
+    return [run for run in wanted if run not in live and run not in spent], words
+
+
+def _array_size(dry_run: bool) -> int:
+    try:
+        return array_size()
+    except SlurmError:
+        if not dry_run:
+            raise
+        return DEFAULT_ARRAY_SIZE
+
+
+def _show(
+    study: str, folder: Path, profile: Profile, arrays: Sequence[Sequence[Element]], say: Callable[[str], None]
+) -> None:
+    from pbt_bench.running.slurm.submit import script
+
+    name = folder.absolute() / "slurm" / "SUBMISSION"
+    for number, array in enumerate(arrays):
+        say(f"\n== array {number}: {len(array)} elements, {profile.workers} runs at a time in each")
+        for index, element in enumerate(array):
+            say(f"element {index}:")
+            for spec in element:
+                say(f"  {spec.run_id}  {spec.label}")
+        say(f"\n== sbatch script of array {number}\n")
+        say(script(name, study, profile, len(arrays), number, len(array)))

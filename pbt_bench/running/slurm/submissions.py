@@ -1,0 +1,110 @@
+"""The folder of one submission, `<study>/slurm/<date>-<time>-<microseconds>/`: what its array elements have to do.
+
+submission.json   the settings that all its jobs share
+elements.json     array -> element -> run ids, for status
+array-N.jsonl     one line per element: the specs of its runs, for the nodes
+jobs              a line `N JOB_ID` per array that Slurm accepted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from pbt_bench.running.slurm.pack import Element
+from pbt_bench.spec import RunSpec
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What every job of a submission needs to know."""
+
+    study: str  # absolute path
+    data: str
+    device: str
+    workers: int
+    retried: dict[str, str] = {}  # run id -> digest of the failed record that is to be replaced
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission's folder, to be written once and read from anywhere."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, settings: Settings, arrays: Sequence[Sequence[Element]]) -> Submission:
+        """Write down what is to be submitted, before it is."""
+        while True:
+            now = datetime.now()
+            folder = Path(settings.study) / "slurm" / f"{now:%Y%m%d-%H%M%S}-{now.microsecond:06}"
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                continue
+        for number, array in enumerate(arrays):
+            lines = (msgspec.json.encode([msgspec.Raw(spec.to_json()) for spec in element]) for element in array)
+            (folder / f"array-{number}.jsonl").write_bytes(b"\n".join(lines))
+        ids = [[[spec.run_id for spec in element] for element in array] for array in arrays]
+        (folder / "submission.json").write_bytes(msgspec.json.encode(settings))
+        part = folder / "elements.part"
+        part.write_bytes(msgspec.json.encode(ids))
+        part.replace(folder / "elements.json")
+        return cls(folder)
+
+    def accepted(self, array: int, job: str) -> None:
+        """Note Slurm's id of an array."""
+        with (self.folder / "jobs").open("a") as file:
+            file.write(f"{array} {job}\n")
+
+    @property
+    def settings(self) -> Settings:
+        """As they were when it was submitted."""
+        return msgspec.json.decode((self.folder / "submission.json").read_bytes(), type=Settings)
+
+    @cached_property
+    def elements(self) -> list[list[list[str]]]:
+        """Array -> element -> run ids."""
+        return msgspec.json.decode((self.folder / "elements.json").read_bytes(), type=list[list[list[str]]])
+
+    @cached_property
+    def jobs(self) -> dict[int, str]:
+        """Array -> Slurm's job id, of the arrays that were accepted."""
+        try:
+            lines = (self.folder / "jobs").read_text().splitlines()
+        except FileNotFoundError:
+            return {}
+        return {int(array): job for array, job in (line.split() for line in lines)}
+
+    def specs(self, array: int, element: int) -> list[RunSpec]:
+        """The runs of one element."""
+        with (self.folder / f"array-{array}.jsonl").open("rb") as file:
+            line = next(islice(file, element, None))
+        assert line is not None
+        return [RunSpec.from_json(bytes(spec)) for spec in msgspec.json.decode(line, type=list[msgspec.Raw])]
+
+    def comment(self, array: int) -> str:
+        """How Slurm's queue names an array of it, whether or not its id was ever written down."""
+        return f"pbt-bench {self.folder.name} {array}"
+
+    def log(self, job: str) -> Path:
+        """What a job of it said outside its runs."""
+        return self.folder / f"{job}_0_log.err"
+
+
+def submissions(study: Path) -> Iterator[Submission]:
+    """All of a study, oldest first; a folder whose writing was cut short is none."""
+    for folder in sorted((study / "slurm").glob("*-*-*")):
+        if (folder / "elements.json").exists():
+            yield Submission(folder)
+
+
+def job_name(study: str) -> str:
+    """The name of every job of a study in Slurm's queue."""
+    return f"pbt-{study}"

@@ -1,0 +1,89 @@
+"""Put what is missing of a study on a Slurm cluster, as job arrays through submitit."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit import SlurmExecutor
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from pbt_bench.running.slurm.command import SlurmError
+from pbt_bench.running.slurm.job import Job
+from pbt_bench.running.slurm.pack import Element
+from pbt_bench.running.slurm.profile import Profile
+from pbt_bench.running.slurm.submissions import Settings, Submission, job_name
+
+# A signal that comes before Python has its handlers must not kill: of a preempted job Slurm then takes care itself.
+_PYTHON = """sh -c 'trap "" USR2 TERM; exec "$@"' sh """
+
+
+class _Executor(SlurmExecutor):
+    """As submitit's, and it can also be made where there is no Slurm, to show what would be submitted."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+def executor(folder: Path, study: str, profile: Profile, arrays: int = 1) -> _Executor:
+    """submitit's executor for `profile`; of several arrays each gets its share of the jobs at a time."""
+    wanted: dict[str, Any] = {
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "gpus_per_node": profile.gpus or None,
+        "mem": profile.memory,
+    }
+    made = _Executor(folder, max_num_timeout=profile.requeues, python=_PYTHON + shlex.quote(sys.executable))
+    made.update_parameters(
+        job_name=job_name(study),
+        time=profile.minutes,
+        ntasks_per_node=1,
+        cpus_per_task=profile.cpus,
+        setup=list(profile.setup) or None,
+        signal_delay_s=profile.signal_delay,
+        array_parallelism=max(1, (profile.array_parallelism or 1_000_000) // arrays),
+        srun_args=["--cpus-per-task", str(profile.cpus)],  # since Slurm 22.05 srun does not take over sbatch's
+        additional_parameters={"requeue": True, **profile.sbatch},
+        **{name: value for name, value in wanted.items() if value is not None},
+    )
+    return made
+
+
+def script(folder: Path, study: str, profile: Profile, arrays: int, array: int, elements: int) -> str:
+    """What sbatch gets for one array: the very text that `submit` hands over."""
+    made = executor(folder, study, profile, arrays)
+    made.update_parameters(comment=Submission(folder).comment(array))
+    if elements > 1:
+        made.parameters["map_count"] = elements
+    return made._make_submission_file_text(made._submitit_command_str, "")
+
+
+def submit(
+    settings: Settings, study: str, profile: Profile, arrays: Sequence[Sequence[Element]], say: Callable[[str], None]
+) -> None:
+    """Hand `arrays` to Slurm, one after another. Raises SlurmError where it refuses; what it took before is kept."""
+    submission = Submission.create(settings, arrays)
+    made = executor(submission.folder, study, profile, len(arrays))
+    for number, array in enumerate(arrays):
+        made.update_parameters(comment=submission.comment(number))
+        count = len(array)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what the error says anyway
+                job = Job()  # type: ignore[no-untyped-call]
+                jobs = made.map_array(job, [submission.folder] * count, [number] * count, range(count))
+        except (FailedJobError, FailedSubmissionError) as error:
+            said = " ".join(str(error).split())
+            left = sum(len(element) for array in arrays[number:] for element in array)
+            raise SlurmError(f"sbatch: {said}; {left} runs were not submitted") from None
+        name = jobs[0].job_id.split("_")[0]
+        submission.accepted(number, name)
+        runs = sum(len(element) for element in array)
+        say(f"job {name}: {count} array element{'s' if count > 1 else ''} for {runs} runs")
