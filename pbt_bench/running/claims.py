@@ -9,15 +9,17 @@ to be read, never only looked up: NFS promises fresh attributes for an opened fi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-import socket
 import threading
 from math import inf
 from pathlib import Path
 from time import monotonic
 
 import msgspec
+
+from pbt_bench.running.store import HOST
 
 STALE = float(os.environ.get("PBT_BENCH_STALE_SECONDS", "40"))  # without renewal a claim is void; same for all workers
 BEAT = STALE / 5  # seconds between renewals
@@ -41,9 +43,9 @@ class Claims:
     def __init__(self, study: Path, beat: float = BEAT, stale: float = STALE) -> None:
         self._folder = study / "claims"
         self._beat, self._stale = beat, stale
-        self._clock = self._folder / f".{socket.gethostname().split('.')[0]}.{os.getpid()}.{secrets.token_hex(4)}"
+        self._clock = self._folder / f".clock-{secrets.token_hex(4)}.{HOST}.{os.getpid()}.tmp"
         job = "_".join(filter(None, map(os.environ.get, ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))))
-        self._owner = msgspec.json.encode(Owner(socket.gethostname(), os.getpid(), job or os.getenv("SLURM_JOB_ID")))
+        self._owner = msgspec.json.encode(Owner(HOST, os.getpid(), job or os.getenv("SLURM_JOB_ID")))
         self._held: tuple[str, int] | None = None
         self._lost = False
         self._asked = self._offset = -inf
@@ -55,8 +57,9 @@ class Claims:
         self._folder.mkdir(exist_ok=True)
         generation = 1
         while True:
+            path = self._path(run_id, generation)
             try:
-                with self._path(run_id, generation).open("xb") as file:
+                with path.open("xb") as file:
                     file.write(self._owner)
             except FileExistsError:
                 age = self._age(run_id, generation)
@@ -64,6 +67,9 @@ class Claims:
                     return False
                 generation += age is not None  # one that was released this moment is free again
                 continue
+            except OSError:  # made, but not written: a full disk
+                _remove(path)
+                raise
             self._held, self._lost = (run_id, generation), False
             self._start()
             return True
@@ -83,7 +89,7 @@ class Claims:
         held, self._held = self._held, None
         if held and not self._lost:
             for generation in range(1, held[1] + 1):
-                self._path(held[0], generation).unlink(missing_ok=True)
+                _remove(self._path(held[0], generation))
 
     def close(self) -> None:
         """Release, and stop renewing."""
@@ -92,7 +98,7 @@ class Claims:
         self._wake.set()
         if thread:
             thread.join()
-        self._clock.unlink(missing_ok=True)
+        _remove(self._clock)
 
     def busy(self, run_id: str) -> bool:
         """Is there a claim of `run_id` that its owner renews?"""
@@ -106,7 +112,7 @@ class Claims:
     def forget(self, run_id: str) -> None:
         """Remove every claim of a run that has a record, or whose worker is known to be dead."""
         for path in sorted(self._folder.glob(f"{run_id}.*"), key=lambda path: int(path.suffix[1:])):
-            path.unlink(missing_ok=True)
+            _remove(path)
 
     def _path(self, run_id: str, generation: int) -> Path:
         return self._folder / f"{run_id}.{generation}"
@@ -154,6 +160,11 @@ class Claims:
                 continue  # the file system is away for a moment; the next beat tries again
             if superseded and self._held == held:
                 self._lost = True
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # what cannot be removed goes stale
+        path.unlink()
 
 
 def owner(study: Path, run_id: str) -> Owner | None:

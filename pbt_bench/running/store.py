@@ -22,7 +22,7 @@ from pbt_bench.errors import RequestError, StoreError
 from pbt_bench.running.record import RunRecord, digest
 
 FOREIGN_SECONDS = 3600.0  # after which a file that another machine was writing is taken for abandoned
-_HOST = socket.gethostname().split(".")[0]
+HOST = socket.gethostname().split(".")[0]
 _DECODER = msgspec.json.Decoder(RunRecord)
 
 
@@ -94,7 +94,7 @@ class Store:
     def put(path: Path, content: bytes) -> None:
         """Write a file by rename, into a folder that is made if its parent is there."""
         path.parent.mkdir(exist_ok=True)
-        part = path.with_name(f".{path.stem}.{_HOST}.{os.getpid()}.tmp")
+        part = path.with_name(f".{path.stem}.{HOST}.{os.getpid()}.tmp")
         try:
             with part.open("wb") as file:
                 file.write(content)
@@ -109,12 +109,11 @@ class Store:
         """Remove what nobody will need: half-written files of processes that are gone, the rest of finished runs."""
         for part in self.folder.glob("*/.*.tmp"):
             host, pid = part.name.split(".")[-3:-1]
-            ours = host == _HOST
+            ours = host == HOST
             if (ours and not Path(f"/proc/{pid}").exists()) or (not ours and _age(part) > FOREIGN_SECONDS):
                 part.unlink(missing_ok=True)
         for left in (*self.folder.glob("checkpoints/*.pt"), *self.folder.glob("claims/*.*")):
-            abandoned = left.name.startswith(".") and _age(left) > FOREIGN_SECONDS
-            if abandoned or self.finished(left.stem, retry_failed=True):
+            if self.finished(left.stem, retry_failed=True):
                 left.unlink(missing_ok=True)
 
     def records(self, ids: Collection[str] | None = None) -> list[RunRecord]:

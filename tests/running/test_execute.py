@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from records import result
 
 from pbt_bench.running import execute
 from pbt_bench.running.execute import Executor
@@ -32,17 +33,6 @@ def spec(**changes: Any) -> RunSpec:
 
 def executor() -> Executor:
     return Executor(Path("nowhere"), torch.device("cpu"))
-
-
-def result(record: RunRecord) -> dict[str, Any]:
-    """Everything but the times and the place of execution."""
-    plain: dict[str, Any] = msgspec.json.decode(record.to_json())
-    assert plain["error"] is None, plain["error"]
-    plain.pop("environment")
-    plain["pruning"].pop("scoring_seconds")
-    for epoch in plain["curve"]:
-        epoch.pop("seconds")
-    return plain
 
 
 @pytest.mark.parametrize("method", [*METHODS, "dense"])
