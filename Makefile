@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 .PHONY: help benchmark test submit speed lint clean
 
 help:                 ## what the targets do
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
 
 $(VENV)/installed: pyproject.toml
 	@echo "== creating $(VENV) and installing (torch is large: minutes the first time)"
@@ -34,6 +34,10 @@ submit: $(VENV)/installed      ## a grid as Slurm job arrays: make submit GRID=g
 	@test -n "$(GRID)" -a -n "$(CLUSTER)" || { echo "usage: make submit GRID=grids/digits.toml CLUSTER=slurm/gpu.toml"; exit 2; }
 	@echo "== submitting $(GRID) to the cluster of $(CLUSTER)"
 	@$(BIN)/pbt-bench submit $(GRID) --cluster $(CLUSTER)
+
+test-faults: $(VENV)/installed-dev ## the tests of faults with all their kills and bad inputs (minutes)
+	@echo "== faults"
+	@PBT_BENCH_FAULTS=all $(BIN)/python -m pytest tests/faults
 
 speed: $(VENV)/installed       ## speed ratios, each two measurements of one run; writes results/speed.json
 	@echo "== measuring (minutes; a quiet machine gives honest ratios)"
