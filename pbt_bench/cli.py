@@ -79,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     status = add("status", _status, "count the runs of a grid by state")
     add_grid(status)
     status.add_argument("--json", action="store_true", help="for scripts")
+    status.add_argument(
+        "--watch", type=float, nargs="?", const=10.0, metavar="SECONDS",
+        help="again every so many seconds (10) until nothing runs or waits",
+    )  # fmt: skip
+
+    cancel = add("cancel", _cancel, "cancel what a grid has on a Slurm cluster; what is finished is kept")
+    add_grid(cancel)
 
     report = add("report", _report, "draw figures, tables and a page from the records")
     add_grid(report)
@@ -117,9 +124,9 @@ def _run(options: argparse.Namespace) -> int:
         with Progress(grid.name, len(todo.specs), before, min(len(places), len(todo.missing))) as progress:
             every = 60 * options.checkpoint_minutes
             local.run(todo, store, options.data, places, progress, checkpoint_seconds=every)
-    state = summary(grid, store)
+    state = summary(grid, store, ask_slurm=False)
     print(state.line())
-    return 1 if state.counts["failed"] or state.missing else 0
+    return 1 if state.counts["failed"] or state.unfinished else 0
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -134,12 +141,28 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from pbt_bench.running.display import show, watch
     from pbt_bench.running.status import summary
 
     grid, store = _load(options)
-    state = summary(grid, store)
-    print(state.to_json() if options.json else state.text())
-    return 1 if state.counts["failed"] else 0
+    if options.watch is not None:
+        state = watch(lambda: summary(grid, store), max(1.0, options.watch))
+    else:
+        state = summary(grid, store)
+    if options.json:
+        print(state.to_json())
+    elif options.watch is None:
+        show(state)
+    return 1 if state.counts["failed"] or state.counts["lost"] else 0
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from pbt_bench.running.slurm.cancel import cancel
+
+    grid, store = _load(options)
+    count = cancel(grid.name, store)
+    print(f"{grid.name}: {count} jobs cancelled" if count else f"{grid.name}: nothing of it is in Slurm's queue")
+    return 0
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import secrets
 import threading
 from math import inf
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 
 import msgspec
 
@@ -37,6 +37,12 @@ class Owner(msgspec.Struct, frozen=True):
     job: str | None = None  # of Slurm
 
 
+def slurm_job() -> str | None:
+    """The Slurm job that this process is in, as squeue names it."""
+    array = "_".join(filter(None, map(os.environ.get, ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))))
+    return array or os.environ.get("SLURM_JOB_ID")
+
+
 class Claims:
     """The claims of one worker, which holds at most one at a time."""
 
@@ -44,8 +50,7 @@ class Claims:
         self._folder = study / "claims"
         self._beat, self._stale = beat, stale
         self._clock = self._folder / f".clock-{secrets.token_hex(4)}.{HOST}.{os.getpid()}.tmp"
-        job = "_".join(filter(None, map(os.environ.get, ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))))
-        self._owner = msgspec.json.encode(Owner(HOST, os.getpid(), job or os.getenv("SLURM_JOB_ID")))
+        self._owner = msgspec.json.encode(Owner(HOST, os.getpid(), slurm_job()))
         self._held: tuple[str, int] | None = None
         self._lost = False
         self._asked = self._offset = -inf
@@ -165,6 +170,23 @@ class Claims:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):  # what cannot be removed goes stale
         path.unlink()
+
+
+def active(study: Path) -> dict[str, Owner]:
+    """Who is at which run now: the newest claims of all runs, as far as they are renewed."""
+    newest: dict[str, int] = {}
+    for path in (study / "claims").glob("[!.]*.*"):
+        newest[path.stem] = max(newest.get(path.stem, 0), int(path.suffix[1:]))
+    claims = Claims(study)
+    try:
+        ages = {run: claims._age(run, generation) for run, generation in newest.items()}
+    except OSError:  # a folder that can only be read: the clocks of the machines must do
+        now = time()
+        ages = {run: now - claims._path(run, newest[run]).stat().st_mtime for run in newest}
+    finally:
+        claims.close()
+    fresh = [run for run, age in ages.items() if age is not None and age < STALE]
+    return {run: owner(study, run) or Owner("an unknown host", 0) for run in fresh}
 
 
 def owner(study: Path, run_id: str) -> Owner | None:

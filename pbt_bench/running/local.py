@@ -193,7 +193,7 @@ def _died(worker: _Worker, store: Store, claims: Claims) -> Finished | None:
     assert worker.current is not None
     worker.process.join(SAVE_SECONDS)
     code = worker.process.exitcode
-    if code == STOPPED:
+    if code in (STOPPED, -signal.SIGTERM, -signal.SIGUSR2):  # the latter two before it had its handlers
         return None
     reason = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:

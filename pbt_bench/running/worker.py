@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import sleep
@@ -80,6 +81,7 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
     keep_freed_memory()
     import torch
 
+    from pbt_bench.running import log
     from pbt_bench.running.checkpoint import Checkpoint, Stop
     from pbt_bench.running.claims import ClaimLost, Claims
     from pbt_bench.running.execute import Executor
@@ -92,7 +94,8 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
     executor = Executor(data, torch.device(device))
     store, claims = Store(results), Claims(results)
 
-    def advanced(epoch: EpochResult) -> None:
+    def advanced(spec: RunSpec, epoch: EpochResult) -> None:
+        log.write(f"epoch {epoch.epoch}/{spec.recipe.epochs} train loss {epoch.train_loss:.4f}")
         with contextlib.suppress(OSError):  # a parent that is gone is no failure of the run
             link.send(Advanced(epoch.epoch))
 
@@ -105,9 +108,11 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
             try:  # it may have been finished while it was claimed
                 if not (record := store.finished(run_id, job.retry_failed)):
                     checkpoint = Checkpoint(store, run_id, checkpoint_seconds, stop, claims)
-                    record = executor.execute(spec, job.methods, advanced, checkpoint)
-                    claims.check()
-                    store.write(record, executor.masks)
+                    with log.logged(results, spec, device):
+                        record = executor.execute(spec, job.methods, partial(advanced, spec), checkpoint)
+                        claims.check()
+                        store.write(record, executor.masks)
+                        log.write(record.error or record.status)
             except ClaimLost:
                 return Elsewhere()
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 from pbt_bench.errors import RequestError
@@ -22,6 +23,11 @@ def call(*words: str) -> str:
     except subprocess.TimeoutExpired:
         raise SlurmError(f"Slurm did not answer {words[0]} within {_SECONDS:.0f} s") from None
     if done.returncode != 0:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise SlurmError(f"{words[0]}: {said}")
+        raise SlurmError(f"{words[0]}: {gist(done.stderr) or f'exit code {done.returncode}'}")
     return done.stdout
+
+
+def gist(said: str) -> str:
+    """The last two lines of what a command complained of, as one; they hold what and why."""
+    lines = [re.sub(r"^\w+: (?:error|fatal): ", "", line.strip()) for line in said.splitlines() if line.strip()]
+    return ": ".join(dict.fromkeys(lines[-2:]))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from pbt_bench.errors import RequestError
+from pbt_bench.running.estimate import Estimate, estimate
 from pbt_bench.running.outcomes import file_digest, outcomes
 from pbt_bench.running.slurm.command import SlurmError
-from pbt_bench.running.slurm.estimate import estimate
 from pbt_bench.running.slurm.pack import DEFAULT_ARRAY_SIZE, Element, array_size, chunk, pack
 from pbt_bench.running.slurm.profile import Profile
 from pbt_bench.running.slurm.submissions import Settings
@@ -47,7 +47,7 @@ def request(
     arrays = chunk(pack(chosen, profile), _array_size(dry_run))
     if dry_run:
         _show(grid.name, store.folder, profile, arrays, say)
-        say(estimate(specs, chosen, found).text(profile))
+        say(_cost(estimate(specs, chosen, found), profile))
         return
     from pbt_bench.running.slurm.submit import submit
 
@@ -79,6 +79,15 @@ def _choose(wanted: Sequence[str], seen: View, attempts: int) -> tuple[list[str]
     if spent:
         words.append(f"{len(spent)} lost {attempts} times (see status; --retry-failed submits them once more)")
     return [run for run in wanted if run not in live and run not in spent], words
+
+
+def _cost(found: Estimate, profile: Profile) -> str:
+    """In the unit that is paid for: GPU hours, or job hours where a job has no GPU."""
+    unit = "GPU hours" if profile.gpus else "job hours"
+    if found.seconds is None:
+        return f"{unit}: unknown, no run of this study was measured yet"
+    hours = found.seconds / 3600 / profile.workers * max(1, profile.gpus)
+    return f"{unit}: about {hours:.3g} (from {found.measured} measured runs)"
 
 
 def _array_size(dry_run: bool) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from pbt_bench.running.slurm.command import SlurmError
+from pbt_bench.running.slurm.command import SlurmError, gist
 from pbt_bench.running.slurm.job import Job
 from pbt_bench.running.slurm.pack import Element
 from pbt_bench.running.slurm.profile import Profile
@@ -80,9 +80,8 @@ def submit(
                 job = Job()  # type: ignore[no-untyped-call]
                 jobs = made.map_array(job, [submission.folder] * count, [number] * count, range(count))
         except (FailedJobError, FailedSubmissionError) as error:
-            said = " ".join(str(error).split())
             left = sum(len(element) for array in arrays[number:] for element in array)
-            raise SlurmError(f"sbatch: {said}; {left} runs were not submitted") from None
+            raise SlurmError(f"sbatch: {gist(str(error))}; {left} runs were not submitted") from None
         name = jobs[0].job_id.split("_")[0]
         submission.accepted(number, name)
         runs = sum(len(element) for element in array)

@@ -137,7 +137,7 @@ def test_the_cost_is_estimated_from_measured_runs(fake, store: Store) -> None:
     ("command", "script", "message"),
     [
         ("squeue", "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1", "Unable to contact"),
-        ("scontrol", "echo scontrol: error: down >&2; exit 1", "scontrol: scontrol: error: down"),
+        ("scontrol", "echo scontrol: error: down >&2; exit 1", "error: scontrol: down"),
         (
             "sbatch",
             "echo sbatch: error: invalid partition specified: gpux >&2; exit 1",
@@ -153,7 +153,7 @@ def test_a_cluster_that_does_not_answer_or_refuses_is_one_line(
     fake(command, f"#!/bin/sh\n{script}\n")
     with pytest.raises(RequestError) as caught:
         ask(store)
-    assert message in str(caught.value)
+    assert message in f"error: {caught.value}"
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
     fake(command, "#!/bin/sh\necho Submitted batch job 2000\n" if command == "sbatch" else "#!/bin/sh\n")

@@ -1,4 +1,4 @@
-"""What a submission will cost, from the runs measured so far."""
+"""How long runs will take, from the runs of the study measured so far."""
 
 from __future__ import annotations
 
@@ -8,28 +8,19 @@ from itertools import chain
 from statistics import mean
 
 from pbt_bench.running.outcomes import Outcome
-from pbt_bench.running.slurm.profile import Profile
 from pbt_bench.spec import RunSpec
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of all runs one after another, from the mean of those measured; None if there is none."""
+    """Seconds of runs one after another; None if nothing was measured."""
 
     seconds: float | None
-    measured: int
-
-    def text(self, profile: Profile) -> str:
-        """In the unit that is paid for: GPU hours, or node hours where a job has no GPU."""
-        unit = "GPU hours" if profile.gpus else "job hours"
-        if self.seconds is None:
-            return f"{unit}: unknown, no run of this study was measured yet"
-        hours = self.seconds / 3600 / profile.workers * max(1, profile.gpus)
-        return f"{unit}: about {hours:.3g} (from {self.measured} measured runs)"
+    measured: int  # runs that it comes from
 
 
 def estimate(specs: Sequence[RunSpec], todo: Sequence[RunSpec], found: Mapping[str, Outcome]) -> Estimate:
-    """What `todo` will cost: per dataset and model the mean of the measured runs, else the mean of all."""
+    """What `todo` takes: per dataset and model the mean of the measured runs, else the mean of all."""
     measured: dict[tuple[str, str], list[float]] = {}
     for spec in specs:
         outcome = found.get(spec.run_id)
