@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -25,8 +26,8 @@ def plain(state: Summary) -> str:
     if state.warning:
         lines.append(f"warning: {state.warning}")
     for kind in _COLOURS:
-        for run, what in _rows(state, kind):
-            lines.append(f"{kind}: {run}{f': {what}' if what else ''}")
+        for what, detail in _rows(state, kind):
+            lines.append(f"{kind}: {what}: {detail}" if what else f"    {detail}")
     return "\n".join(lines)
 
 
@@ -37,8 +38,10 @@ def table(state: Summary) -> Group:
         parts.append(Text(f"warning: {state.warning}", style="red"))
     rows = Table(box=None, show_header=False, pad_edge=False)
     for kind, colour in _COLOURS.items():
-        for run, what in _rows(state, kind):
-            rows.add_row(Text(kind, style=colour), Text(run), Text(what))
+        for what, detail in _rows(state, kind):
+            rows.add_row(
+                Text(kind if what else "", style=colour), Text(what), Text(detail, style="" if what else "dim")
+            )
     if rows.row_count:
         parts.append(rows)
     return Group(*parts)
@@ -57,35 +60,61 @@ def watch(read: Callable[[], Summary], seconds: float) -> Summary:
     """Show it again and again until nothing runs or waits any more."""
     console = Console()
     state = read()
-    with Live(table(state), console=console, auto_refresh=False) as live:
-        while state.counts["running"] or state.counts["pending"]:
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        while True:
+            if live:
+                live.update(table(state), refresh=True)
+            else:
+                print(plain(state), flush=True)
+            if not state.counts["running"] and not state.counts["pending"]:
+                return state
             time.sleep(seconds)
             state = read()
-            live.update(table(state), refresh=True)
-            if not console.is_terminal:
-                print(plain(state), flush=True)
-    return state
 
 
 def _rows(state: Summary, kind: str) -> list[tuple[str, str]]:
+    """(what, detail) of one kind; a row without `what` belongs to the one above."""
     runs = state.of(kind)
-    if kind == "pending":
-        return [(f"{count} runs", why) for why, count in Counter(run.why or "" for run in runs).most_common()]
-    describe = _running if kind == "running" else _ended
-    rows = [row for run in runs[:_ROWS] for row in describe(run)]
-    if len(runs) > _ROWS:
-        rows.append((f"and {len(runs) - _ROWS} more", "--json names all"))
+    describe = {"failed": _failed, "running": _running, "pending": _pending, "lost": _lost}[kind]
+    rows = describe(runs[:_ROWS] if kind in ("failed", "running") else runs)
+    if kind in ("failed", "running") and len(runs) > _ROWS:
+        rows.append(("", f"and {len(runs) - _ROWS} more (--json names all)"))
     return rows
 
 
-def _running(run: Run) -> Sequence[tuple[str, str]]:
-    place = f"on {run.host}" + (f", job {run.job}" if run.job else "")
-    if run.epoch is None:
-        return [(f"{run.label} ({run.run_id})", f"preparing {place}")]
-    eta = "" if run.seconds_left is None else f", ETA {duration(run.seconds_left)}"
-    return [(f"{run.label} ({run.run_id})", f"epoch {run.epoch}/{run.epochs}{eta}, {place}")]
+def _failed(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    return [(f"{run.label} ({run.run_id})", run.why or "") for run in runs]
 
 
-def _ended(run: Run) -> Sequence[tuple[str, str]]:
-    job = f"job {run.job} " if run.job else ""
-    return [(f"{run.label} ({run.run_id})", f"{job}{run.why or ''}"), *(("", f"| {line}") for line in run.log)]
+def _running(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    rows = []
+    for run in runs:
+        eta = "" if run.seconds_left is None else f", ETA {duration(run.seconds_left)}"
+        where = f"on {run.host}" + (f", job {run.job}" if run.job else "")
+        at = "preparing" if run.epoch is None else f"epoch {run.epoch}/{run.epochs}{eta},"
+        rows.append((f"{run.label} ({run.run_id})", f"{at} {where}"))
+    return rows
+
+
+def _pending(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    return [(_runs(count), why) for why, count in Counter(run.why or "" for run in runs).most_common()]
+
+
+def _lost(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """By job; below it what its log, or that of one of its runs, said last."""
+    jobs: dict[tuple[str | None, str | None], list[Run]] = {}
+    for run in runs:
+        jobs.setdefault((run.job, run.why), []).append(run)
+    rows = []
+    for (job, why), those in list(jobs.items())[:_ROWS]:
+        first = max(those, key=lambda run: run.own_log)
+        rows.append((_runs(len(those)), f"job {job}: {why}"))
+        rows += [("", f"{first.label} ({first.run_id}){' and others' if len(those) > 1 else ''}")]
+        rows += [("", f"| {line}") for line in first.log]
+    if len(jobs) > _ROWS:
+        rows.append(("", f"and those of {len(jobs) - _ROWS} more jobs (--json names all)"))
+    return rows
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" + ("s" if count != 1 else "")

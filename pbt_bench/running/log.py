@@ -15,7 +15,7 @@ from pbt_bench.running.claims import slurm_job
 from pbt_bench.spec import RunSpec
 
 _TAIL_BYTES = 16_384
-_EPOCH = re.compile(r"(\S+ \S+) epoch (\d+)/(\d+)")
+_LINE = re.compile(r"(\S+ \S+) (?:(start) |epoch (\d+)/(\d+))")
 
 
 def log_path(study: Path, run_id: str) -> Path:
@@ -46,7 +46,7 @@ def logged(study: Path, spec: RunSpec, device: str) -> Iterator[None]:
             where = f"{socket.gethostname()} {device} pid {os.getpid()}" + (
                 f" job {job}" if (job := slurm_job()) else ""
             )
-            write(f"{spec.label} on {where}")
+            write(f"start {spec.label} on {where}")
             yield
         except SystemExit:
             write("stopped; it goes on from its last saved state")
@@ -78,14 +78,14 @@ def tail(path: Path, lines: int) -> list[str]:
 
 
 def position(path: Path) -> tuple[int, int, float | None] | None:
-    """(epoch, epochs, seconds left) of a run as its log says; seconds are None after the first epoch of a session."""
+    """(epoch, epochs, seconds left) of a run as its log says; seconds are None until a session's second epoch."""
     seen: list[tuple[datetime, int, int]] = []
     for line in tail(path, 1000):
-        if match := _EPOCH.match(line):
-            when, epoch, epochs = datetime.fromisoformat(match[1]), int(match[2]), int(match[3])
-            if seen and epoch <= seen[-1][1]:
-                seen.clear()  # it started anew, or went on from an older state
-            seen.append((when, epoch, epochs))
+        if match := _LINE.match(line):
+            if match[2]:
+                seen.clear()
+            else:
+                seen.append((datetime.fromisoformat(match[1]), int(match[3]), int(match[4])))
     if not seen:
         return None
     (start, first, _), (now, epoch, epochs) = seen[0], seen[-1]

@@ -21,6 +21,7 @@ from pbt_bench.spec import Grid, RunSpec
 LOG_LINES = 3
 
 RECORDED = ("done", "collapsed", "diverged", "failed")
+_REASONS = {"None": "not yet looked at by the scheduler", "": "waiting"}
 UNFINISHED = ("running", "pending", "lost", "missing")
 
 
@@ -37,6 +38,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     seconds_left: float | None = None
     why: str | None = None  # it failed, waits, or was lost
     log: tuple[str, ...] = ()  # the last lines of a lost run's
+    own_log: bool = False  # not only its job's
 
 
 @dataclass(frozen=True)
@@ -132,18 +134,20 @@ def _running(store: Store, spec: RunSpec, who: Owner) -> Run:
 
 def _elsewhere(store: Store, spec: RunSpec, place: Place, unknown: bool) -> Run:
     """A run that nobody is at, by where Slurm has or had it."""
-    log: tuple[str, ...] = ()
-    state, why = "lost", place.why
+    own, job = [], []
+    state, why = "lost", _REASONS.get(place.why, place.why)
     if unknown:
         state, why = "pending", "submitted; Slurm does not answer"
     elif place.live and place.state == "PENDING":
-        state, why = "pending", place.why
+        state = "pending"
     elif place.live:
         state, why = "pending", f"its job is {place.state.lower()} on {place.node}"
     else:
-        log = tuple(tail(log_path(store.folder, spec.run_id), LOG_LINES) or tail(place.log, LOG_LINES))
+        own = tail(log_path(store.folder, spec.run_id), LOG_LINES)
+        job = [] if own else tail(place.log, LOG_LINES)
         if place.attempts > 1:
             why = f"{why} ({place.attempts} times)"
     return Run(
-        run_id=spec.run_id, label=spec.label, state=state, job=place.job, host=place.node or None, why=why, log=log
-    )
+        run_id=spec.run_id, label=spec.label, state=state, job=place.job, host=place.node or None, why=why,
+        log=(*own, *job), own_log=bool(own),
+    )  # fmt: skip

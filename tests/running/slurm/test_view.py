@@ -1,0 +1,234 @@
+"""`status` and `cancel` with what Slurm prints: pending, running, requeued, over, forgotten, and no answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from pbt_bench.running.claims import Claims
+from pbt_bench.running.display import plain, table
+from pbt_bench.running.log import log_path
+from pbt_bench.running.record import RunRecord
+from pbt_bench.running.slurm.cancel import cancel
+from pbt_bench.running.slurm.command import SlurmError
+from pbt_bench.running.slurm.queue import Past, history, queue
+from pbt_bench.running.slurm.submissions import Settings, Submission
+from pbt_bench.running.status import Summary, summary
+from pbt_bench.running.store import Store
+from pbt_bench.spec import Axes, Grid
+
+GRID = Grid(
+    name="tiny",
+    grid=Axes(dataset=("digits",), model=("vgg8",), method=("snip", "fts"), sparsity=(0.9, 0.98), seed=(0, 1)),
+)
+SPECS = GRID.runs()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    found = Store(tmp_path / "results" / "tiny")
+    found.prepare()
+    return found
+
+
+@pytest.fixture
+def submission(store: Store) -> Submission:
+    """Ten runs, one per element of one array with the id 500."""
+    settings = Settings(study=str(store.folder), data="data", device="cpu", workers=1)
+    made = Submission.create(settings, [[[spec] for spec in SPECS]])
+    made.accepted(0, "500")
+    return made
+
+
+def squeue(fake, submission: Submission, *lines: str) -> None:
+    text = "".join(f"500_{line.split('|')[0]}|{line}|{submission.comment(0)}\n" for line in lines)
+    fake("squeue", f"#!/bin/sh\ncat <<'END'\n{text}END\n")
+
+
+def sacct(fake, *lines: str) -> None:
+    fake("sacct", "#!/bin/sh\ncat <<'END'\n" + "".join(f"500_{line}\n" for line in lines) + "END\n")
+
+
+def done(store: Store, index: int, seconds: float = 100.0) -> None:
+    spec = SPECS[index]
+    store.write(RunRecord(run_id=spec.run_id, status="done", spec=spec, environment={"seconds": seconds}))
+
+
+def counts(state: Summary) -> dict[str, int]:
+    return {name: count for name, count in state.counts.items() if count}
+
+
+def test_every_run_is_where_slurm_has_it_and_the_counts_add_up(fake, store: Store, submission: Submission) -> None:
+    squeue(
+        fake, submission,
+        "1|RUNNING|n1|None", "2|PENDING||JobArrayTaskLimit", "3|PENDING||BeginTime", "4|COMPLETING|n2|None",
+        "5|PENDING||None",
+    )  # fmt: skip
+    sacct(fake, "6|OUT_OF_MEMORY|0:125", "7|CANCELLED by 0|0:0", "8|FAILED|2:0", "1|NODE_FAIL|0:0")
+    done(store, 0)
+    (submission.folder / "500_8_0_log.err").write_text("pbt-bench: one\ntwo\n\nthree: no such device\nfour\n")
+    state = summary(GRID, store)
+    assert counts(state) == {"done": 1, "pending": 5, "lost": 4}
+    assert state.counts.total() == state.total == 10
+    assert state.seconds_left == 900.0
+    assert sorted(run.why or "" for run in state.of("pending")) == [
+        "BeginTime", "JobArrayTaskLimit", "its job is completing on n2", "its job is running on n1",
+        "not yet looked at by the scheduler",
+    ]  # fmt: skip
+    lost = {run.job: run for run in state.of("lost")}
+    assert {job: run.why for job, run in lost.items()} == {
+        "500_6": "out of memory, signal 125",
+        "500_7": "cancelled",
+        "500_8": "failed, exit code 2",
+        "500_9": "Slurm no longer has it (cancelled while pending, or forgotten)",
+    }
+    assert lost["500_8"].log == ("two", "three: no such device", "four")
+    text = plain(state)
+    assert text.startswith("tiny: 10 runs: 1 done, 5 pending, 4 lost (about 15 min 00 s of one worker)\n")
+    assert "lost: 1 run: job 500_8: failed, exit code 2\n" in text
+    assert "    | three: no such device\n" in text
+    parsed = json.loads(state.to_json())
+    assert sum(parsed[name] for name in ("done", "collapsed", "diverged", "failed", "running", "pending", "lost")) == 10
+    assert {run["run_id"] for run in parsed["runs"]} == {spec.run_id for spec in SPECS[1:]}
+
+
+def test_a_run_that_a_worker_has_is_running_wherever_slurm_thinks_it_is(
+    fake, store: Store, submission: Submission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue(fake, submission, *(f"{index}|PENDING||BeginTime" for index in range(10)))
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "500")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    spec = SPECS[3]
+    log_path(store.folder, spec.run_id).parent.mkdir()
+    log_path(store.folder, spec.run_id).write_text(
+        "2026-11-23 08:00:00 start digits vgg8 on n1\n2026-11-23 08:00:10 epoch 1/15 train loss 2\n"
+        "2026-11-23 08:00:11 stopped\n2026-11-23 09:00:00 start digits vgg8 on n2\nwarning: epoch 9/15\n"
+        "2026-11-23 09:00:10 epoch 2/15 train loss 1\n2026-11-23 09:00:18 epoch 6/15 train loss 1\n"
+    )
+    claims = Claims(store.folder)
+    claims.take(spec.run_id)
+    try:
+        state = summary(GRID, store)
+    finally:
+        claims.close()
+    assert counts(state) == {"running": 1, "pending": 9}
+    (run,) = state.of("running")
+    assert (run.run_id, run.job, run.epoch, run.epochs, run.seconds_left) == (spec.run_id, "500_3", 6, 15, 18.0)
+    assert "epoch 6/15, ETA 18 s, on " in plain(state)
+    assert counts(summary(GRID, store)) == {"pending": 10}
+
+
+def test_a_stale_claim_is_nobodys(fake, store: Store) -> None:
+    claims = Claims(store.folder, beat=100, stale=0.05)
+    claims.take(SPECS[0].run_id)
+    path = next(path for path in (store.folder / "claims").iterdir() if not path.name.startswith("."))
+    os.utime(path, (0, 0))
+    assert counts(summary(GRID, store)) == {"missing": 10}
+    claims.close()
+
+
+def test_a_study_that_was_never_submitted_asks_slurm_nothing(fake, store: Store) -> None:
+    fake("squeue", "#!/bin/sh\nexit 1\n")
+    done(store, 0)
+    state = summary(GRID, store)
+    assert state.warning is None
+    assert counts(state) == {"done": 1, "missing": 9}
+    assert cancel("tiny", store) == 0
+
+
+def test_slurm_that_does_not_answer_is_said_and_its_runs_are_not_called_lost(
+    fake, store: Store, submission: Submission
+) -> None:
+    fake("squeue", "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
+    done(store, 0)
+    state = summary(GRID, store)
+    assert counts(state) == {"done": 1, "pending": 9}
+    assert "Unable to contact slurm controller" in str(state.warning)
+    assert "warning: squeue: slurm_load_jobs error: Unable" in plain(state)
+    with pytest.raises(SlurmError, match="Unable to contact"):
+        cancel("tiny", store)
+
+
+def test_without_accounting_the_queue_still_explains(fake, store: Store, submission: Submission) -> None:
+    fake("sacct", "#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+    squeue(fake, submission, *(f"{index}|TIMEOUT|n1|TimeLimit" for index in range(10)))
+    state = summary(GRID, store)
+    assert counts(state) == {"lost": 10}
+    assert {run.why for run in state.runs} == {"timeout"}
+
+
+def test_a_later_submission_decides_and_attempts_are_told(fake, store: Store, submission: Submission) -> None:
+    second = Submission.create(submission.settings, [[SPECS[:2]]])
+    second.accepted(0, "600")
+    fake(
+        "sacct",
+        "#!/bin/sh\nfor i in 0 1 2 3 4 5 6 7 8 9; do echo \"500_$i|FAILED|1:0\"; done\necho '600|TIMEOUT|0:0'\n",
+    )
+    state = summary(GRID, store)
+    by_id = {run.run_id: run for run in state.of("lost")}
+    assert by_id[SPECS[0].run_id].why == "timeout (2 times)"
+    assert by_id[SPECS[0].run_id].job == "600"
+    assert by_id[SPECS[5].run_id].why == "failed, exit code 1"
+
+
+def test_other_peoples_jobs_and_odd_lines_are_no_concern(fake) -> None:
+    fake(
+        "squeue",
+        "#!/bin/sh\nprintf 'x\\n7|N/A|RUNNING|n|r|\\n8_1|1|RUNNING|n|r|a|b|c\\n9_4|4|RUNNING|n|r|pbt-bench s 0\\n'",
+    )
+    (entry,) = queue("tiny")
+    assert (entry.job, entry.submission, entry.array, entry.element) == ("9_4", "s", 0, 4)
+    fake("sacct", "#!/bin/sh\nprintf 'x\\n5_[3-7]|PENDING|0:0\\n5_1|CANCELLED by 12|0:9\\n'")
+    assert history(["5"])["5_1"] == Past("CANCELLED", "0:9")
+    assert history([]) == {}
+
+
+def test_cancel_takes_out_what_this_folder_submitted(fake, store: Store, submission: Submission) -> None:
+    folder = fake("scancel", '#!/bin/sh\necho "$@" >> {folder}/cancelled\n')
+    squeue(fake, submission, "1|RUNNING|n1|None", "2|PENDING||Resources", "3|COMPLETED|n1|None")
+    assert cancel("tiny", store) == 2
+    assert (folder / "cancelled").read_text() == "500_1 500_2\n"
+
+
+def test_failures_and_a_table_for_terminals(fake, store: Store) -> None:
+    record = RunRecord(
+        run_id=SPECS[0].run_id, status="failed", spec=SPECS[0],
+        error="Traceback (most recent call last):\n  x\nValueError: [red]boom[/red]\n",
+    )  # fmt: skip
+    store.write(record)
+    state = summary(GRID, store)
+    assert f"failed: {SPECS[0].label} ({SPECS[0].run_id}): ValueError: [red]boom[/red]" in plain(state)
+    console = Console(file=StringIO(), force_terminal=True, width=120, color_system=None)
+    console.print(table(state))
+    assert "ValueError: [red]boom[/red]" in console.file.getvalue()
+    assert json.loads(state.to_json())["failures"][0]["error"] == "ValueError: [red]boom[/red]"
+
+
+def test_a_damaged_record_counts_as_missing(fake, store: Store) -> None:
+    done(store, 0)
+    done(store, 1)
+    store.path(SPECS[0].run_id).write_text("{")
+    store.path(SPECS[1].run_id).write_bytes(msgspec.json.encode({"run_id": SPECS[2].run_id, "status": "done"}))
+    assert counts(summary(GRID, store)) == {"missing": 10}
+
+
+def test_status_starts_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_bytes(
+        b'name="tiny"\n[grid]\ndataset=["digits"]\nmodel=["vgg8"]\nmethod=["snip"]\nsparsity=[0.9]\nseed=[0]\n'
+    )
+    code = (
+        "import sys; from pbt_bench.cli import main; code = main(sys.argv[1:]);"
+        "assert not any(name.split('.')[0] in ('torch', 'pandas') for name in sys.modules); sys.exit(code)"
+    )
+    for words in (["status", "tiny.toml", "--watch"], ["cancel", "tiny.toml"]):
+        ended = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert "tiny: " in ended.stdout
