@@ -1,17 +1,19 @@
-"""One log per run, `<study>/logs/<run_id>.log`: all that is printed while it is executed, and a line per epoch."""
+"""One log per run, `<study>/logs/<run_id>.log`: what is printed while it is executed, and a line per epoch."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
-import socket
 import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from pbt_bench.running.claims import slurm_job
+from pbt_bench.running.store import HOST
 from pbt_bench.spec import RunSpec
 
 _TAIL_BYTES = 16_384
@@ -23,47 +25,52 @@ def log_path(study: Path, run_id: str) -> Path:
     return study / "logs" / f"{run_id}.log"
 
 
+class RunLog:
+    """Appends to the log of one run. It is open only while a line is written, and never fails a run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def say(self, text: str) -> None:
+        """A line with the time."""
+        self.append(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text.rstrip()}\n")
+
+    def append(self, text: str) -> None:
+        """`text` as it is."""
+        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+class _Tee(io.TextIOBase):
+    """What is printed goes where it always went, and to a log."""
+
+    def __init__(self, stream: TextIO, log: RunLog) -> None:
+        self._stream, self._log = stream, log
+
+    def write(self, text: str) -> int:
+        self._log.append(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
 @contextlib.contextmanager
-def logged(study: Path, spec: RunSpec, device: str) -> Iterator[None]:
-    """While inside, what this process prints, native code included, is appended to the log of `spec`.
-
-    A log that cannot be written (the disk is full) is done without: it never fails a run.
-    """
+def logged(study: Path, spec: RunSpec, device: str) -> Iterator[RunLog]:
+    """The log of `spec`; what Python prints while inside is also written to it."""
     path = log_path(study, spec.run_id)
-    try:
-        path.parent.mkdir(exist_ok=True)
-        file = path.open("ab")
-    except OSError:
-        yield
-        return
-    with file:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        saved = [os.dup(1), os.dup(2)]
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)
-        try:
-            where = f"{socket.gethostname()} {device} pid {os.getpid()}" + (
-                f" job {job}" if (job := slurm_job()) else ""
-            )
-            write(f"start {spec.label} on {where}")
-            yield
-        except SystemExit:
-            write("stopped; it goes on from its last saved state")
-            raise
-        finally:
-            with contextlib.suppress(OSError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            for number, old in zip((1, 2), saved, strict=True):
-                os.dup2(old, number)
-                os.close(old)
-
-
-def write(text: str) -> None:
-    """A line with the time, to the log that is open."""
     with contextlib.suppress(OSError):
-        print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}", file=sys.stderr, flush=True)
+        path.parent.mkdir(exist_ok=True)
+    log = RunLog(path)
+    job = slurm_job()
+    log.say(f"start {spec.label} on {HOST} {device} pid {os.getpid()}" + (f" job {job}" if job else ""))
+    out, err = _Tee(sys.stdout, log), _Tee(sys.stderr, log)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            yield log
+    except SystemExit:
+        log.say("stopped; it goes on from its last saved state")
+        raise
 
 
 def tail(path: Path, lines: int) -> list[str]:

@@ -81,10 +81,10 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
     keep_freed_memory()
     import torch
 
-    from pbt_bench.running import log
     from pbt_bench.running.checkpoint import Checkpoint, Stop
     from pbt_bench.running.claims import ClaimLost, Claims
     from pbt_bench.running.execute import Executor
+    from pbt_bench.running.log import RunLog, logged
     from pbt_bench.running.store import Store
     from pbt_bench.training.loop import EpochResult
 
@@ -94,8 +94,8 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
     executor = Executor(data, torch.device(device))
     store, claims = Store(results), Claims(results)
 
-    def advanced(spec: RunSpec, epoch: EpochResult) -> None:
-        log.write(f"epoch {epoch.epoch}/{spec.recipe.epochs} train loss {epoch.train_loss:.4f}")
+    def advanced(spec: RunSpec, log: RunLog, epoch: EpochResult) -> None:
+        log.say(f"epoch {epoch.epoch}/{spec.recipe.epochs} train loss {epoch.train_loss:.4f}")
         with contextlib.suppress(OSError):  # a parent that is gone is no failure of the run
             link.send(Advanced(epoch.epoch))
 
@@ -108,11 +108,11 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
             try:  # it may have been finished while it was claimed
                 if not (record := store.finished(run_id, job.retry_failed)):
                     checkpoint = Checkpoint(store, run_id, checkpoint_seconds, stop, claims)
-                    with log.logged(results, spec, device):
-                        record = executor.execute(spec, job.methods, partial(advanced, spec), checkpoint)
+                    with logged(results, spec, device) as log:
+                        record = executor.execute(spec, job.methods, partial(advanced, spec, log), checkpoint)
                         claims.check()
                         store.write(record, executor.masks)
-                        log.write(record.error or record.status)
+                        log.say(record.error or record.status)
             except ClaimLost:
                 return Elsewhere()
             finally:
