@@ -152,7 +152,12 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(columns, weight)
         ctx.write = write
         ctx.fold = partial(
-            F.fold, output_size=inputs.shape[2:], kernel_size=kernel, dilation=dilation, padding=padding, stride=stride
+            F.fold,
+            output_size=tuple(inputs.shape[2:]),
+            kernel_size=tuple(kernel),
+            dilation=tuple(dilation),
+            padding=tuple(padding),
+            stride=tuple(stride),
         )
         matrix = weight.view(len(weight), -1)
         result = matrix @ columns if columns.shape[1] > FEW else (columns.t() @ matrix.t()).t()
