@@ -91,6 +91,16 @@ def _parser() -> argparse.ArgumentParser:
     add_grid(report)
     report.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/NAME/report")
 
+    audit = add("audit", _audit, "check the records of a grid, compute some anew")
+    add_grid(audit)
+    audit.add_argument("--sample", type=int, default=10, metavar="N", help="records to compute anew; default: 10")
+    audit.add_argument("--retrain", action="store_true", help="not only their masks but their whole training")
+    audit.add_argument("--device", default="cpu", metavar="D", help="that the records were made on; default: cpu")
+    audit.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("PBT_BENCH_DATA", "data")), metavar="DIR",
+        help="where datasets are; default: $PBT_BENCH_DATA, then data",
+    )  # fmt: skip
+
     listing = add("list", _list, "methods, models, datasets or statistics with their sources, or recipes")
     listing.add_argument("what", metavar="methods|models|datasets|statistics|recipes")
 
@@ -172,6 +182,17 @@ def _report(options: argparse.Namespace) -> int:
     page = write_report(grid.name, grid.runs(), store, options.out or store.folder / "report")
     print(f"report: {page}")
     return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from pbt_bench.running.audit import audit
+    from pbt_bench.running.local import devices
+
+    grid, store = _load(options)
+    (device,) = devices(options.device, 1)
+    found = audit(grid.name, grid.runs(), store, options.data, device, options.sample, options.retrain)
+    print(found.text())
+    return 1 if found.faults else 0
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """Models by name -> nn.Module, and which of their parameters are prunable.
 
-To add a model, write its class in a file of this folder and one line in the table here. Models that the literature
+To add a model, write its class in a file of this folder and one line in the table here; or, outside the project, a
+function under `@model` in a file of a folder that PBT_BENCH_MODELS names. Models that the literature
 calls by one name and that differ have names of their own: a plain `resnet20` has shortcuts without parameters,
 `resnet20-projection` has 1x1 convolutions there; a plain `vgg19` has no convolution biases, `vgg19-bias` has them;
 `resnet18` has the 3x3 stem for 32x32 images, `resnet18-tiny-imagenet` and `resnet18-imagenet` those for larger ones;
@@ -9,7 +10,8 @@ FORCE's ResNet-110, of bottlenecks, is `resnet110-bottleneck`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -32,7 +34,8 @@ _VIT = "Touvron et al. 2021, arXiv:2012.12877, Table 1 (DeiT-Ti)"
 class Model(NamedTuple):
     """A name's builder: `function(channels, classes, **options)` in `module` of this package (it imports torch).
 
-    `size` says whether the builder also takes the side of the images in pixels: "any" = no, "optional", "needed".
+    A user's own model has its function in `own`. `size` says whether the builder also takes the side of the images in
+    pixels: "any" = no, "optional", "needed".
     """
 
     module: str
@@ -41,6 +44,32 @@ class Model(NamedTuple):
     summary: str
     options: Mapping[str, Any] = MappingProxyType({})
     size: Literal["any", "optional", "needed"] = "any"
+    own: Callable[..., nn.Module] | None = None
+
+
+def model(
+    *, cite: str, size: Literal["any", "optional", "needed"] = "any"
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Register a user's builder `NAME(channels, classes)` (with `size`: also `size=` in pixels) -> nn.Module.
+
+    The first line of its docstring is its summary. Raises RequestError if the name is taken.
+    """
+
+    def register(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        summary = (build.__doc__ or "").strip().split("\n", 1)[0]
+        entry = Model("", build.__name__, cite, summary, size=size, own=build)
+        MODELS.add(build.__name__, entry, registry.origin(build))
+        return build
+
+    return register
+
+
+@cache
+def models() -> registry.Registry[Model]:
+    """All models with a name of their own: those of this package, then those of the folders in PBT_BENCH_MODELS."""
+    for folder in registry.extra_folders("PBT_BENCH_MODELS"):
+        registry.load_folder(folder, "pbt_bench_models")
+    return MODELS
 
 
 def _catalogue() -> Iterator[tuple[str, Model]]:
@@ -136,14 +165,14 @@ def find(name: str) -> Model:
         check(library, inner)
         entry = LIBRARIES[library]
         return entry._replace(summary=f"{library}'s {inner}", options={"name": inner})
-    if name not in MODELS:
-        raise unknown("model", name, [*MODELS, *(f"{library}/NAME" for library in LIBRARIES)])
-    return MODELS[name]
+    if name not in models():
+        raise unknown("model", name, [*models(), *(f"{library}/NAME" for library in LIBRARIES)])
+    return models()[name]
 
 
 def listing() -> dict[str, Model]:
     """Every name, with `torchvision/NAME` and `timm/NAME` standing for what these libraries hold."""
-    return dict(MODELS.items()) | {f"{library}/NAME": entry for library, entry in LIBRARIES.items()}
+    return dict(models().items()) | {f"{library}/NAME": entry for library, entry in LIBRARIES.items()}
 
 
 def build(
@@ -163,14 +192,14 @@ def build(
     if entry.size == "needed" and size is None:
         raise RequestError(f"model {name!r} needs the size of the images")
     options = dict(entry.options) if entry.size == "any" else {**entry.options, "size": size}
-    builder = getattr(import_module(f"pbt_bench.models.{entry.module}"), entry.function)
+    builder = entry.own or getattr(import_module(f"pbt_bench.models.{entry.module}"), entry.function)
     with torch.random.fork_rng(devices=[]):  # module constructors draw from the global generator
         torch.default_generator.manual_seed(derive(seed, "init"))  # of the CPU; torch.manual_seed would seed GPUs too
-        model: nn.Module = builder(channels, classes, **options)
+        network: nn.Module = builder(channels, classes, **options)
         if init == "kaiming":
-            for module in model.modules():
+            for module in network.modules():
                 if isinstance(module, (nn.Linear, _ConvNd)):
                     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
-    return model
+    return network

@@ -32,7 +32,7 @@ from pbt_bench.running.environment import describe
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord, Status, digest
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, RunSpec, Scoring
-from pbt_bench.training.loop import EpochResult, Poll, State, StateError, Trained, evaluate, train, warm_up
+from pbt_bench.training.loop import EpochResult, Poll, State, StateError, Trained, evaluate, no_poll, train, warm_up
 
 
 class Executor:
@@ -86,6 +86,13 @@ class Executor:
             "peak_memory_gib": _peak_memory_gib(self._device),
         }
         return msgspec.structs.replace(record, environment=environment)
+
+    def mask_digest(self, spec: RunSpec) -> str:
+        """The digest of the masks of `spec`, computed from nothing else."""
+        torch.set_num_threads(spec.recipe.threads)
+        shared = self._prepare(spec)
+        shared.warm_up(spec, no_poll, None)
+        return shared.mask(spec, ()).pruning.mask_digest
 
     def _execute(
         self,
