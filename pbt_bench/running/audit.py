@@ -55,7 +55,8 @@ def audit(
         elif record.status != "failed":
             records.append(record)
             faults += [(spec, what) for what in inconsistencies(record, store)]
-    chosen = random.Random(0).sample(records, min(sample, len(records)))
+    whole = [record for record in records if record.pruning and record.metrics]
+    chosen = random.Random(0).sample(whole, min(sample, len(whole)))
     executor = Executor(data, torch.device(device))
     for record in sorted(chosen, key=lambda record: repr(record.spec.group)):  # groups share data and statistics
         faults += [(record.spec, what) for what in _again(record, executor, retrain)]
@@ -99,5 +100,7 @@ def _again(record: RunRecord, executor: Executor, retrain: bool) -> list[str]:
         except Exception as error:  # a dataset that is gone, a method that fails now
             return [f"computed anew it failed: {type(error).__name__}: {error}"]
     return [
-        f"computed anew its {what} has the digest {new[:12]}, not {old[:12]}" for what, old, new in digests if old != new
+        f"computed anew its {what} has the digest {new[:12]}, not {old[:12]}"
+        for what, old, new in digests
+        if old != new
     ]

@@ -1,10 +1,12 @@
 """The saved state of an unfinished run: written now and then, and when the run is asked to stop.
 
-`<study>/checkpoints/<run_id>.pt`, loaded with weights_only, so that a crafted file executes nothing.
+`<study>/checkpoints/<run_id>.pt`: the SHA-256 of what follows, so that a flipped bit is noticed, then a file of torch,
+loaded with weights_only, so that a crafted one executes nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +20,8 @@ from pbt_bench.running.claims import ClaimLost, Claims
 from pbt_bench.running.store import Store
 from pbt_bench.running.worker import STOPPED
 from pbt_bench.training.loop import Poll, State, no_poll
+
+_CHECKSUM = hashlib.sha256().digest_size
 
 
 class Stop:
@@ -58,7 +62,11 @@ class Checkpoint:
         """The state to continue from; None if there is none, or none that can be read: then the run starts anew."""
         path = self._store.checkpoint(self._run_id)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:
+                checksum, content = file.read(_CHECKSUM), file.read()
+            if hashlib.sha256(content).digest() != checksum:
+                raise ValueError("it is damaged")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if not isinstance(state, dict) or state.get("run_id") != self._run_id:
                 raise ValueError("it is of another run")
             if not isinstance(state.get("training"), dict) or state.get("phase") not in ("warm-up", "train"):
@@ -98,7 +106,8 @@ class Checkpoint:
         buffer = io.BytesIO()
         torch.save({**self._phase, "sessions": self.sessions, "training": state()}, buffer)
         try:
-            self._store.put(self._store.checkpoint(self._run_id), buffer.getvalue())
+            content = buffer.getvalue()
+            self._store.put(self._store.checkpoint(self._run_id), hashlib.sha256(content).digest() + content)
         except OSError as error:  # the training itself is sound; a disk that stays full fails the record
             print(f"warning: the state of {self._run_id} is not saved: {error}", file=sys.stderr)
         self._due = monotonic() + self._every

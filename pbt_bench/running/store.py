@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import sys
 import tempfile
 import zlib
@@ -22,6 +23,7 @@ from pbt_bench.errors import RequestError, StoreError
 from pbt_bench.running.record import RunRecord, digest
 
 FOREIGN_SECONDS = 3600.0  # after which a file that another machine was writing is taken for abandoned
+MOST_BYTES = 10**9  # of a file that is read
 HOST = socket.gethostname().split(".")[0]
 _DECODER = msgspec.json.Decoder(RunRecord)
 
@@ -82,7 +84,9 @@ class Store:
             return None
         layers = record.pruning.layers
         try:
-            packed = zlib.decompress((self.masks / f"{record.run_id}.bits").read_bytes())
+            inflate = zlib.decompressobj()
+            most = record.pruning.prunable // 8 + 1
+            packed = inflate.decompress(_content(self.masks / f"{record.run_id}.bits"), most)
             bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).astype(bool)[: record.pruning.prunable]
             parts = np.split(bits, np.cumsum([layer.prunable for layer in layers])[:-1])
             masks = {layer.name: part.reshape(layer.shape) for layer, part in zip(layers, parts, strict=True)}
@@ -131,13 +135,21 @@ class Store:
         """The record of `run_id`; None, with a warning on stderr, if its file is damaged."""
         path = self.path(run_id)
         try:
-            record = _DECODER.decode(path.read_bytes())
+            record = _DECODER.decode(_content(path))
             if record.run_id != run_id or record.spec.run_id != run_id:
                 raise ValueError(f"it describes run {record.spec.run_id}, not {run_id}")
             return record
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             print(f"warning: {path} is not a record ({error}); ignored, its run counts as missing", file=sys.stderr)
             return None
+
+
+def _content(path: Path) -> bytes:
+    """Raises ValueError for what no store has written: a pipe would be waited for, a huge file would fill memory."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+        raise ValueError(f"not a file of at most {MOST_BYTES} bytes")
+    return path.read_bytes()
 
 
 def _age(path: Path) -> float:

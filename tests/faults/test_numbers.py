@@ -91,7 +91,7 @@ def p_exit(weight):
 
 REASONS = {
     "p_nan": "method 'p_nan', layer 'features.0.weight': 1 of 144 scores are NaN or infinite",
-    "p_infinite": "method 'p_infinite', layer 'features.0.weight': 288 of 144 scores are NaN or infinite",
+    "p_infinite": "method 'p_infinite', layer 'features.0.weight': 144 of 144 scores are NaN or infinite",
     "p_shape": "method 'p_shape', layer 'features.0.weight': scores have shape [1, 1, 3, 3]",
     "p_keys": "method 'p_keys', layer 'features.0.weight': scores have dict",
     "p_complex": "method 'p_complex', layer 'features.0.weight': scores have torch.complex64",

@@ -56,9 +56,7 @@ def test_sound_records_are_verified_to_the_last_bit(made: Path) -> None:
 
 
 def changed(**pruning: Any) -> Callable[[RunRecord], RunRecord]:
-    return lambda record: msgspec.structs.replace(
-        record, pruning=msgspec.structs.replace(record.pruning, **pruning)
-    )
+    return lambda record: msgspec.structs.replace(record, pruning=msgspec.structs.replace(record.pruning, **pruning))
 
 
 def first_epoch_dense(record: RunRecord) -> RunRecord:
