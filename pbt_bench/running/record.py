@@ -83,6 +83,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, Any] = {}
     error: str | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.environment.get("seconds", 0.0), (int, float)):
+            raise ValueError("environment.seconds is not a number")
+
     @property
     def error_line(self) -> str | None:
         """What went wrong, in one line."""
