@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pbt_bench.spec import RunSpec
 
+_LINE = 300  # characters of an error in one line
 Status = Literal["done", "diverged", "collapsed", "failed"]
 
 
@@ -98,11 +99,13 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def first_line(error: str | None) -> str | None:
-    """An error in one line: the first one, or of a traceback the last, where the message stands."""
+    """An error in one line: the first one, or of a traceback the message, joined if it has several lines."""
     lines = (error or "").strip().splitlines()
-    if not lines:
-        return None
-    return lines[-1 if lines[0].startswith("Traceback") else 0].strip()
+    if not lines or not lines[0].startswith("Traceback"):
+        return lines[0].strip() if lines else None
+    last = max((number for number, line in enumerate(lines) if line.startswith("  File ")), default=0)
+    message = [line for number, line in enumerate(lines) if number > last and not line.startswith("    ")]
+    return " ".join(" ".join(message or lines[-1:]).split())[:_LINE]
 
 
 def digest(arrays: Mapping[str, NDArray[Any]]) -> str:

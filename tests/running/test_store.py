@@ -106,7 +106,9 @@ def test_find_refuses_what_is_not_a_run_id(tmp_path: Path) -> None:
         (None, None),
         ("  \n", None),
         ("ValueError: x\nmore", "ValueError: x"),
-        ("Traceback (most recent call last):\n  File\nKeyError: 'x'\n", "KeyError: 'x'"),
+        ("Traceback (...):\n  File a.py, line 1\nKeyError: 'x'\n", "KeyError: 'x'"),
+        ("Traceback (...):\n  File a.py\n    f()\n    ^^^\nE: one\n\ntwo\n", "E: one two"),
+        ("Traceback (...):\n  File a.py\n    f()\nE: " + "x" * 1000, "E: " + "x" * 297),
     ],
 )
 def test_the_error_line_is_the_one_with_the_message(error: str | None, line: str | None) -> None:
