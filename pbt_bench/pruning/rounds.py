@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pbt_bench.errors import ScoreError
+from pbt_bench.pruning.blocks import true
 from pbt_bench.pruning.masks import Masks, Ranking, exact_density, pruned_count
 from pbt_bench.pruning.pruners import Pruner
 from pbt_bench.pruning.statistics import Task, Tensors, compute
@@ -67,11 +69,11 @@ def prune_in_rounds(
         if index > 1:
             scores = prune.scores(compute(task, entry.needs).values, invert)
         gone = prune.until(scores, pruned, now)
-        task = replace(task, round=index + 1, masks=prune.masks, pruned_last=gone)
+        task = replace(task, round=index + 1, masks=prune.masks, pruned_last=prune.last, listed=prune.listed)
         with torch.no_grad():
             for name, parameter in task.parameters.items():
                 if gone is not None and parameter.is_contiguous():
-                    parameter.view(-1)[gone[name]] = 0
+                    parameter.view(-1).index_fill_(0, gone[name], 0)
                 else:
                     parameter.copy_(dense[name] * prune.masks[name])
     return prune.masks
@@ -79,6 +81,8 @@ def prune_in_rounds(
 
 class _RankAll:
     """Rounds by a ranking of all weights: for every scope, and for pruned weights that may return."""
+
+    listed = last = None
 
     def __init__(self, entry: Pruner, scope: str) -> None:
         self._entry, self._scope = entry, scope
@@ -107,27 +111,27 @@ class _PruneLowest:
 
     def __init__(self, entry: Pruner) -> None:
         self._entry = entry
-        self._listed: dict[str, Tensor | None] = {}  # flat indices, ascending; None = all
-        self._gone: Tensors = {}  # of the listed weights, bool
+        self.listed: Tensors | None = None  # flat indices, ascending; None = all
+        self._here: Tensors = {}  # of the listed weights, bool: not pruned since
         self._gathered: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
         self._pruned = 0
         self.masks: Masks = {}
+        self.last: Tensors = {}  # places in the list of what the last round pruned
 
     def scores(self, values: Mapping[str, Tensors], invert: bool) -> Tensors:
         """The score function called once per tensor, on vectors of the listed weights."""
         return {
             name: _score(self._entry, name, [self._at(values[n][name], n, name) for n in self._entry.needs], invert)
-            for name in self._listed
+            for name in self.masks
         }
 
     def _at(self, value: Tensor, need: str, name: str) -> Tensor:
         """A statistic at the listed weights; one that is the same tensor as in the last round is not gathered again."""
-        listed = self._listed[name]
-        if listed is None:
+        if self.listed is None or value.dim() == 1:
             return value.reshape(-1)
         before, gathered = self._gathered.get((need, name), (None, value))
         if before is not value or need not in FIXED:
-            gathered = value.reshape(-1).index_select(0, listed)
+            gathered = value.reshape(-1).index_select(0, self.listed[name])
             self._gathered[need, name] = (value, gathered)
         return gathered
 
@@ -135,47 +139,55 @@ class _PruneLowest:
         """Prune until `pruned` weights are pruned in all; returns the flat indices of those that went."""
         if not self.masks:
             self.masks = {name: torch.ones(s.shape, dtype=torch.bool, device=s.device) for name, s in scores.items()}
-            self._list()
-        parts = [scores[name].reshape(-1) for name in self._gone]
-        total = sum(mask.numel() for mask in self.masks.values())
-        lowest = _lowest(parts, list(self._gone.values()), pruned - self._pruned)
+            self._here = {name: mask.view(-1).clone() for name, mask in self.masks.items()}
+        parts = [scores[name].reshape(-1) for name in self._here]
+        lowest = _lowest(parts, list(self._here.values()), pruned - self._pruned)
         self._pruned = pruned
-        last = {}
-        for (name, listed), low in zip(self._listed.items(), lowest, strict=True):
-            last[name] = low if listed is None else listed.index_select(0, low)
-            self._gone[name][low] = True
-            self.masks[name].view(-1)[last[name]] = False
-        if total - pruned < RELIST * sum(gone.numel() for gone in self._gone.values()):
+        gone = {}
+        self.last = dict(zip(self._here, lowest, strict=True))
+        for name, low in self.last.items():
+            gone[name] = low if self.listed is None else self.listed[name].index_select(0, low)
+            self._here[name].index_fill_(0, low, False)
+            self.masks[name].view(-1).index_fill_(0, gone[name], False)
+        total = sum(mask.numel() for mask in self.masks.values())
+        if total - pruned < RELIST * sum(here.numel() for here in self._here.values()):
             self._list()
-        return last
+        return gone
 
     def _list(self) -> None:
         self._gathered.clear()
-        for name, mask in self.masks.items():
-            self._listed[name] = mask.view(-1).nonzero().flatten() if self._pruned else None
-            size = mask.numel() if (listed := self._listed[name]) is None else listed.numel()
-            self._gone[name] = torch.zeros(size, dtype=torch.bool, device=mask.device)
+        kept = {name: true(here) for name, here in self._here.items()}
+        if self.listed is not None:
+            kept = {name: self.listed[name].index_select(0, index) for name, index in kept.items()}
+        self.listed = kept
+        self._here = {
+            name: torch.ones(len(index), dtype=torch.bool, device=index.device) for name, index in kept.items()
+        }
 
 
-def _lowest(parts: Sequence[Tensor], gone: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Ascending indices of the `count` lowest entries of all parts together that are not gone, the first of equals."""
+def _lowest(parts: Sequence[Tensor], here: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Ascending indices of the `count` lowest entries of all parts together that are `here`, the first of equals."""
     if count == 0:
         return [torch.empty(0, dtype=torch.long, device=part.device) for part in parts]
-    here = [~away for away in gone]
     total = sum(part.numel() for part in parts)
     stride = max(1, total // SAMPLE)
-    sample = torch.cat([part[::stride][h[::stride]] for part, h in zip(parts, here, strict=True)]).sort().values
-    share = 1.2 * count / (len(sample) * stride) + 0.01
-    guess = sample[min(len(sample) - 1, int(len(sample) * share))] if len(sample) else torch.inf
-    places = [((part <= guess) & h).nonzero().flatten() for part, h in zip(parts, here, strict=True)]
+    sample = torch.cat([part[::stride][h[::stride]] for part, h in zip(parts, here, strict=True)])
+    position = int(1.2 * count / stride + 0.01 * len(sample))
+    guess = _smallest(sample, position) if position < len(sample) else torch.inf
+    places = [true((part <= guess) & h) for part, h in zip(parts, here, strict=True)]
     if sum(place.numel() for place in places) < count:
-        places = [h.nonzero().flatten() for h in here]
+        places = [true(h) for h in here]
     values = [part.index_select(0, place) for part, place in zip(parts, places, strict=True)]
-    threshold = torch.cat(values).kthvalue(count).values
+    threshold = _smallest(torch.cat(values), count - 1)
     marks = [value < threshold for value in values]
     ties = count - int(torch.stack([mark.sum() for mark in marks]).sum())
     for value, mark in zip(values, marks, strict=True):
         equal = (value == threshold).nonzero().flatten()[:ties]
         mark[equal] = True
         ties -= len(equal)
-    return [place[mark] for place, mark in zip(places, marks, strict=True)]
+    return [place.index_select(0, true(mark)) for place, mark in zip(places, marks, strict=True)]
+
+
+def _smallest(values: Tensor, position: int) -> float:
+    """The value at a position of the ascending order. NumPy partitions ten times faster than torch.kthvalue."""
+    return float(np.partition(values.numpy(force=True), position)[position])

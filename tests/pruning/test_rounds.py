@@ -104,13 +104,13 @@ def test_lowest_equals_a_stable_sort(values: list[list[int]], share: float) -> N
     count = int(share * flat.numel())
     marked = torch.zeros(flat.numel(), dtype=torch.bool)
     offset = 0
-    gone = [part > 2 for part in parts]
-    count = min(count, int((~torch.cat(gone)).sum()))
-    for part, low in zip(parts, _lowest(parts, gone, count), strict=True):
+    here = [part <= 2 for part in parts]
+    count = min(count, int(torch.cat(here).sum()))
+    for part, low in zip(parts, _lowest(parts, here, count), strict=True):
         marked[low + offset] = True
         offset += part.numel()
     expected = torch.zeros_like(marked)
-    expected[flat.masked_fill(torch.cat(gone), 99).argsort(stable=True)[:count]] = True
+    expected[flat.masked_fill(~torch.cat(here), 99).argsort(stable=True)[:count]] = True
     assert torch.equal(marked, expected)
 
 

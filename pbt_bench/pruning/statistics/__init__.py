@@ -38,7 +38,10 @@ class Task:
     dense: Mapping[str, Tensor] | None = None  # the weights before any round pruned; None = as they stand
     round: int = 1  # of an iterative method; rounds draw different random numbers
     masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None = nothing is pruned
-    pruned_last: Mapping[str, Tensor] | None = None  # flat indices of the weights that the last round pruned
+    pruned_last: Mapping[str, Tensor] | None = None  # places in the last round's `listed` of what it pruned
+    listed: Mapping[str, Tensor] | None = (
+        None  # flat indices of weights; a statistic may be a vector of those; None = all
+    )
     scratch: dict[str, Any] = field(default_factory=dict)  # what a provider keeps from round to round
     notes: dict[str, dict[str, float]] = field(default_factory=dict)  # statistic -> what its provider measured
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from math import floor, inf, ldexp, log2
 from typing import Any
 
@@ -14,11 +12,9 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from pbt_bench.pruning.intercept import LINEAR_MAPS, Intercept, conv_geometry, linear_map, patches, split_call
+from pbt_bench.pruning.blocks import FEW, Block, convolve, fits
+from pbt_bench.pruning.intercept import LINEAR_MAPS, Intercept, convolution_backward, linear_map, patches, split_call
 from pbt_bench.pruning.statistics import Task, Tensors, provides
-
-FEW = 64  # positions up to which a matrix of columns is best kept in rows
-MANY = 2**22  # entries of a matrix of columns that is not kept in memory
 
 
 @provides(data=False, synaptic_flow="Tanaka et al. 2020, arXiv:2006.05467, Eq. 3")
@@ -38,141 +34,131 @@ def squared_synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tens
 
 
 def _flow(task: Task, positive: Callable[[Tensor], Tensor]) -> Tensors:
-    """The gradient of the summed output with respect to the transformed prunable weights.
-
-    From round to round the transformed weights and the gradients stay in the same memory: to get fresh memory
-    from the system costs more than to compute what goes into it.
-    """
-    state = task.scratch.get("state")
+    """The gradient of the summed output with respect to the transformed prunable weights, listed ones if so asked."""
+    state: _State | None = task.scratch.get("state")
     if state is None:
-        state = {name: positive(p.detach().double().contiguous()) for name, p in task.model.named_parameters()}
-        state |= {name: b.double().abs() if b.is_floating_point() else b for name, b in task.model.named_buffers()}
-        state |= {name: state[name].requires_grad_() for name in task.parameters}
-        task.scratch["state"] = state
-        task.scratch["flow"] = {name: torch.empty_like(state[name], requires_grad=False) for name in task.parameters}
-    elif task.pruned_last is not None:
-        with torch.no_grad():
-            for name, index in task.pruned_last.items():
-                state[name].view(-1)[index] = 0
+        state = task.scratch["state"] = _State(task, positive)
     else:
-        with torch.no_grad():
-            for name, parameter in task.parameters.items():
-                state[name].copy_(positive(parameter.detach().double()))
+        state.follow(task)
     inputs = task.batches[0][0]
     ones = torch.ones((1, *inputs.shape[1:]), dtype=torch.float64, device=inputs.device)
-    flow: Tensors = task.scratch["flow"]
-    weights = [state[name] for name in flow]
+    weights = [state.tensors[name] for name in task.parameters]
     with torch.enable_grad():
-        with _Gradients({name: state[name] for name in flow}, flow) as into:
-            total = functional_call(task.model, state, (ones,)).sum()
+        with _Gradients(state) as into:
+            total = functional_call(task.model, state.tensors, (ones,)).sum()
         found = torch.autograd.grad(total, weights, allow_unused=True) if total.requires_grad else ()
         into.add(found)
         if not _finite(total):  # then no score that counts is: |θ|·∂R/∂|θ| is at most R
             with _Scaled():
-                total = functional_call(task.model, state, (ones,)).sum()
+                total = functional_call(task.model, state.tensors, (ones,)).sum()
             found = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
-            return dict(zip(flow, found, strict=True))
-    return flow
+            return {name: state.listed(name, gradient) for name, gradient in zip(task.parameters, found, strict=True)}
+    return state.flow
 
 
 def _finite(total: Tensor) -> bool:
     return bool(total.isfinite())
 
 
+class _State:
+    """What stays in memory from round to round: transformed tensors, and the gradients of the prunable ones.
+
+    To get fresh memory from the system costs more than to compute what goes into it.
+    """
+
+    def __init__(self, task: Task, positive: Callable[[Tensor], Tensor]) -> None:
+        self._positive = positive
+        self.tensors = {name: positive(p.detach().double().contiguous()) for name, p in task.model.named_parameters()}
+        for name, buffer in task.model.named_buffers():
+            self.tensors[name] = buffer.double().abs() if buffer.is_floating_point() else buffer
+        for name in task.parameters:
+            self.tensors[name].requires_grad_()
+        self._listed = task.listed
+        self._list(task)
+
+    @torch.no_grad()
+    def follow(self, task: Task) -> None:
+        """Prune what the last round pruned; all weights anew if that is not known."""
+        for name, parameter in task.parameters.items():
+            tensor = self.tensors[name]
+            if task.pruned_last is None:
+                tensor.copy_(self._positive(parameter.detach().double()))
+                continue
+            last = task.pruned_last[name]
+            flat = last if self._listed is None else self._listed[name].index_select(0, last)
+            tensor.view(-1).index_fill_(0, flat, 0)
+            self.blocks[name].drop(last)
+        if task.listed is not self._listed:
+            self._listed = task.listed
+            self._list(task)
+
+    def _list(self, task: Task) -> None:
+        self.blocks: dict[str, Block] = {}
+        self.flow: Tensors = {}
+        for name in task.parameters:
+            weight = self.tensors[name].detach()
+            if self._listed is None or task.masks is None:
+                self.blocks[name] = Block(weight)
+                self.flow[name] = torch.empty_like(weight)
+            else:
+                self.blocks[name] = Block(weight, task.masks[name], self._listed[name])
+                self.flow[name] = weight.new_empty(len(self._listed[name]))
+
+    def listed(self, name: str, value: Tensor) -> Tensor:
+        """A whole tensor at the listed weights."""
+        return value if self._listed is None else value.reshape(-1).index_select(0, self._listed[name])
+
+
 class _Gradients(Intercept):
     """Writes the weight gradients of linear maps into given memory."""
 
-    def __init__(self, tracked: Tensors, into: Tensors) -> None:
-        super().__init__(tracked)
-        self._into = into
+    def __init__(self, state: _State) -> None:
+        super().__init__({name: state.tensors[name] for name in state.flow})
+        self._state = state
         self._written: set[str] = set()
 
     def apply(
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
-        def write(delta: Tensor, columns: Tensor) -> None:
-            """Add δ u to the gradient of `name`: [g, o, p] and [g, p, k]."""
-            target = self._into[name].view(delta.shape[0], delta.shape[1], columns.shape[2])
-            if name in self._written:
-                target.baddbmm_(delta, columns)
-            elif len(target) > 1:
-                torch.bmm(delta, columns, out=target)
-            else:
-                torch.mm(delta[0], columns[0], out=target[0])
-            self._written.add(name)
+        if function is F.conv2d and fits(inputs, weight, options):
+            block = self._state.blocks[name]
 
-        if function is F.conv2d and _small(inputs, weight, options):
-            result: Tensor = _Convolution.apply(inputs, weight, options, write)
-            return result if bias is None else result + bias.view(-1, 1, 1)
+            def write(delta: Tensor, columns: Tensor) -> None:
+                block.product(delta, columns, self._state.flow[name], name in self._written)
+                self._written.add(name)
+
+            return convolve(inputs, weight, bias, options, block, write)
 
         def sink(inputs: Tensor, gradient: Tensor) -> None:
             if function is F.linear:
-                write(
-                    gradient.reshape(1, -1, gradient.shape[-1]).transpose(1, 2),
-                    inputs.reshape(1, -1, inputs.shape[-1]),
-                )
-            else:
+                whole = gradient.reshape(-1, gradient.shape[-1]).t() @ inputs.reshape(-1, inputs.shape[-1])
+            elif len(inputs) == 1 and inputs.dim() == weight.dim():
                 columns = patches(inputs, weight, options)[0].transpose(1, 2)  # [g, p, k]
-                write(gradient.reshape(columns.shape[0], -1, columns.shape[1]), columns)
+                if columns.shape[1] <= FEW:  # a product with few columns is slow if they do not lie in rows
+                    columns = columns.contiguous()
+                whole = gradient.reshape(columns.shape[0], -1, columns.shape[1]) @ columns
+            else:
+                whole = convolution_backward(gradient, inputs, weight, options, 1)
+            target, found = self._state.flow[name], self._state.listed(name, whole.view(weight.shape))
+            _ = target.add_(found) if name in self._written else target.copy_(found)
+            self._written.add(name)
 
         return linear_map(inputs, weight, bias, function, options, sink)
 
     def add(self, found: Sequence[Tensor | None]) -> None:
         """Add the gradients of uses that were not seen as linear maps; what was not used at all has gradient 0."""
-        for index, (name, target) in enumerate(self._into.items()):
+        for index, (name, target) in enumerate(self._state.flow.items()):
             if name not in self._written:
                 target.zero_()
             if found and (other := found[index]) is not None:
-                target += other
+                target += self._state.listed(name, other)
 
 
-def _small(inputs: Tensor, weight: Tensor, options: Any) -> bool:
-    """Whether a convolution is of one image, in one group, and its columns may be kept."""
-    one = inputs.dim() == 4 and len(inputs) == 1 and options.get("groups", 1) == 1
-    return one and inputs.numel() * math.prod(weight.shape[2:]) <= MANY
-
-
-class _Convolution(torch.autograd.Function):
-    """A convolution of one image as products of matrices; its backward pass hands δ and u to `write`.
-
-    In float64 this is 2 to 3 times as fast as the library's convolution.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, options: Any, write: Any) -> Tensor:
-        stride, padding, dilation, _ = conv_geometry(options, weight)
-        kernel = weight.shape[2:]
-        places = [
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, k, s, p, d in zip(inputs.shape[2:], kernel, stride, padding, dilation, strict=True)
-        ]
-        columns = patches(inputs, weight, options)[0, 0]  # [k, p]
-        if columns.shape[1] <= FEW:  # a product with few columns is slow if they do not lie in rows
-            columns = columns.t().contiguous().t()
-        ctx.save_for_backward(columns, weight)
-        ctx.write = write
-        ctx.fold = partial(
-            F.fold,
-            output_size=tuple(inputs.shape[2:]),
-            kernel_size=tuple(kernel),
-            dilation=tuple(dilation),
-            padding=tuple(padding),
-            stride=tuple(stride),
-        )
-        matrix = weight.view(len(weight), -1)
-        result = matrix @ columns if columns.shape[1] > FEW else (columns.t() @ matrix.t()).t()
-        return result.reshape(1, -1, *places)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        columns, weight = ctx.saved_tensors
-        delta = gradients[0].reshape(len(weight), -1)
-        matrix = weight.view(len(weight), -1)
-        ctx.write(delta[None], columns.t()[None])
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, None
-        onward = matrix.t() @ delta if columns.shape[1] > FEW else (delta.t() @ matrix).t()
-        return ctx.fold(onward[None]), None, None, None
+def _multiply(delta: Tensor, columns: Tensor, into: Tensor) -> None:
+    if len(into) > 1:
+        torch.bmm(delta, columns, out=into)
+    else:
+        torch.mm(delta[0], columns[0], out=into[0])
 
 
 _ADD = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}

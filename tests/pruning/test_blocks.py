@@ -1,0 +1,119 @@
+"""Live blocks against the library's convolution, and SynFlow on them against the plain algorithm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pbt_bench
+from pbt_bench.models.prunable import prunable
+from pbt_bench.pruning import blocks
+from pbt_bench.pruning.blocks import Block, convolve, fits, true
+
+
+@pytest.mark.parametrize("few", [0, 10**6])
+@pytest.mark.parametrize("dead", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stride": 2, "padding": 1},
+        {"stride": (1, 2), "padding": (0, 2), "dilation": (2, 1)},
+        {"padding": "same", "dilation": 2},
+    ],
+)
+def test_convolution_and_its_gradients_equal_the_library(
+    options: dict[str, Any], dead: bool, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "FEW", few)
+    monkeypatch.setattr(blocks, "CHUNK", 50)
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.rand(shape, generator=generator).double() for shape in ((1, 5, 9, 8), (7, 5, 3, 3)))
+    mask = torch.rand(weight.shape, generator=generator) < 0.3
+    if dead:
+        mask[2], mask[5], mask[:, 1], mask[:, 4] = False, False, False, False
+    weight = weight * mask
+    x.requires_grad_(), weight.requires_grad_()
+    bias = torch.rand(7, generator=generator).double()
+    listed = true(mask)
+    block = Block(weight, mask, listed)
+    assert block.matrix.shape == ((5, 27) if dead else (7, 45))
+    assert fits(x, weight, options)
+    found = torch.full((len(listed),), math.nan, dtype=torch.float64)
+    result = convolve(x, weight, bias, options, block, lambda d, u: block.product(d, u, found, add=False))
+    expected = F.conv2d(x, weight, bias, **options)
+    torch.testing.assert_close(result, expected)
+    slope = torch.rand(expected.shape, generator=generator).double()
+    (by_inputs,) = torch.autograd.grad(result, [x], slope)
+    want = torch.autograd.grad(expected, [x, weight], slope)
+    live = mask.any(dim=(0, 2, 3))
+    torch.testing.assert_close(by_inputs[:, live], want[0][:, live])
+    torch.testing.assert_close(found, want[1].flatten()[listed])
+    with torch.no_grad():
+        weight.view(-1)[listed[[0, 3]]] = 0
+    block.drop(torch.tensor([0, 3]))
+    assert torch.equal(block.matrix[block.matrix != 0], weight[weight != 0])
+
+
+class Odd(nn.Module):
+    """Groups, a shared weight, a residual sum, a weight that is used in plain sight, tokens, several images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.twice = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.grouped = nn.Conv2d(16, 16, 3, groups=4)
+        self.line = nn.Conv1d(16, 12, 3, stride=2)
+        self.tiles = nn.Conv2d(16, 12, 2)
+        self.tokens = nn.Linear(12, 20)
+        self.head = nn.Linear(20, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.twice(self.stem(x))))
+        x = x + F.relu(self.twice(x)) * self.twice.weight.sum()
+        x = self.grouped(x)
+        halves = torch.cat(x.chunk(2, dim=3))
+        tiles = self.tiles(halves).sum(0, keepdim=True).flatten(2).mean(2)
+        lines = self.line(x.flatten(2)).transpose(1, 2)
+        return self.head(self.tokens(lines).mean(1) + self.tokens(tiles))
+
+
+def plain_synflow(model: nn.Module, shape: tuple[int, ...], sparsity: float, rounds: int) -> dict[str, Tensor]:
+    """Tanaka et al. 2020, Alg. 1, by autograd and full sorts."""
+    model = model.double().eval()
+    weights = prunable(model)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.copy_(tensor.abs())
+    dense = {name: p.detach().clone() for name, p in weights.items()}
+    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in dense.items()}
+    total = sum(p.numel() for p in dense.values())
+    for index in range(1, rounds + 1):
+        with torch.no_grad():
+            for name, p in weights.items():
+                p.copy_(dense[name] * masks[name])
+        flows = torch.autograd.grad(model(torch.ones(shape).double()).sum(), list(weights.values()))
+        scores = [(dense[n] * f).masked_fill(~masks[n], -1).flatten() for n, f in zip(dense, flows, strict=True)]
+        pruned = int((1 - (1 - sparsity) ** (index / rounds)) * total + (1e-9 if index == rounds else 0))
+        mask = torch.ones(total, dtype=torch.bool)
+        mask[torch.cat(scores).argsort(stable=True)[:pruned]] = False
+        parts = mask.split([d.numel() for d in dense.values()])
+        masks = {name: part.view_as(dense[name]) for name, part in zip(dense, parts, strict=True)}
+    return masks
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.98])
+def test_synflow_equals_the_plain_algorithm_on_an_odd_network(sparsity: float) -> None:
+    torch.manual_seed(0)
+    model = Odd()
+    data = [(torch.randn(2, 3, 10, 10), torch.zeros(2).long())]
+    found = pbt_bench.prune(model, data, method="synflow", sparsity=sparsity, rounds=30)
+    expected = plain_synflow(model, (1, 3, 10, 10), sparsity, 30)
+    for name in expected:
+        assert torch.equal(found[name], expected[name]), name
