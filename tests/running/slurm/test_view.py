@@ -201,7 +201,7 @@ def test_cancel_takes_out_what_this_folder_submitted(fake, store: Store, submiss
 def test_failures_and_a_table_for_terminals(fake, store: Store) -> None:
     record = RunRecord(
         run_id=SPECS[0].run_id, status="failed", spec=SPECS[0],
-        error="Traceback (most recent call last):\n  x\nValueError: [red]boom[/red]\n",
+        error='Traceback (most recent call last):\n  File "x.py", line 1, in f\n    x\nValueError: [red]boom[/red]\n',
     )  # fmt: skip
     store.write(record)
     state = summary(GRID, store)
