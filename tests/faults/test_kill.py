@@ -107,7 +107,9 @@ def test_killed_anywhere_every_record_is_that_of_an_uninterrupted_run(
         records = {record.run_id: record for record in store.records()}
         assert {run_id: result(record) for run_id, record in records.items()} == uninterrupted
         assert max(record.environment["sessions"] for record in records.values()) > 1, "something was resumed"
-        assert [path.name for path in store.folder.glob("*/*") if path.parent.name not in ("runs", "masks", "logs")] == []
+        assert [
+            path.name for path in store.folder.glob("*/*") if path.parent.name not in ("runs", "masks", "logs")
+        ] == []
         assert {path.stem for path in store.masks.iterdir()} == set(uninterrupted)
     print(f"killed {killed.total()} times: {dict(killed)}")
     assert set(killed) >= ({"scoring", "training", "checkpoint"} if everything else {"checkpoint"}), killed
