@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from pbt_bench.errors import RequestError
 from pbt_bench.seeds import derive, stream
+
+if TYPE_CHECKING:
+    from pbt_bench.data.stream import Streamed
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,49 @@ class Images:
     def __getitem__(self, index: Tensor) -> Images:
         return Images(self.pixels[index], self.targets[index])
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
     def to(self, device: torch.device) -> Images:
         """The same images on `device`."""
         return Images(self.pixels.to(device), self.targets.to(device))
+
+    def example(self) -> Tensor:
+        """The first image, [1, channels, height, width]."""
+        return self.pixels[:1]
+
+    def in_order(self, size: int) -> Iterator[Images]:
+        """All images in batches of `size`."""
+        return map(Images, self.pixels.split(size), self.targets.split(size))
+
+    def batches(
+        self, order: Tensor, parts: Iterable[slice], augmentation: Augmentation | None = None
+    ) -> Iterator[Images]:
+        """The images `order[part]` for every part."""
+        order = order.to(self.targets.device)
+        for part in parts:
+            batch = self[order[part]]
+            yield Images(augment(batch.pixels, augmentation), batch.targets) if augmentation else batch
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images: `how` is "none", "crop", "flip" or "crop-flip"."""
+
+    how: str
+    padding: int  # pixels of zeros on every side before a crop
+    generator: torch.Generator  # on the CPU, so that every device gets the same draws
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Training and test images, and the channel means and standard deviations of the training pixels in [0, 1]."""
 
-    train: Images
-    test: Images
+    train: Images | Streamed
+    test: Images | Streamed
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -47,12 +83,12 @@ class Dataset:
     @property
     def channels(self) -> int:
         """Number of channels."""
-        return self.train.pixels.shape[1]
+        return self.train.shape[0]
 
     @property
     def size(self) -> int:
         """Side of the images in pixels."""
-        return self.train.pixels.shape[-1]
+        return self.train.shape[-1]
 
 
 def from_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, classes: int | None = None) -> Dataset:
@@ -167,9 +203,9 @@ def _uint8(image: Any, where: str) -> Tensor:
 class Data:
     """What one run sees, on its device. The validation images are of the training set, never of the test set."""
 
-    train: Images
-    validation: Images
-    test: Images
+    train: Images | Streamed
+    validation: Images | Streamed
+    test: Images | Streamed
     classes: int
     mean: Tensor  # [1, channels, 1, 1]
     std: Tensor
@@ -196,7 +232,7 @@ def prepare(dataset: Dataset, validation_fraction: float, split_seed: int, devic
     )
 
 
-def _split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
+def _split(images: Images | Streamed, fraction: float, seed: int) -> tuple[Images | Streamed, Images | Streamed]:
     from sklearn.model_selection import train_test_split
 
     index = torch.arange(len(images))
@@ -206,29 +242,29 @@ def _split(images: Images, fraction: float, seed: int) -> tuple[Images, Images]:
     return images[torch.as_tensor(kept).sort().values], images[torch.as_tensor(held).sort().values]
 
 
-def augment(pixels: Tensor, how: str, padding: int, generator: torch.Generator) -> Tensor:
+def augment(pixels: Tensor, augmentation: Augmentation) -> Tensor:
     """A batch with random crops (after zero padding) and horizontal flips, one draw per image; [n, c, h, w].
 
-    `how` is "none", "crop", "flip" or "crop-flip". The draws come from a CPU generator, so every device gets
-    the same; the pixels stay where they are.
+    The pixels stay where they are.
     """
     n, _, height, width = pixels.shape
-    if "crop" in how and padding:
+    padding, generator = augmentation.padding, augmentation.generator
+    if "crop" in augmentation.how and padding:
         top, left = torch.randint(2 * padding + 1, (2, n, 1), generator=generator)
         rows = (top + torch.arange(height)).to(pixels.device)  # [n, h]
         columns = (left + torch.arange(width)).to(pixels.device)
         padded = F.pad(pixels, [padding] * 4)
         first = torch.arange(n, device=pixels.device)[:, None, None]
         pixels = padded.permute(0, 2, 3, 1)[first, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    if "flip" in how:
+    if "flip" in augmentation.how:
         flipped = torch.rand(n, generator=generator).to(pixels.device) < 0.5
         pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
     return pixels
 
 
 def scoring_images(
-    images: Images, samples_per_class: int | str, most_samples: int | None, classes: int, seed: int
-) -> Images:
+    images: Images | Streamed, samples_per_class: int | str, most_samples: int | None, classes: int, seed: int
+) -> Images | Streamed:
     """`samples_per_class` images of every class in random order, or all as they are; at most `most_samples` of them."""
     generator = stream(seed, "scoring samples")
     targets = images.targets.cpu()

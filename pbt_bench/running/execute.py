@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pbt_bench.data import load
-from pbt_bench.data.images import Data, Dataset, augment, prepare, scoring_images
+from pbt_bench.data.images import Augmentation, Data, Dataset, prepare, scoring_images
 from pbt_bench.models import build
 from pbt_bench.pruning.api import apply
 from pbt_bench.pruning.diagnosis import Diagnosis, all_kept, diagnose, realised_sparsity
@@ -184,7 +184,7 @@ class _Shared:
         if spec.sanity == "reinit":
             model = self.build(derive(spec.seed, "reinit"))
         apply(model, masks)
-        diagnosis = diagnose(model, masks, self.data.inputs(self.data.train.pixels[:1]))
+        diagnosis = diagnose(model, masks, self.data.inputs(self.data.train.example()))
         return _Masked(model, masks, _pruning(diagnosis, pruned, masks), diagnosis.connected)
 
     def restore(self, spec: RunSpec, state: State) -> _Masked:
@@ -214,12 +214,13 @@ class _Shared:
 
 def _scoring_batches(data: Data, scoring: Scoring, spec: RunSpec) -> list[tuple[Tensor, Tensor]]:
     images = scoring_images(data.train, scoring.samples_per_class, scoring.most_samples, data.classes, spec.seed)
-    pixels = images.pixels
+    parts = [slice(start, start + scoring.batch_size) for start in range(0, len(images), scoring.batch_size)]
+    augmentation = None
     if scoring.augment:
         draws = stream(spec.seed, "scoring augmentation")
-        pixels = augment(pixels, spec.recipe.augment, spec.recipe.crop_padding, draws)
-    size = scoring.batch_size
-    return list(zip(data.inputs(pixels).split(size), images.targets.split(size), strict=True))
+        augmentation = Augmentation(spec.recipe.augment, spec.recipe.crop_padding, draws)
+    batches = images.batches(torch.arange(len(images)), parts, augmentation)
+    return [(data.inputs(batch.pixels), batch.targets) for batch in batches]
 
 
 def _shuffled(masks: Masks, seed: int) -> Masks:

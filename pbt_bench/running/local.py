@@ -99,7 +99,7 @@ def run(
     def start(device: str) -> None:
         ours, theirs = context.Pipe()
         arguments = (theirs, store.folder, data, device, checkpoint_seconds)
-        process = context.Process(target=work, args=arguments, daemon=True)
+        process = context.Process(target=work, args=arguments)  # no daemon: it may start loader processes
         process.start()
         theirs.close()
         workers.append(_Worker(process, ours, device))

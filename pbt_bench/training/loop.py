@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pbt_bench.data.images import Data, Images, augment
+from pbt_bench.data.images import Augmentation, Data, Images
+from pbt_bench.data.stream import Streamed
 from pbt_bench.pruning.diagnosis import realised_sparsity
 from pbt_bench.pruning.masks import Masks
 from pbt_bench.seeds import derive, stream
@@ -101,13 +102,14 @@ class Stepper:
             self._now = _Epoch(number, self.data.train.targets.device, *self._streams)
         now, recipe, train = self._now, self.recipe, self.data.train
         order = torch.randperm(len(train), generator=stream(*self._streams, "order", number))
-        order = order.to(train.targets.device)
+        device = train.targets.device
         self.model.train()
-        with torch.random.fork_rng([order.device] if order.device.type == "cuda" else []):
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             now.set_dropout()
-            for part in list(self._batches(len(train)))[now.steps : most_steps]:
-                batch = train[order[part]]
-                inputs = self.data.inputs(augment(batch.pixels, recipe.augment, recipe.crop_padding, now.augmentation))
+            parts = list(self._batches(len(train)))[now.steps : most_steps]
+            augmentation = Augmentation(recipe.augment, recipe.crop_padding, now.augmentation)
+            for batch in train.batches(order, parts, augmentation):
+                inputs = self.data.inputs(batch.pixels)
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.learning_rate
                 self.optimizer.zero_grad(set_to_none=True)
@@ -307,17 +309,17 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Data, images: Images, on_batch: Callable[[], None] = lambda: None) -> Evaluation:
+def evaluate(
+    model: nn.Module, data: Data, images: Images | Streamed, on_batch: Callable[[], None] = lambda: None
+) -> Evaluation:
     """Loss and accuracy over all of `images`, in eval mode and float32."""
     model.eval()
     loss = torch.zeros((), device=images.targets.device)
     correct = torch.zeros((), dtype=torch.int64, device=images.targets.device)
-    for pixels, targets in zip(
-        images.pixels.split(EVALUATION_BATCH), images.targets.split(EVALUATION_BATCH), strict=True
-    ):
-        logits = model(data.inputs(pixels))
-        loss += F.cross_entropy(logits, targets, reduction="sum")
-        correct += (logits.argmax(1) == targets).sum()
+    for batch in images.in_order(EVALUATION_BATCH):
+        logits = model(data.inputs(batch.pixels))
+        loss += F.cross_entropy(logits, batch.targets, reduction="sum")
+        correct += (logits.argmax(1) == batch.targets).sum()
         on_batch()
     mean = float(loss) / len(images)
     return Evaluation(mean if isfinite(mean) else None, int(correct) / len(images))

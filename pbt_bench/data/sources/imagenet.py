@@ -1,0 +1,34 @@
+"""ImageNet from its unpacked folders, streamed: it is neither downloaded nor held in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pbt_bench.data import dataset
+from pbt_bench.errors import RequestError
+
+if TYPE_CHECKING:
+    from pbt_bench.data.images import Dataset
+
+SIDE = 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as torchvision's reference recipes normalise it
+
+
+@dataset(cite="Russakovsky et al. 2015, arXiv:1409.0575 (ILSVRC 2012)")
+def imagenet(folder: Path) -> Dataset:
+    """1.28 million colour images read at 224x224 while used, 1,000 classes; its 50,000 "val" are the test set.
+
+    `folder`/imagenet/train and `folder`/imagenet/val hold a folder per class, as torchvision's `ImageNet` unpacks the
+    published archives. Fewer classes or images (a subset) are taken as they are.
+    """
+    from pbt_bench.data.stream import from_folders
+
+    root = folder / "imagenet"
+    try:
+        return from_folders(root / "train", root / "val", SIDE, MEAN, STD)
+    except RequestError as error:
+        raise RequestError(
+            f"imagenet: {error}; put the archives of https://image-net.org into {root} and let "
+            f'torchvision.datasets.ImageNet("{root}", split) unpack both splits there'
+        ) from None

@@ -1,0 +1,159 @@
+"""Images that are read from their files while they are used: a dataset too large for memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pbt_bench.data.images import Augmentation, Dataset, Images
+from pbt_bench.errors import RequestError
+from pbt_bench.seeds import derive
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+_MOST_LOADERS = 12
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Image files and class indices int64 [n]; batches are uint8 [b, 3, side, side] on `device`.
+
+    For training, "crop" is a random resized crop and "flip" a horizontal flip, one draw per image and epoch, whatever
+    the number of loader processes. Otherwise the shorter side becomes 8/7 of `side`, and the centre is taken.
+    """
+
+    paths: NDArray[np.bytes_]
+    targets: Tensor
+    side: int
+    device: torch.device = CPU
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: Tensor) -> Streamed:
+        return replace(self, paths=self.paths[index.cpu().numpy()], targets=self.targets[index.to(self.targets.device)])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return 3, self.side, self.side
+
+    def to(self, device: torch.device) -> Streamed:
+        """The same images; their batches come to `device`."""
+        return replace(self, targets=self.targets.to(device), device=device)
+
+    def example(self) -> Tensor:
+        """The first image, [1, 3, side, side]."""
+        return _Reader(self.paths, self.side, None)[0][None].to(self.device)
+
+    def in_order(self, size: int) -> Iterator[Images]:
+        """All images in batches of `size`."""
+        parts = [slice(start, start + size) for start in range(0, len(self), size)]
+        return self.batches(torch.arange(len(self)), parts)
+
+    def batches(
+        self, order: Tensor, parts: Iterable[slice], augmentation: Augmentation | None = None
+    ) -> Iterator[Images]:
+        """The images `order[part]` for every part, read ahead by loader processes."""
+        from torch.utils.data import DataLoader
+
+        indices = [order[part].tolist() for part in parts]
+        cuda = self.device.type == "cuda"
+        loader: Iterable[Tensor] = DataLoader(
+            _Reader(self.paths, self.side, augmentation),
+            batch_sampler=indices,
+            num_workers=_loaders(indices),
+            pin_memory=cuda,
+            worker_init_fn=_detach,
+            generator=torch.Generator(),  # else it draws from the global one, which dropout reads
+        )
+        targets = self.targets
+        for index, pixels in zip(indices, loader, strict=True):
+            yield Images(pixels.to(self.device, non_blocking=cuda), targets[torch.tensor(index, device=targets.device)])
+
+
+def from_folders(train: Path, test: Path, side: int, mean: Sequence[float], std: Sequence[float]) -> Dataset:
+    """A dataset of image files in a folder per class, the same classes in `train` and `test`, in order of their names.
+
+    `mean` and `std` are those of the channels in [0, 1]. Raises RequestError, naming the folder, where images lack.
+    """
+    classes = _classes(train)
+    if (others := _classes(test)) != classes:
+        odd = sorted(set(classes) ^ set(others))[0]
+        raise RequestError(f"{train} and {test} do not hold the same classes: {odd!r} is in only one of them")
+    return Dataset(_listed(train, classes, side), _listed(test, classes, side), len(classes), tuple(mean), tuple(std))
+
+
+def _classes(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise RequestError(f"{folder} is missing")
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    if not names:
+        raise RequestError(f"{folder} holds no folder per class")
+    return names
+
+
+def _listed(folder: Path, classes: Sequence[str], side: int) -> Streamed:
+    paths: list[bytes] = []
+    targets = []
+    for label, name in enumerate(classes):
+        with os.scandir(folder / name) as entries:
+            found = sorted(os.fsencode(e.path) for e in entries if e.name.lower().endswith(SUFFIXES))
+        if not found:
+            raise RequestError(f"{folder / name} holds no image ({', '.join(SUFFIXES)})")
+        paths += found
+        targets += [label] * len(found)
+    return Streamed(np.array(paths), torch.tensor(targets), side)
+
+
+class _Reader:
+    """Reads one image: [3, side, side], uint8. Runs in the loader processes."""
+
+    def __init__(self, paths: NDArray[np.bytes_], side: int, augmentation: Augmentation | None) -> None:
+        from torchvision.transforms import v2
+
+        how = augmentation.how if augmentation else "none"
+        whole: list[Any] = [v2.Resize(round(side * 8 / 7)), v2.CenterCrop(side)]
+        steps = [v2.RandomResizedCrop(side)] if "crop" in how else whole
+        self._change = v2.Compose([*steps, v2.RandomHorizontalFlip()] if "flip" in how else steps)
+        self._paths = paths
+        self._seed = augmentation.generator.initial_seed() if augmentation else 0
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        from PIL import Image
+        from torchvision.transforms.v2.functional import pil_to_tensor
+
+        path = os.fsdecode(self._paths[index])
+        try:
+            with Image.open(path) as image:
+                pixels: Tensor = pil_to_tensor(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL's ways to say damaged
+            raise RequestError(f"{path} cannot be read: {error}") from None
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+            torch.manual_seed(derive(self._seed, "image", index))
+            changed: Tensor = self._change(pixels)
+        return changed
+
+
+def _loaders(batches: Sequence[object]) -> int:
+    """Loader processes: one per core but one. What they read does not depend on their number."""
+    return min(len(os.sched_getaffinity(0)) - 1, len(batches), _MOST_LOADERS)
+
+
+def _detach(_: int) -> None:
+    """A loader process ends at the first signal; saving the run is its parent's part."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
