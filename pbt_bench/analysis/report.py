@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import msgspec
 import pandas as pd
 
 from pbt_bench.analysis.accuracy import accuracy_figure
+from pbt_bench.analysis.browse import run_data
 from pbt_bench.analysis.collapse import collapse_figure
 from pbt_bench.analysis.conclusions import sentences, verdicts
 from pbt_bench.analysis.frame import MISSING, STATUSES, frame
@@ -69,6 +72,7 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
                 "zeros": zero_scores(panel),
             }
         )
+    script = files("pbt_bench.analysis").joinpath("page.js").read_text(encoding="utf-8")
     page = _template().render(
         name=name,
         what=_what(table),
@@ -85,6 +89,9 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
         audit=_audit(table),
         scores=_scores(table),
         environment=_environment(table),
+        run_data=run_data(table, parts),
+        script=script,
+        script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     path = out / "index.html"
     path.write_text(page, encoding="utf-8")
