@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as Files
 
 from pbt_bench.data.images import Augmentation, Dataset, Images
 from pbt_bench.errors import RequestError
@@ -64,8 +66,6 @@ class Streamed:
         self, order: Tensor, parts: Iterable[slice], augmentation: Augmentation | None = None
     ) -> Iterator[Images]:
         """The images `order[part]` for every part, read ahead by loader processes."""
-        from torch.utils.data import DataLoader
-
         indices = [order[part].tolist() for part in parts]
         cuda = self.device.type == "cuda"
         loader: Iterable[Tensor] = DataLoader(
@@ -116,7 +116,7 @@ def _listed(folder: Path, classes: Sequence[str], side: int) -> Streamed:
     return Streamed(np.array(paths), torch.tensor(targets), side)
 
 
-class _Reader:
+class _Reader(Files[Tensor]):
     """Reads one image: [3, side, side], uint8. Runs in the loader processes."""
 
     def __init__(self, paths: NDArray[np.bytes_], side: int, augmentation: Augmentation | None) -> None:
