@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pbt_bench.analysis import style
-from pbt_bench.analysis.summary import Panel, summarise
+from pbt_bench.analysis.summary import Panel, counted_accuracy, summarise
 
 _COLUMNS = 2
 _WIDTH, _HEIGHT = 5.0, 3.7  # of one panel, inches
@@ -49,7 +49,7 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
     places = style.position(panel.sparsities)
     gap = np.diff(places).min() if len(places) > 1 else 0.3
     axes.set_xlim(places[0] - 0.5 * gap, places[-1] + 0.5 * gap)
-    runs = panel.runs.dropna(subset=["test_accuracy"])
+    runs = panel.runs.assign(test_accuracy=counted_accuracy(panel.runs)).dropna(subset=["test_accuracy"])
     if runs.empty:
         axes.text(0.5, 0.5, "no run with an accuracy yet", transform=axes.transAxes, ha="center", color="0.4")
         axes.set_yticks([])

@@ -8,76 +8,90 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from pbt_bench.analysis.paired import Comparison, Standing
 from pbt_bench.analysis.summary import Panel, summarise
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The two best methods at one sparsity, with mean ± half the 95% interval in percent."""
+class Conclusion:
+    """What can be concluded at one sparsity; numbers as printed, differences in percentage points."""
 
     sparsity: str
-    best: str
-    best_accuracy: str
-    second: str
-    second_accuracy: str
-    lead: str  # percentage points between the means
-    clear: bool  # the two 95% intervals do not overlap
-    why: str  # "intervals apart", "intervals overlap", "one seed, no interval", ...
+    sentence: str
+    nearest: str  # the runner-up
+    difference: str  # leader - runner-up, with its bootstrap interval
+    p: str  # Holm-corrected
+    settled: bool
 
 
-def verdicts(panel: Panel) -> list[Verdict]:
-    """One verdict per sparsity that has an accuracy."""
-    found = []
-    for sparsity, column in summarise(panel.runs).dropna(subset="mean").groupby(level="sparsity"):
-        ranked = column.droplevel("sparsity").sort_values("mean", ascending=False, kind="stable")
-        first, best = ranked.index[0], ranked.iloc[0]
-        if len(ranked) == 1:
-            found.append(Verdict(f"{sparsity:g}", first, _shown(best), "", "", "", False, "no other method"))
-            continue
-        other = ranked.iloc[1]
-        lead = best["mean"] - other["mean"]
-        clear = bool(lead > best["half"] + other["half"])  # False where an interval is NaN
-        if lead == 0:
-            why = "tied"
-        elif min(best["n"], other["n"]) < 2:
-            why = "one seed, no interval"
-        else:
-            why = "intervals apart" if clear else "intervals overlap"
-        found.append(
-            Verdict(
-                f"{sparsity:g}", first, _shown(best), ranked.index[1], _shown(other), f"{100 * lead:.2f}", clear, why
+def conclusions(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
+    """One plain sentence per sparsity, of `found` = `standings(panel)`."""
+    means = summarise(panel.runs)["mean"].to_dict()
+    said = []
+    for standing in found:
+        mean = 100 * means[standing.leader, standing.sparsity]
+        first = standing.against[0] if standing.against else None
+        said.append(
+            Conclusion(
+                sparsity=f"{standing.sparsity:g}",
+                sentence=_sentence(standing, f"{standing.leader} ({mean:.2f} %)"),
+                nearest=first.other if first else "",
+                difference=_difference(first) if first else "",
+                p="" if first is None or first.p != first.p else "< 0.001" if first.p < 0.001 else f"{first.p:.3f}",
+                settled=standing.settled,
             )
         )
-    return found
+    return said
 
 
-def sentences(panel: Panel, found: Sequence[Verdict]) -> list[str]:
+def sentences(panel: Panel, found: Sequence[Standing]) -> list[str]:
     """The headline conclusions of one panel; says so where there are none."""
     if not found:
         return ["No run has an accuracy yet."]
     wins: dict[str, list[int]] = {}
-    for i, verdict in enumerate(found):
-        wins.setdefault("no single method" if verdict.why == "tied" else verdict.best, []).append(i)
-    sparsities = [verdict.sparsity for verdict in found]
+    for i, standing in enumerate(found):
+        tie = standing.against and standing.against[0].mean == 0
+        wins.setdefault("no single method" if tie else standing.leader, []).append(i)
+    sparsities = [f"{standing.sparsity:g}" for standing in found]
     ranked = sorted(wins.items(), key=lambda win: -len(win[1]))
     said = [f"Highest mean accuracy: {'; '.join(f'{method} at {_spans(at, sparsities)}' for method, at in ranked)}."]
-    clear = [i for i, verdict in enumerate(found) if verdict.clear]
-    if len(clear) == len(found):
-        said.append("At every sparsity the leader's 95% interval is apart from the runner-up's.")
-    elif clear:
-        said.append(
-            f"The leader's 95% interval is apart from the runner-up's at {_spans(clear, sparsities)}; "
-            "elsewhere the order of the two is not settled."
-        )
-    elif any(verdict.second for verdict in found):
-        said.append("At no sparsity is the leader's 95% interval apart from the runner-up's: the order is not settled.")
-    return said + _against_dense(panel) + _collapses(panel.runs)
+    settled = [i for i, standing in enumerate(found) if standing.settled]
+    if settled:
+        rest = "." if len(settled) == len(found) else "; elsewhere the order at the top is not settled."
+        said.append(f"The leader is better than every other method at {_spans(settled, sparsities)}{rest}")
+    elif any(standing.against for standing in found):
+        said.append("At no sparsity is the leader better than every other method by more than chance explains.")
+    return said + _against_dense(panel) + _ends(panel.runs) + _collapses(panel.runs)
+
+
+def _sentence(standing: Standing, leader: str) -> str:
+    if not standing.against:
+        return f"Only {leader} has an accuracy: nothing to compare."
+    pairs = min(comparison.pairs for comparison in standing.against)
+    beaten = [comparison.other for comparison in standing.against if comparison.supported]
+    if standing.settled:
+        return f"{leader} is better than every other method."
+    if pairs < 3:
+        few = f"{pairs} seed{'s' * (pairs != 1)} in common"
+        return f"{leader} has the highest mean, but {few} with some method cannot support any order."
+    if not beaten:
+        return f"{leader} has the highest mean, but the data cannot tell it from any other method."
+    return (
+        f"{leader} has the highest mean and is better than {_listed(beaten)}; not told apart: {_listed(standing.tied)}."
+    )
+
+
+def _difference(comparison: Comparison) -> str:
+    mean = f"{100 * comparison.mean:+.2f}"
+    if comparison.low != comparison.low:
+        return mean
+    return f"{mean} [{100 * comparison.low:+.2f}, {100 * comparison.high:+.2f}]"
 
 
 def _against_dense(panel: Panel) -> list[str]:
     if panel.dense["test_accuracy"].isna().all():
         return []
-    dense = panel.dense["test_accuracy"].mean()
+    dense = summarise(panel.dense)["mean"].iloc[0]
     best = summarise(panel.runs)["mean"].groupby(level="sparsity").max()
     near = best[best >= dense - 0.01]
     if near.empty:
@@ -86,6 +100,17 @@ def _against_dense(panel: Panel) -> list[str]:
         f"The best method stays within one percentage point of the dense network ({100 * dense:.2f} %) "
         f"up to sparsity {near.index.max():g}."
     ]
+
+
+def _ends(runs: pd.DataFrame) -> list[str]:
+    """Runs that ended at chance, by method: they are counted, and said."""
+    said = []
+    for status in ("collapsed", "diverged"):
+        counts = runs.loc[runs["status"] == status, "method"].value_counts()
+        if len(counts):
+            parts = _listed([f"{count} of {method}" for method, count in counts.items()])
+            said.append(f"Counted at chance accuracy because they {status}: {parts}.")
+    return said
 
 
 def _collapses(runs: pd.DataFrame) -> list[str]:
@@ -102,14 +127,14 @@ def _collapses(runs: pd.DataFrame) -> list[str]:
     return ["No method prunes a whole layer away."] if len(diagnosed) else []
 
 
-def _shown(row: pd.Series) -> str:
-    return f"{100 * row['mean']:.2f}" + (f" ± {100 * row['half']:.2f}" if row["n"] > 1 else "")
-
-
 def _spans(chosen: Sequence[int], names: Sequence[str]) -> str:
     """`0.5, 0.9 to 0.98`: the chosen names, three or more neighbours in a row as a span."""
     parts: list[str] = []
     for _, group in itertools.groupby(enumerate(chosen), key=lambda pair: pair[1] - pair[0]):
         run = [names[i] for _, i in group]
         parts += run if len(run) < 3 else [f"{run[0]} to {run[-1]}"]
+    return _listed(parts)
+
+
+def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

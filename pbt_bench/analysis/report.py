@@ -18,10 +18,13 @@ import pandas as pd
 from pbt_bench.analysis.accuracy import accuracy_figure
 from pbt_bench.analysis.browse import run_data
 from pbt_bench.analysis.collapse import collapse_figure
-from pbt_bench.analysis.conclusions import sentences, verdicts
+from pbt_bench.analysis.conclusions import conclusions, sentences
 from pbt_bench.analysis.frame import MISSING, STATUSES, frame
+from pbt_bench.analysis.missing import missing_runs, time_left
 from pbt_bench.analysis.overlap import Overlaps, overlap_sentence, overlaps, save_overlaps
 from pbt_bench.analysis.overlap_figure import overlap_figure
+from pbt_bench.analysis.paired import standings
+from pbt_bench.analysis.published import load_published, published_folder
 from pbt_bench.analysis.style import method_order, save
 from pbt_bench.analysis.summary import Panel, panels, slug
 from pbt_bench.analysis.tables import accuracy_table, save_table
@@ -45,23 +48,25 @@ class _Picture:
 def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -> Path:
     """Write `out`/index.html, figures/ and tables/ from what `store` holds of `specs`; returns the page's path.
 
-    A spec without a record counts as missing. The same records give the same bytes.
+    A spec without a record counts as missing. Beside the results stands what papers printed, where they printed it.
+    The same records give the same bytes.
     """
+    published = load_published(published_folder(store.folder.parent))
     wanted = {spec.run_id: spec for spec in specs}
     records = {record.run_id: record for record in store.records(set(wanted))}
     table = frame(records.get(run_id, spec) for run_id, spec in wanted.items())
     parts = panels(table)
     sections = []
     for panel in parts:
-        accuracies = accuracy_table(panel)
+        found = standings(panel)
+        accuracies = accuracy_table(panel, found, published)
         save_table(accuracies, out / "tables" / panel.slug)
-        found = verdicts(panel)
         shared = overlaps(panel, lambda run_id: store.read_masks(records[run_id]))
         sections.append(
             {
                 "panel": panel,
                 "table": accuracies,
-                "verdicts": found,
+                "conclusions": conclusions(panel, found),
                 "sentences": sentences(panel, found),
                 "collapse": _picture(
                     collapse_figure(panel), f"collapse-{panel.slug}", f"Density per layer, {panel.title}", out
@@ -80,6 +85,8 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
         trained=any(spec.recipe.epochs for spec in specs),
         counts={status: int((table["status"] == status).sum()) for status in STATUSES},
         total=len(table),
+        missing=missing_runs(table),
+        time_left=time_left(specs, store),
         errors=_commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
         accuracy=[
             _picture(accuracy_figure(group), slug(f"accuracy {title}"), f"Accuracy against sparsity, {title}", out)

@@ -83,14 +83,19 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `n` runs with an accuracy, `mean`, `std` (ddof = 1), `half` (half the 95% Student t interval of the mean:
     t(0.975, n-1) * std / sqrt(n); NaN for n < 2), and the number of runs of each status. Diverged and collapsed runs
-    count with the accuracy they measured.
+    count at chance accuracy.
     """
-    cells = runs.groupby(["method", "sparsity"])
-    table = cells.agg(**{name: ("test_accuracy", how) for name, how in _OVER_SEEDS.items()})
+    cells = runs.assign(accuracy=counted_accuracy(runs)).groupby(["method", "sparsity"])
+    table = cells.agg(**{name: ("accuracy", how) for name, how in _OVER_SEEDS.items()})
     # stdtrit(0, p) is NaN, and so is the interval of a single run.
     table["half"] = stdtrit(np.maximum(table["n"] - 1, 0), 0.975) * table["std"] / np.sqrt(table["n"].clip(lower=1))
     status = pd.crosstab([runs["method"], runs["sparsity"]], runs["status"])
     return table.join(status.reindex(columns=list(STATUSES), fill_value=0))
+
+
+def counted_accuracy(runs: pd.DataFrame, column: str = "test_accuracy") -> pd.Series:
+    """The accuracy that counts: the measured one, that of guessing for a run that diverged or collapsed."""
+    return runs[column].where(~runs["status"].isin(("diverged", "collapsed")), runs["chance_accuracy"])
 
 
 def _flat(place: dict[str, Any]) -> dict[str, object]:

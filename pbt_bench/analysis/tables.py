@@ -1,64 +1,92 @@
-"""Method x sparsity tables of the accuracy: HTML cells, Markdown, LaTeX, and plain numbers as CSV."""
+"""Tables in the papers' layout: rows are sparsities, columns methods; as HTML rows, Markdown, LaTeX, plain numbers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from pbt_bench.analysis.summary import Panel, summarise
+from pbt_bench.analysis.frame import STATUSES
+from pbt_bench.analysis.paired import Standing
+from pbt_bench.analysis.published import Published, differences, matching
+from pbt_bench.analysis.summary import Panel, counted_accuracy, summarise
+from pbt_bench.spec import DENSE
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+HERE, PUBLISHED, DIFFERENCE = "here", "published", "Δ"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean and standard deviation in percent, as printed; both empty where no run has an accuracy."""
+    """Mean and standard deviation in percent, as printed; both empty where there is no number."""
 
     mean: str = ""
     std: str = ""  # empty for a single run
-    note: str = ""  # "n = 2" where seeds lack
-    mark: str = ""  # "best" or "second" of the column
+    note: str = ""  # "n = 2" where seeds lack, "1 collapsed", "missing"
+    mark: str = ""  # "best": better than every other; "tied": the highest mean, or not to be told from it
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: what was measured here at a sparsity, what a paper printed, or the difference of the two."""
+
+    sparsity: str
+    kind: str
+    cells: list[Cell]  # one per method, or one alone that stands for all: the dense network
 
 
 @dataclass(frozen=True)
 class Table:
-    """One panel's table. The dense baseline, if there is one, stands above the methods and in no column."""
+    """One panel's table."""
 
     title: str
-    seeds: int
-    sparsities: list[str]
-    dense: Cell | None
-    rows: list[tuple[str, list[Cell]]]
+    caption: str
+    methods: list[str]
+    rows: list[Row]
+    notes: list[str]  # below it: how the published runs differ from these
     numbers: pd.DataFrame  # long format, accuracies as fractions
 
 
-def accuracy_table(panel: Panel) -> Table:
-    """Mean ± standard deviation (ddof = 1) over seeds; what prints as the same mean is marked the same."""
-    table, dense = summarise(panel.runs), summarise(panel.dense)
-    marks: dict[Hashable, str] = {}
-    for _, column in table["mean"].dropna().groupby(level="sparsity"):
-        printed = (100 * column).map("{:.2f}".format)
-        ranked = sorted(set(printed), key=float, reverse=True)
-        names = dict(zip(ranked, ("best", "second"), strict=False))
-        marks |= {key: names.get(text, "") for key, text in printed.items()}
-    cells = {key: _cell(row, panel.seeds, marks.get(key, "")) for key, row in table.iterrows()}
-    rows = [
-        (method, [cells.get((method, sparsity), Cell()) for sparsity in panel.sparsities]) for method in panel.methods
-    ]
+def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published | None = None) -> Table:
+    """Mean ± standard deviation (ddof = 1) over seeds, beside it what papers printed; `found` = `standings(panel)`.
+
+    A panel without any run is the published table alone.
+    """
+    numbers = _numbers(panel)
+    rows = matching(published, panel) if published else pd.DataFrame()
+    if len(rows):
+        numbers = _beside(numbers, rows, panel)
+    marks = {(standing.leader, standing.sparsity): "best" if standing.settled else "tied" for standing in found}
+    marks |= {(method, standing.sparsity): "tied" for standing in found for method in standing.tied}
+    alone = len(rows) > 0 and not numbers["n"].any()
+    lines = []
+    for sparsity in sorted(numbers["sparsity"].unique()):
+        label = f"{sparsity:g}" if sparsity else "0 (dense)"
+        by_method = {row["method"]: row for row in numbers[numbers["sparsity"] == sparsity].to_dict("records")}
+        columns = [DENSE] if sparsity == 0 else panel.methods
+        here = [_cell(by_method[method], panel.seeds, marks.get((method, sparsity), "")) for method in columns]
+        printed = [_published(by_method[method]) for method in columns] if len(rows) else []
+        if not alone:
+            lines.append(Row(label, HERE, here))
+        if any(cell.mean for cell in printed):
+            lines.append(Row(label, PUBLISHED, printed))
+            deltas = [_delta(by_method[method]) for method in columns]
+            if not alone and any(cell.mean for cell in deltas):
+                lines.append(Row(label, DIFFERENCE, deltas))
     place = {"dataset": panel.dataset, "model": panel.model, "setting": panel.setting}
-    numbers = pd.concat([dense, table]).reset_index().assign(**place)
-    numbers = numbers[[*place, *(name for name in numbers if name not in place)]]
+    numbers = numbers.assign(**place)
     return Table(
         title=panel.title,
-        seeds=panel.seeds,
-        sparsities=[f"{sparsity:g}" for sparsity in panel.sparsities],
-        dense=_cell(dense.iloc[0], panel.seeds, "") if len(dense) else None,
-        rows=rows,
-        numbers=numbers.rename(columns={"half": "half_interval_95"}),
+        caption=_caption(panel.seeds, alone, len(rows) > 0),
+        methods=panel.methods,
+        rows=lines,
+        notes=differences(published, panel, rows) if published and len(rows) else [],
+        numbers=numbers[[*place, *(name for name in numbers if name not in place)]],
     )
 
 
@@ -71,52 +99,107 @@ def save_table(table: Table, stem: Path) -> None:
 
 
 def markdown(table: Table) -> str:
-    """A GitHub table: best in bold, second underlined."""
+    """A GitHub table: bold is better than every other method, underlined is not to be told from the highest mean."""
 
     def show(cell: Cell) -> str:
-        mean = {"best": f"**{cell.mean}**", "second": f"<ins>{cell.mean}</ins>"}.get(cell.mark, cell.mean or "–")
-        return mean + (f" ± {cell.std}" if cell.std else "") + (f" ({cell.note})" if cell.note else "")
+        mean = {"best": f"**{cell.mean}**", "tied": f"<ins>{cell.mean}</ins>"}.get(cell.mark, cell.mean)
+        return _joined(mean, f"± {cell.std}" if cell.std else "", f"({cell.note})" if cell.note else "") or "–"
 
-    lines = [["method", *table.sparsities], ["---", *("---:" for _ in table.sparsities)]]
-    if table.dense:
-        lines.append(["dense (sparsity 0)", show(table.dense), *("" for _ in table.sparsities[1:])])
-    lines += [[_markdown_text(method), *(show(cell) for cell in cells)] for method, cells in table.rows]
+    lines = [["sparsity", "", *map(_markdown_text, table.methods)], ["---", "---", *("---:" for _ in table.methods)]]
+    for row in table.rows:
+        blanks = [""] * (len(table.methods) - len(row.cells))
+        lines.append([row.sparsity, row.kind, *map(show, row.cells), *blanks])
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{_markdown_text(table.title)}: {_caption(table)}\n\n{body}\n"
+    notes = "".join(f"\n- {_markdown_text(note)}" for note in table.notes)
+    return f"{_markdown_text(table.title)}: {table.caption}\n\n{body}\n" + (f"{notes}\n" if notes else "")
 
 
 def latex(table: Table) -> str:
-    """A LaTeX `tabular` for a document that uses booktabs."""
+    """A LaTeX `tabular` for a document that uses booktabs; the notes are comments below it."""
 
     def show(cell: Cell) -> str:
-        mean = {"best": rf"\textbf{{{cell.mean}}}", "second": rf"\underline{{{cell.mean}}}"}.get(cell.mark, cell.mean)
-        std = rf" {{\scriptsize $\pm$ {cell.std}}}" if cell.std else ""
-        return (mean or "--") + std + (rf" {{\scriptsize ({cell.note})}}" if cell.note else "")
+        mean = {"best": rf"\textbf{{{cell.mean}}}", "tied": rf"\underline{{{cell.mean}}}"}.get(cell.mark, cell.mean)
+        std = rf"{{\scriptsize $\pm$ {cell.std}}}" if cell.std else ""
+        return _joined(mean, std, rf"{{\scriptsize ({cell.note})}}" if cell.note else "") or "--"
 
-    width = len(table.sparsities)
-    lines = [
-        "% " + " ".join(f"{table.title}: {_caption(table)} Needs \\usepackage{{booktabs}}.".split()),
-        rf"\begin{{tabular}}{{l{'r' * width}}}",
-        r"\toprule",
-        rf"sparsity & {' & '.join(table.sparsities)} \\",
-        r"\midrule",
-    ]
-    if table.dense:
-        lines += [rf"dense & \multicolumn{{{width}}}{{c}}{{{show(table.dense)}}} \\", r"\midrule"]
-    lines += [rf"{_latex_text(method)} & {' & '.join(map(show, cells))} \\" for method, cells in table.rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    width = len(table.methods)
+    head = [_comment(f"{table.title}: {table.caption} Needs \\usepackage{{booktabs}}.")]
+    head += [rf"\begin{{tabular}}{{ll{'r' * width}}}", r"\toprule"]
+    head.append(rf"sparsity & & {' & '.join(map(_latex_text, table.methods))} \\")
+    lines, before = [], ""
+    for row in table.rows:
+        if row.sparsity != before:
+            lines.append(r"\midrule")
+        cells = " & ".join(map(show, row.cells))
+        if len(row.cells) < width:
+            cells = rf"\multicolumn{{{width}}}{{c}}{{{cells}}}"
+        kind = r"$\Delta$" if row.kind == DIFFERENCE else row.kind
+        lines.append(rf"{row.sparsity if row.sparsity != before else ''} & {kind} & {cells} \\")
+        before = row.sparsity
+    return "\n".join([*head, *lines, r"\bottomrule", r"\end{tabular}", *map(_comment, table.notes), ""])
 
 
-def _cell(row: pd.Series, seeds: int, mark: str) -> Cell:
+def _numbers(panel: Panel) -> pd.DataFrame:
+    """One row per cell, those of seeds that nobody asked for included: every method at every sparsity, and dense."""
+    table = pd.concat([summarise(panel.dense), summarise(panel.runs)])
+    cells: list[tuple[str, float]] = [(DENSE, 0.0)] if len(panel.dense) else []
+    cells += [(method, sparsity) for sparsity in panel.sparsities for method in panel.methods]
+    table = table.reindex(pd.MultiIndex.from_tuples(cells, names=["method", "sparsity"]))
+    counts = ["n", *STATUSES]
+    return table.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int)).rename(
+        columns={"half": "half_interval_95"}
+    ).reset_index()  # fmt: skip
+
+
+def _beside(numbers: pd.DataFrame, rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
+    """`numbers` with what papers printed and the difference, of the same statistic where these runs have it."""
+    names = {name: f"published_{name}" for name in ("mean", "std", "n", "statistic", "source", "note")}
+    numbers = numbers.merge(rows[["method", "sparsity", *names]].rename(columns=names), "outer", ["method", "sparsity"])
+    numbers[["n", *STATUSES]] = numbers[["n", *STATUSES]].fillna(0).astype(int)
+    runs = pd.concat([panel.dense, panel.runs])
+    best = runs.assign(best=counted_accuracy(runs, "best_test_accuracy_over_epochs").astype("float64"))
+    highest = best.groupby(["method", "sparsity"])["best"].agg(lambda values: values.mean(skipna=False))
+    own = pd.MultiIndex.from_frame(numbers[["method", "sparsity"]])
+    of_maximum = numbers["published_statistic"].str.startswith("max").fillna(False).to_numpy(dtype=bool)
+    like = np.where(of_maximum, highest.reindex(own).to_numpy(), np.nan)
+    measured = np.where(np.isnan(like), numbers["mean"], like)
+    return numbers.assign(difference=measured - numbers["published_mean"])
+
+
+def _cell(row: Mapping[Hashable, Any], seeds: int, mark: str) -> Cell:
     n = int(row["n"])
+    notes = [f"n = {n}"] if 0 < n < seeds else []
+    notes += [f"{row[status]} {status}" for status in ("diverged", "collapsed", "failed") if row[status]]
     if n == 0:
-        return Cell()
+        return Cell(note=", ".join(notes) or "missing")
     std = f"{100 * row['std']:.2f}" if n > 1 else ""
-    return Cell(f"{100 * row['mean']:.2f}", std, f"n = {n}" if n < seeds else "", mark)
+    return Cell(f"{100 * row['mean']:.2f}", std, ", ".join(notes), mark)
 
 
-def _caption(table: Table) -> str:
-    return f"test accuracy in percent, mean ± standard deviation over {table.seeds} seed{'s' * (table.seeds != 1)}."
+def _published(row: Mapping[Hashable, Any]) -> Cell:
+    if np.isnan(row["published_mean"]):
+        return Cell()
+    std = "" if np.isnan(row["published_std"]) else f"{100 * row['published_std']:.2f}"
+    return Cell(f"{100 * row['published_mean']:.2f}", std)
+
+
+def _delta(row: Mapping[Hashable, Any]) -> Cell:
+    return Cell() if np.isnan(row["difference"]) else Cell(f"{100 * row['difference']:+.2f}")
+
+
+def _caption(seeds: int, alone: bool, published: bool) -> str:
+    if alone:
+        return "test accuracy in percent as papers printed it, mean ± standard deviation; no run here yet."
+    what = f"test accuracy in percent, mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}"
+    return f"{what}{', beside it what papers printed' if published else ''}."
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _comment(text: str) -> str:
+    return "% " + " ".join(text.split())
 
 
 def _markdown_text(text: str) -> str:

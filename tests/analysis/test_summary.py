@@ -1,4 +1,4 @@
-"""Statistics against numpy and published t quantiles; settings are never mixed; the sentences follow the numbers."""
+"""Statistics against numpy and published t quantiles; settings are never mixed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from pbt_bench.analysis.conclusions import sentences, verdicts
 from pbt_bench.analysis.frame import frame
 from pbt_bench.analysis.summary import panels, summarise
 from pbt_bench.spec import Recipe, RunSpec
@@ -42,7 +41,7 @@ def test_every_status_is_counted_and_diverged_and_collapsed_runs_enter_the_mean(
     runs = [record(specs[0], accuracy=0.8), record(specs[1], "diverged", 0.2), record(specs[2], "collapsed", 0.1)]
     row = summarise(frame([*runs, record(specs[3], "failed"), specs[4]])).iloc[0]
     assert row["n"] == 3
-    assert row["mean"] == pytest.approx((0.8 + 0.2 + 0.1) / 3)
+    assert row["mean"] == pytest.approx((0.8 + 0.1 + 0.1) / 3), "both count at chance accuracy, 0.1"
     assert [row[name] for name in ("done", "diverged", "collapsed", "failed", "missing")] == [1] * 5
 
 
@@ -78,35 +77,3 @@ def test_names_that_differ_only_in_odd_characters_get_their_own_files(record):
     slugs = [panel.slug for panel in panels(frame(runs))]
     assert len(set(slugs)) == 3
     assert not any("/" in slug or slug.startswith(".") for slug in slugs)
-
-
-def test_a_lead_is_clear_only_if_the_intervals_are_apart(record):
-    runs = cell(record, "snip", 0.9, [0.90, 0.91, 0.92]) + cell(record, "fts", 0.9, [0.60, 0.61, 0.62])
-    runs += cell(record, "snip", 0.98, [0.70, 0.80, 0.90]) + cell(record, "fts", 0.98, [0.71, 0.82, 0.93])
-    runs += cell(record, "snip", 0.99, [0.5]) + cell(record, "fts", 0.99, [0.4])
-    (panel,) = panels(frame(runs))
-    found = verdicts(panel)
-    assert [(v.sparsity, v.best, v.second, v.clear) for v in found] == [
-        ("0.9", "snip", "fts", True),
-        ("0.98", "fts", "snip", False),
-        ("0.99", "snip", "fts", False),
-    ]
-    assert [v.why for v in found] == ["intervals apart", "intervals overlap", "one seed, no interval"]
-    assert [v.lead for v in found] == ["30.00", "2.00", "10.00"]
-    said = " ".join(sentences(panel, found))
-    assert "snip at 0.9 and 0.99; fts at 0.98." in said
-    assert "apart from the runner-up's at 0.9; elsewhere" in said
-
-
-def test_equal_means_have_no_winner(record):
-    (panel,) = panels(frame(cell(record, "snip", 0.9, [0.5, 0.6]) + cell(record, "fts", 0.9, [0.5, 0.6])))
-    found = verdicts(panel)
-    assert found[0].why == "tied"
-    assert "no single method at 0.9" in sentences(panel, found)[0]
-
-
-def test_the_last_sparsity_near_the_dense_network_is_named(record):
-    runs = cell(record, "dense", 0.0, [0.95, 0.95]) + cell(record, "snip", 0.5, [0.945, 0.945])
-    runs += cell(record, "snip", 0.9, [0.93, 0.93])
-    (panel,) = panels(frame(runs))
-    assert "(95.00 %) up to sparsity 0.5." in " ".join(sentences(panel, verdicts(panel)))

@@ -1,4 +1,4 @@
-"""Tables print the right numbers, mark best and second (ties alike), say what lacks, and compile."""
+"""Tables print the right numbers beside the published ones, bold only what the data support, and compile."""
 
 from __future__ import annotations
 
@@ -7,91 +7,177 @@ import re
 import shutil
 import subprocess
 
+import msgspec
 import numpy as np
 import pytest
 
 from pbt_bench.analysis.frame import frame
+from pbt_bench.analysis.paired import standings
+from pbt_bench.analysis.published import load_published
 from pbt_bench.analysis.summary import panels
-from pbt_bench.analysis.tables import Cell, accuracy_table, latex, markdown, save_table
-from pbt_bench.spec import RunSpec
+from pbt_bench.analysis.tables import Cell, Row, accuracy_table, latex, markdown, save_table
+from pbt_bench.spec import Recipe, RunSpec
+
+HEAD = "paper,dataset,model,method,sparsity,top1_mean,top1_std,n_runs,note,statistic\n"
+ABOUT = 'recipe = "fts-2025"\ninit = "default"\nstatistic = "mean"\n[models]\npaper_vgg = "vgg8"\n'
+
+
+def made(record, accuracies, published=None, **fields):
+    """The table of runs with these accuracies: (method, sparsity) -> one per seed; None = missing."""
+    runs = []
+    for (method, sparsity), values in accuracies.items():
+        for seed, value in enumerate(values):
+            spec = RunSpec(dataset="digits", model="vgg8", method=method, sparsity=sparsity, seed=seed, **fields)
+            runs.append(spec if value is None else record(spec, accuracy=value))
+    (panel,) = panels(frame(runs))
+    return accuracy_table(panel, standings(panel), published)
 
 
 @pytest.fixture
 def table(record):
-    """Two seeds; at 0.9 two methods tie for the best, at 0.98 one seed of fts and all of synflow lack."""
-    accuracies = {
-        ("dense", 0.0): [0.95, 0.97],
-        ("snip", 0.9): [0.80, 0.90],
-        ("fts", 0.9): [0.85, 0.85],
-        ("synflow", 0.9): [0.70, 0.72],
-        ("my_method", 0.9): [0.10, 0.10],
-        ("snip", 0.98): [0.50, 0.60],
-        ("fts", 0.98): [0.40, None],
-        ("synflow", 0.98): [None, None],
-    }
-    runs = []
-    for (method, sparsity), values in accuracies.items():
-        for seed, value in enumerate(values):
-            spec = RunSpec(dataset="digits", model="vgg8", method=method, sparsity=sparsity, seed=seed)
-            runs.append(spec if value is None else record(spec, accuracy=value))
-    (panel,) = panels(frame(runs))
-    return accuracy_table(panel)
+    """Three seeds; at 0.9 snip is better than all, at 0.98 one seed of fts and all of synflow lack."""
+    return made(
+        record,
+        {
+            ("dense", 0.0): [0.95, 0.97, 0.96],
+            ("snip", 0.9): [0.88, 0.90, 0.92],
+            ("fts", 0.9): [0.85, 0.87, 0.89],
+            ("synflow", 0.9): [0.70, 0.72, 0.74],
+            ("my_method", 0.9): [0.10, 0.10, 0.10],
+            ("snip", 0.98): [0.50, 0.60, 0.70],
+            ("fts", 0.98): [0.40, 0.62, None],
+            ("synflow", 0.98): [None, None, None],
+            ("my_method", 0.98): [0.10, 0.10, 0.10],
+        },
+    )
 
 
-def test_cells_are_method_by_sparsity(table):
-    assert table.sparsities == ["0.9", "0.98"]
-    assert table.dense == Cell("96.00", "1.41")
-    assert dict(table.rows) == {
-        "snip": [Cell("85.00", "7.07", "", "best"), Cell("55.00", "7.07", "", "best")],
-        "synflow": [Cell("71.00", "1.41", "", "second"), Cell()],
-        "fts": [Cell("85.00", "0.00", "", "best"), Cell("40.00", "", "n = 1", "second")],
-        "my_method": [Cell("10.00", "0.00"), Cell()],
-    }
+def test_rows_are_sparsities_and_columns_methods(table):
+    assert table.methods == ["snip", "synflow", "fts", "my_method"]
+    assert table.rows == [
+        Row("0 (dense)", "here", [Cell("96.00", "1.00")]),
+        Row(
+            "0.9",
+            "here",
+            [Cell("90.00", "2.00", "", "best"), Cell("72.00", "2.00"), Cell("87.00", "2.00"), Cell("10.00", "0.00")],
+        ),
+        Row(
+            "0.98",
+            "here",
+            [
+                Cell("60.00", "10.00", "", "tied"),
+                Cell("", "", "missing"),
+                Cell("51.00", "15.56", "n = 2", "tied"),
+                Cell("10.00", "0.00"),
+            ],
+        ),
+    ]
 
 
 def test_markdown(table):
     lines = markdown(table).splitlines()
-    assert lines[2] == "| method | 0.9 | 0.98 |"
-    assert "| dense (sparsity 0) | 96.00 ± 1.41 |  |" in lines
-    assert "| synflow | <ins>71.00</ins> ± 1.41 | – |" in lines
-    assert "| fts | **85.00** ± 0.00 | <ins>40.00</ins> (n = 1) |" in lines
-    assert "| my\\_method | 10.00 ± 0.00 | – |" in lines
+    assert lines[2] == "| sparsity |  | snip | synflow | fts | my\\_method |"
+    assert "| 0 (dense) | here | 96.00 ± 1.00 |  |  |  |" in lines
+    assert "| 0.9 | here | **90.00** ± 2.00 | 72.00 ± 2.00 | 87.00 ± 2.00 | 10.00 ± 0.00 |" in lines
+    assert lines[-1].startswith(
+        "| 0.98 | here | <ins>60.00</ins> ± 10.00 | (missing) | <ins>51.00</ins> ± 15.56 (n = 2)"
+    )
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines[2:]}) == 1
 
 
 def test_latex_marks_and_escapes(table):
     text = latex(table)
-    assert r"my\_method & 10.00" in text
-    assert r"fts & \textbf{85.00} {\scriptsize $\pm$ 0.00} & \underline{40.00} {\scriptsize (n = 1)} \\" in text
-    assert r"dense & \multicolumn{2}{c}{96.00 {\scriptsize $\pm$ 1.41}} \\" in text
+    assert r"sparsity & & snip & synflow & fts & my\_method \\" in text
+    assert r"0.98 & here & \underline{60.00} {\scriptsize $\pm$ 10.00} & {\scriptsize (missing)} & " in text
+    assert r"0.9 & here & \textbf{90.00} {\scriptsize $\pm$ 2.00} & 72.00" in text
+    assert r"0 (dense) & here & \multicolumn{4}{c}{96.00 {\scriptsize $\pm$ 1.00}} \\" in text
 
 
 def test_csv_holds_plain_numbers_and_status_counts(tmp_path, table):
     save_table(table, tmp_path / "tables" / "x")
     with (tmp_path / "tables" / "x.csv").open() as file:
         rows = {(row["method"], float(row["sparsity"])): row for row in csv.DictReader(file)}
-    assert len(rows) == 8
+    assert len(rows) == 9
     snip = rows["snip", 0.9]
-    assert float(snip["mean"]) == pytest.approx(0.85)
-    assert float(snip["std"]) == pytest.approx(np.std([0.8, 0.9], ddof=1))
-    assert (snip["n"], snip["done"], snip["missing"]) == ("2", "2", "0")
-    assert (rows["synflow", 0.98]["n"], rows["synflow", 0.98]["missing"]) == ("0", "2")
+    assert float(snip["mean"]) == pytest.approx(0.90)
+    assert float(snip["std"]) == pytest.approx(np.std([0.88, 0.9, 0.92], ddof=1))
+    assert (snip["n"], snip["done"], snip["missing"]) == ("3", "3", "0")
+    assert (rows["synflow", 0.98]["n"], rows["synflow", 0.98]["missing"]) == ("0", "3")
     assert rows["synflow", 0.98]["mean"] == ""
 
 
-def test_the_latex_table_compiles(tmp_path, record):
+def test_runs_that_ended_at_chance_are_shown_as_such(record):
+    specs = [RunSpec(dataset="d", model="m", method="snip", sparsity=0.9, seed=seed) for seed in range(3)]
+    runs = [record(specs[0], accuracy=0.7), record(specs[1], "collapsed", 0.3), record(specs[2], "failed")]
+    (panel,) = panels(frame(runs))
+    (row,) = accuracy_table(panel, standings(panel)).rows
+    assert row.cells == [Cell("40.00", "42.43", "n = 2, 1 collapsed, 1 failed", "tied")]
+
+
+@pytest.fixture
+def published(tmp_path):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "x.toml").write_text(ABOUT)
+    (folder / "x.csv").write_text(
+        HEAD
+        + "P 2020,digits,paper_vgg,snip,0.9,89.5,0.5,3,,\n"
+        + "P 2020,digits,paper_vgg,fts,0.9,80,,3,printed otherwise,max over epochs\n"
+        + "P 2020,digits,paper_vgg,synflow,0.5,80,1,3,,\n"
+    )
+    return load_published(folder)
+
+
+def test_published_values_and_differences_stand_below_the_measured_ones(record, published):
+    table = made(record, {("snip", 0.9): [0.90, 0.92], ("fts", 0.9): [0.85, 0.85], ("random", 0.9): [0.5]}, published)
+    assert [(row.sparsity, row.kind) for row in table.rows] == [("0.9", "here"), ("0.9", "published"), ("0.9", "Δ")]
+    assert table.methods == ["random", "snip", "fts"]
+    assert table.rows[1].cells == [Cell(), Cell("89.50", "0.50"), Cell("80.00")]
+    assert table.rows[2].cells == [Cell(), Cell("+1.50"), Cell("+5.00")]
+    assert "epochs 15 here, 160 there" in table.notes[0]
+    assert "milestones none here, 60, 120 there" in table.notes[0]
+    assert "prints the mean and the max over epochs" in table.notes[0]
+    assert table.notes[1] == "Published fts: printed otherwise."
+    text = latex(table)
+    assert r" & $\Delta$ & -- & +1.50 & +5.00 \\" in text
+    assert "% P 2020: prints the mean" in text
+
+
+def test_a_maximum_over_epochs_is_compared_with_a_maximum(record, published):
+    specs = [RunSpec(dataset="digits", model="vgg8", method="fts", sparsity=0.9, seed=seed) for seed in (0, 1)]
+    runs = [record(spec, accuracy=0.7) for spec in specs]
+    runs = [
+        msgspec.structs.replace(
+            run, metrics=msgspec.structs.replace(run.metrics, best_test_accuracy_over_epochs=0.82 + 0.02 * seed)
+        )
+        for seed, run in enumerate(runs)
+    ]
+    (panel,) = panels(frame(runs))
+    assert accuracy_table(panel, standings(panel), published).rows[2].cells == [Cell("+3.00")]
+    (panel,) = panels(frame([record(specs[0], accuracy=0.7), runs[1]]))
+    assert accuracy_table(panel, standings(panel), published).rows[2].cells == [Cell("-10.00")], "not all have one"
+
+
+def test_without_a_run_the_table_is_the_published_one_alone(record, published):
+    table = made(record, {("snip", 0.9): [None] * 3, ("fts", 0.98): [None] * 3}, published)
+    assert [(row.sparsity, row.kind) for row in table.rows] == [("0.9", "published")]
+    assert table.rows[0].cells == [Cell("89.50", "0.50"), Cell("80.00")]
+    assert "no run here yet" in table.caption
+
+
+def test_the_latex_table_compiles(tmp_path, record, published):
     hostile = ["my_method", r"50%_#1 & ${x}^2$ ~ \input{y}", "snip"]
     specs = [
-        RunSpec(dataset="d_1", model="m&m", method=method, sparsity=sparsity, seed=seed)
+        RunSpec(dataset="digits", model="vgg8", method=method, sparsity=sparsity, seed=seed, recipe=Recipe(epochs=2))
         for method in ("dense", *hostile)
         for sparsity in ((0.0,) if method == "dense" else (0.9, 0.995))
         for seed in (0, 1)
     ]
     (panel,) = panels(frame(map(record, specs)))
-    save_table(accuracy_table(panel), tmp_path / "table")
-    assert r"50\%\_\#1 \& \$\{x\}\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}input\{y\}" in (
-        (tmp_path / "table.tex").read_text()
-    )
+    save_table(accuracy_table(panel, standings(panel), published), tmp_path / "table")
+    text = (tmp_path / "table.tex").read_text()
+    assert r"50\%\_\#1 \& \$\{x\}\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}input\{y\}" in text
+    assert r"$\Delta$" in text
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed")
     document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table.tex}\end{document}"

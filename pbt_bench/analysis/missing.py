@@ -1,0 +1,45 @@
+"""Which runs of a study are missing, and how long they would take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pbt_bench.analysis.frame import MISSING
+from pbt_bench.analysis.style import method_order
+from pbt_bench.running.estimate import estimate
+from pbt_bench.running.outcomes import outcomes
+from pbt_bench.running.progress import duration
+from pbt_bench.running.store import Store
+from pbt_bench.spec import RunSpec
+
+_MOST = 6  # runs of one method that are named one by one
+
+
+def missing_runs(table: pd.DataFrame) -> list[str]:
+    """One line per dataset, model and method that lacks runs: all, or which."""
+    lines = []
+    for (dataset, model), place in table.groupby(["dataset", "model"], sort=False):
+        lacking = place[place["status"] == MISSING]
+        for method in method_order(lacking["method"].unique()):
+            own = lacking[lacking["method"] == method]
+            total = int((place["method"] == method).sum())
+            named = [f"{run.sparsity:g} seed {run.seed}" for run in own.itertuples()]
+            which = f": {', '.join(named)}" if len(own) < total and len(own) <= _MOST else ""
+            lines.append(f"{dataset} / {model}, {method}: {len(own)} of {total}{which}")
+    return lines
+
+
+def time_left(specs: Sequence[RunSpec], store: Store) -> str:
+    """How long the missing runs take one worker, from those measured so far; "" if none is missing."""
+    wanted = {spec.run_id: spec for spec in specs}
+    found = outcomes(store.runs, wanted)
+    todo = [spec for run_id, spec in wanted.items() if run_id not in found]
+    if not todo:
+        return ""
+    guess = estimate(specs, todo, found)
+    if guess.seconds is None:
+        return "How long they take is not known: no run of this study is measured yet."
+    runs = f"{guess.measured} run{'s' * (guess.measured != 1)}"
+    return f"They take one worker about {duration(guess.seconds)}, judged by the {runs} measured so far."

@@ -1,0 +1,63 @@
+"""The sentences follow the numbers: who is better, who cannot be told apart, what ended at chance."""
+
+from __future__ import annotations
+
+import pytest
+
+from pbt_bench.analysis.conclusions import conclusions, sentences
+from pbt_bench.analysis.frame import frame
+from pbt_bench.analysis.paired import standings
+from pbt_bench.analysis.summary import panels
+from pbt_bench.spec import RunSpec
+
+
+def cell(record, method, sparsity, accuracies, status="done"):
+    """Records of one method and sparsity, a seed for each accuracy."""
+    spec = {"dataset": "digits", "model": "vgg8", "method": method, "sparsity": sparsity}
+    return [record(RunSpec(seed=seed, **spec), status, value) for seed, value in enumerate(accuracies)]
+
+
+def concluded(runs):
+    (panel,) = panels(frame(runs))
+    found = standings(panel)
+    return conclusions(panel, found), " ".join(sentences(panel, found))
+
+
+def test_each_sparsity_gets_the_sentence_its_numbers_allow(record):
+    runs = cell(record, "snip", 0.9, [0.90, 0.91, 0.92]) + cell(record, "fts", 0.9, [0.60, 0.61, 0.63])
+    runs += cell(record, "snip", 0.95, [0.70, 0.80, 0.90]) + cell(record, "fts", 0.95, [0.71, 0.79, 0.93])
+    runs += cell(record, "random", 0.95, [0.10, 0.21, 0.30])
+    runs += cell(record, "snip", 0.98, [0.5, 0.6, 0.7]) + cell(record, "fts", 0.98, [0.6, 0.5, 0.7])
+    runs += cell(record, "snip", 0.99, [0.5, 0.5]) + cell(record, "fts", 0.99, [0.4, 0.4])
+    runs += cell(record, "snip", 0.995, [0.5, 0.5, 0.5])
+    found, said = concluded(runs)
+    assert [(c.sparsity, c.sentence, c.settled) for c in found] == [
+        ("0.9", "snip (91.00 %) is better than every other method.", True),
+        ("0.95", "fts (81.00 %) has the highest mean and is better than random; not told apart: snip.", False),
+        ("0.98", "snip (60.00 %) has the highest mean, but the data cannot tell it from any other method.", False),
+        (
+            "0.99",
+            "snip (50.00 %) has the highest mean, but 2 seeds in common with some method cannot support any order.",
+            False,
+        ),
+        ("0.995", "Only snip (50.00 %) has an accuracy: nothing to compare.", False),
+    ]
+    assert found[1].nearest == "snip"
+    assert found[1].difference == "+1.00 [-1.00, +3.00]", "of three seeds the interval is the range"
+    assert found[3].p == ""
+    assert "Highest mean accuracy: snip at 0.9, 0.99 and 0.995; fts at 0.95; no single method at 0.98." in said
+    assert "The leader is better than every other method at 0.9; elsewhere the order at the top is not settled." in said
+
+
+def test_the_last_sparsity_near_the_dense_network_is_named(record):
+    runs = cell(record, "dense", 0.0, [0.95, 0.95]) + cell(record, "snip", 0.5, [0.945, 0.945])
+    _, said = concluded(runs + cell(record, "snip", 0.9, [0.93, 0.93]))
+    assert "(95.00 %) up to sparsity 0.5." in said
+
+
+@pytest.mark.parametrize("status", ["collapsed", "diverged"])
+def test_runs_that_ended_at_chance_count_there_and_are_named(record, status):
+    runs = cell(record, "snip", 0.9, [0.50, 0.51, 0.52]) + cell(record, "fts", 0.9, [0.9, 0.9, 0.95], status)
+    found, said = concluded(runs)
+    assert found[0].sentence == "snip (51.00 %) is better than every other method.", "fts at chance: 0.1, not 0.9"
+    assert f"Counted at chance accuracy because they {status}: 3 of fts." in said

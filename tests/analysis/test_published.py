@@ -1,0 +1,128 @@
+"""Published numbers: read whole, matched to cells, damaged files named; missing runs are listed with their time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pbt_bench.analysis.frame import frame
+from pbt_bench.analysis.missing import missing_runs, time_left
+from pbt_bench.analysis.published import differences, load_published, matching
+from pbt_bench.analysis.summary import panels
+from pbt_bench.errors import RequestError
+from pbt_bench.running.store import Store
+from pbt_bench.spec import RunSpec, load_grid
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "results/published"
+HEAD = "paper,dataset,model,method,sparsity,top1_mean,top1_std,n_runs,note\n"
+ABOUT = 'recipe = "fts-2025"\ninit = "default"\nstatistic = "mean"\n[models]\nm = "vgg8"\n[left_out]\no = "odd"\n'
+ROW = "P,digits,m,snip,0.9,90,1,3,\n"
+
+
+@pytest.fixture(scope="module")
+def published():
+    return load_published(FOLDER)
+
+
+def panel_of(**fields):
+    return panels(frame([RunSpec(**({"dataset": "cifar100", "model": "vgg16-bias", "seed": 0} | fields))]))[0]
+
+
+def test_every_row_of_both_papers_is_there(published):
+    rows = published.rows
+    assert rows["file"].value_counts().to_dict() == {"synflow_2020": 1030, "fts_2025_table1": 45}
+    assert (rows["source"] != "").all()
+    assert set(rows["method"]) >= {"dense", "random", "snip", "grasp", "synflow", "fts", "fbss"}
+    grasp = rows[(rows["method"] == "grasp") & rows["model"].notna()]
+    assert grasp["note"].str.contains("sign of the GraSP score inverted").all()
+    assert rows.loc[rows["model"].isna(), "note"].ne("").all(), "rows without a model here say why"
+    row = rows[(rows["method"] == "fts") & (rows["sparsity"] == 0.98)].squeeze()
+    assert (row["mean"], row["std"], row["n"]) == (pytest.approx(0.8724), pytest.approx(0.0032), 3)
+
+
+def test_the_paper_whose_recipe_is_nearest_stands_beside_a_study(published):
+    panel = panels(frame(load_grid(ROOT / "grids/fts_table1.toml").runs()))[0]
+    rows = matching(published, panel)
+    assert len(rows) == 45
+    assert set(rows["file"]) == {"fts_2025_table1"}, "SynFlow's ResNet-18 of another recipe does not mix in"
+    said = differences(published, panel, rows)
+    assert said[0].endswith("prints the mean top-1 accuracy."), "the study has the paper's own recipe"
+    assert said[1].startswith("Published grasp: sign of the GraSP score inverted")
+
+
+@pytest.mark.parametrize("sparsity", [1 - 10**-0.25, 0.4377, 0.43766])
+def test_log_spaced_sparsities_match_as_they_are_rounded(published, sparsity):
+    rows = matching(published, panel_of(method="snip", sparsity=sparsity))
+    assert rows["sparsity"].tolist() == [0, sparsity]
+    assert rows["statistic"].tolist() == ["final-epoch test top1"] * 2, "it goes before the maximum over epochs"
+
+
+def test_other_sparsities_methods_and_settings_match_nothing(published):
+    assert matching(published, panel_of(method="snip", sparsity=0.4))["method"].tolist() == ["dense"]
+    assert matching(published, panel_of(method="fts", sparsity=0.9))["method"].tolist() == ["dense"]
+    for change in ({"sanity": "shuffle"}, {"warmup": "1 epochs"}, {"scope": "layer"}, {"model": "vgg16"}):
+        assert matching(published, panel_of(**({"method": "snip", "sparsity": 0.9} | change))).empty
+
+
+def test_the_dense_rows_of_a_paper_are_pooled(published):
+    row = matching(published, panel_of(method="snip", sparsity=0.9)).iloc[0]
+    own = published.rows
+    own = own[(own["model"] == "vgg16-bias") & (own["dataset"] == "cifar100") & (own["sparsity"] == 0)]
+    own = own[own["statistic"] == "final-epoch test top1"]
+    assert row["n"] == 15
+    assert row["mean"] == pytest.approx(own["mean"].mean())
+    squares = (2 * own["std"] ** 2 + 3 * (own["mean"] - own["mean"].mean()) ** 2).sum()
+    assert row["std"] == pytest.approx(np.sqrt(squares / 14))
+
+
+@pytest.mark.parametrize(
+    ("text", "about", "message"),
+    [
+        (HEAD.replace(",top1_mean", "") + ROW, ABOUT, "x.csv: no column top1_mean"),
+        (HEAD + ROW.replace("90", "nine"), ABOUT, "x.csv, line 2: top1_mean = 'nine' must be a number from 0 to 100"),
+        (HEAD + ROW.replace("90", "nan"), ABOUT, "x.csv, line 2: top1_mean = 'nan' must be"),
+        (HEAD + ROW.replace("0.9,", "1.9,"), ABOUT, "line 2: sparsity = '1.9' must be a number from 0 to 1"),
+        (HEAD + ROW.replace(",3,", ",0,"), ABOUT, "n_runs = '0' must be a number from 1"),
+        (HEAD + ROW.replace(",m,", ",z,"), ABOUT, "line 2: unknown model 'z'"),
+        (HEAD + ROW.replace("digits", ""), ABOUT, "a row needs a dataset and a method"),
+        (HEAD + ROW + "P,digits\n", ABOUT, "line 3: more or fewer fields than columns"),
+        (HEAD + ROW + ROW, ABOUT, "data rows 1 and 2 are of the same cell"),
+        (HEAD + ROW + '"open', ABOUT, "not a csv file"),
+        ("\0\0", ABOUT, "x.csv"),
+        (HEAD + ROW, None, "x.toml: cannot be read"),
+        (HEAD + ROW, "recipe = 1", "x.toml"),
+        (HEAD + ROW, ABOUT.replace("fts-2025", "fts-25"), "unknown recipe 'fts-25'; did you mean 'fts-2025'"),
+    ],
+)
+def test_a_damaged_file_is_one_line_that_names_it(tmp_path, text, about, message):
+    (tmp_path / "x.csv").write_text(text)
+    if about:
+        (tmp_path / "x.toml").write_text(about)
+    with pytest.raises(RequestError) as caught:
+        load_published(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_published_numbers_there_are_none(tmp_path):
+    assert matching(load_published(tmp_path / "nothing"), panel_of(method="snip", sparsity=0.9)).empty
+
+
+def test_missing_runs_are_listed_with_their_time(tmp_path, grid, record, stored):
+    specs = grid(model=("vgg8",), method=("snip", "fts"), sparsity=(0.9, 0.98)).runs()
+    lacking = {spec for spec in specs if spec.method == "fts"} | {specs[0], specs[1]}
+    runs = [spec if spec in lacking else record(spec) for spec in specs]
+    assert missing_runs(frame(runs)) == [
+        "digits / vgg8, dense: 1 of 3: 0 seed 0",
+        "digits / vgg8, snip: 1 of 6: 0.9 seed 0",
+        "digits / vgg8, fts: 6 of 6",
+    ]
+    timed = [record(spec, environment={"seconds": 10.0}) for spec in specs if spec not in lacking]
+    assert time_left(specs, stored(tmp_path / "some", timed)) == (
+        "They take one worker about 1 min 20 s, judged by the 7 runs measured so far."
+    )
+    assert time_left(specs, Store(tmp_path / "none")).startswith("How long they take is not known")
+    assert time_left(specs, stored(tmp_path / "all", list(map(record, specs)))) == ""
