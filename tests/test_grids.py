@@ -1,0 +1,57 @@
+"""Every study file parses, names only what is known, and has the runs that its artefact needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pbt_bench.running.plan import check_names
+from pbt_bench.spec import Grid, load_grid
+
+FOLDER = Path(__file__).parents[1] / "grids"
+RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x variants + 1) x seeds
+    "digits": 2 * (6 * 7 + 1) * 3,
+    "digits_upper_bounds": (3 * 4 * 2 * 2 + 1) * 3,
+    "fts_table1": (9 * 5 + 1) * 3,
+    "fts_vgg19": (9 * 5 + 1) * 3,
+    "fts_cifar100": 2 * (9 * 5 + 1) * 3,
+    "fts_warmup": 2 * 2 * (9 * 5 * 2 + 1) * 3,
+    "synflow_accuracy": 2 * 3 * (5 * 12 + 1) * 3,
+    "synflow_accuracy_tiny": (5 * 12 + 1) * 3,
+    "synflow_collapse": (5 * 24 + 1) * 3,
+    "frankle_ablations": 2 * (4 * 9 * 4 + 1) * 5,
+    "fts_table1_mini": (9 * 5 + 1) * 3,
+    "fts_vgg19_mini": (9 * 5 + 1) * 3,
+    "fts_cifar100_mini": 2 * (9 * 3 + 1) * 3,
+    "fts_warmup_mini": (5 * 3 * 2 + 1) * 3,
+    "synflow_accuracy_mini": 2 * (5 * 6 + 1) * 3,
+    "synflow_collapse_mini": (5 * 8 + 1) * 3,
+    "frankle_ablations_mini": (4 * 4 * 4 + 1) * 3,
+}
+
+
+def study(name: str) -> Grid:
+    path = FOLDER / f"{name}.toml"
+    return check_names(load_grid(path), str(path))
+
+
+def test_the_list_is_complete() -> None:
+    assert {path.stem for path in FOLDER.glob("*.toml")} == set(RUNS)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_study_has_its_runs(name: str) -> None:
+    grid = study(name)
+    assert grid.name == name, "results/NAME is found by the file's name"
+    assert len(grid.runs()) == RUNS[name]
+    assert (FOLDER / f"{name}.toml").read_text().startswith("# "), "the first line says what it is"
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name.endswith("_mini")])
+def test_a_mini_version_varies_what_its_study_varies(name: str) -> None:
+    small, large = study(name), study(name.removesuffix("_mini"))
+    assert small.grid.dataset == ("digits",)
+    assert set(small.grid.method) <= set(large.grid.method)
+    for axis in ("sanity", "warmup", "rewind", "init", "scope"):
+        assert getattr(small.grid, axis) == getattr(large.grid, axis)
