@@ -25,6 +25,8 @@ from pbt_bench.analysis.overlap import Overlaps, overlap_sentence, overlaps, sav
 from pbt_bench.analysis.overlap_figure import overlap_figure
 from pbt_bench.analysis.paired import standings
 from pbt_bench.analysis.published import load_published, published_folder
+from pbt_bench.analysis.rank_figure import rank_figure
+from pbt_bench.analysis.ranks import rank_sentences, ranks
 from pbt_bench.analysis.style import method_order, save
 from pbt_bench.analysis.summary import Panel, panels, slug
 from pbt_bench.analysis.tables import accuracy_table, save_table
@@ -77,6 +79,9 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
                 "zeros": zero_scores(panel),
             }
         )
+    ranked = ranks(parts)
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    ranked.pairs.to_csv(out / "tables" / "ranks.csv", index=False)
     script = files("pbt_bench.analysis").joinpath("page.js").read_text(encoding="utf-8")
     page = _template().render(
         name=name,
@@ -92,6 +97,10 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
             _picture(accuracy_figure(group), slug(f"accuracy {title}"), f"Accuracy against sparsity, {title}", out)
             for title, group in _by_dataset(parts).items()
         ],
+        rank_sentences=rank_sentences(ranked),
+        ranks=_picture(rank_figure(ranked), "ranks", "Average ranks of the methods", out)
+        if len(ranked.average) > 1
+        else None,
         sections=sections,
         audit=_audit(table),
         scores=_scores(table),

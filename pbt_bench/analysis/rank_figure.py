@@ -1,0 +1,58 @@
+"""The rank diagram: methods on an axis of average ranks, those that cannot be told apart joined by a bar."""
+
+from __future__ import annotations
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from pbt_bench.analysis import style
+from pbt_bench.analysis.ranks import Ranks
+
+_WIDTH = 6.5  # inches: two columns of a paper, or one when scaled by half
+_LINE = 0.24  # inches from one name to the next
+
+
+def rank_figure(found: Ranks) -> Figure:
+    """Average ranks as in Demšar 2006, JMLR 7, Fig. 1: the better half is named on the left, the worse on the right.
+
+    A bar joins methods of which no two differ significantly (Wilcoxon signed-rank, Holm-corrected).
+    """
+    names, most = list(found.average.index), len(found.average)
+    left = -(-most // 2)
+    bars = len(found.groups)
+    first = 0.35 + 0.13 * bars  # of the names, below the axis
+    height = 0.75 + first + _LINE * left
+    with rc_context(style.RC | {"axes.grid": False}):
+        figure = style.new_figure(_WIDTH, height)
+        axes = figure.add_subplot()
+        axes.set_xlim(0.8, most + 0.2)
+        axes.set_ylim(first + _LINE * left - 0.1, -0.05)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.spines["top"].set_visible(True)
+        axes.xaxis.set_ticks_position("top")
+        axes.xaxis.set_label_position("top")
+        axes.set_xticks(range(1, most + 1))
+        axes.set_yticks([])
+        axes.set_xlabel(f"average rank over {found.settings} setting{'s' * (found.settings != 1)} (1 is best)")
+        for i, name in enumerate(names):
+            rank, look = float(found.average[name]), style.look(name)
+            on_left = i < left
+            y = first + _LINE * (i if on_left else most - 1 - i)
+            end = 0.8 if on_left else most + 0.2
+            axes.plot([rank, rank, end], [0, y, y], color=look.colour, linewidth=0.9, linestyle="-", clip_on=False)
+            axes.plot([rank], [0], color=look.colour, marker=look.marker, clip_on=False, zorder=4)
+            axes.annotate(
+                f"{name} {rank:.2f}" if on_left else f"{rank:.2f} {name}",
+                (end, y),
+                xytext=(-4 if on_left else 4, 0),
+                textcoords="offset points",
+                ha="right" if on_left else "left",
+                va="center",
+                annotation_clip=False,
+            )
+        for row, group in enumerate(found.groups):
+            ends = [float(found.average[group[0]]) - 0.04, float(found.average[group[-1]]) + 0.04]
+            y = 0.2 + 0.13 * row
+            axes.plot(ends, [y, y], color="black", linewidth=3, solid_capstyle="butt", zorder=5)
+    return figure
