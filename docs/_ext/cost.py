@@ -1,0 +1,93 @@
+"""What a method costs in passes through the network, counted while it scores a small one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import pbt_bench
+from pbt_bench.spec import Scoring
+
+_SAMPLES = 6  # in a batch
+
+
+@dataclass(frozen=True)
+class Count:
+    """Calls of the network, examples in them, and calls of autograd."""
+
+    forward: int
+    examples: int
+    backward: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes through the network, of all rounds together, with the default numbers of `Scoring`."""
+
+    forward: int
+    backward: int
+    over: str  # "the scoring data", "one example", "one batch", or "" where there is none
+
+    def __str__(self) -> str:
+        if not self.over:
+            return "no pass through the network"
+        passes = "pass" if max(self.forward, self.backward) == 1 else "passes"
+        if self.forward == self.backward:
+            return f"{self.forward} forward and backward {passes} over {self.over}"
+        behind = f" and {self.backward} backward" if self.backward else ""
+        return f"{self.forward} forward{behind} {passes} over {self.over}"
+
+
+def cost(method: str) -> Cost:
+    """What grows with the number of batches is counted in passes over all of them.
+
+    What comes on top of that once (a few examples that test whether samples depend on each other) is left out.
+    """
+    one, two = count(method, 1), count(method, 2)
+    if two.examples > one.examples:
+        return Cost((two.examples - one.examples) // _SAMPLES, two.backward - one.backward, "the scoring data")
+    if not one.forward:
+        return Cost(0, 0, "")
+    return Cost(one.forward, one.backward, "one example" if one.examples == one.forward else "one batch")
+
+
+def count(method: str, batches: int) -> Count:
+    """What happens while `method` prunes half of a small network, with so many batches of scoring data."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+    ).eval()  # fmt: skip
+    data = [(torch.randn(_SAMPLES, 1, 6, 6), torch.arange(_SAMPLES) % 3) for _ in range(batches)]
+    examples: list[int] = []
+    model.register_forward_hook(lambda _module, inputs, _result: examples.append(len(inputs[0])))
+    with _counted_backward() as backward:
+        pbt_bench.prune(model, data, method=method, sparsity=0.5, chunk=_SAMPLES)
+    return Count(len(examples), sum(examples), len(backward))
+
+
+@contextmanager
+def _counted_backward() -> Iterator[list[None]]:
+    calls: list[None] = []
+    original = torch.autograd.grad
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(None)
+        return original(*arguments, **options)
+
+    torch.autograd.grad = counted
+    try:
+        yield calls
+    finally:
+        torch.autograd.grad = original
+
+
+def defaults() -> str:
+    """The numbers of `Scoring` that the counts depend on."""
+    scoring = Scoring()
+    return f"{scoring.probes} probes, {scoring.perturbations} perturbations, {scoring.inner_steps} inner steps"

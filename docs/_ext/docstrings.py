@@ -1,0 +1,55 @@
+"""Docstrings are written for people who read code; this makes reStructuredText of them.
+
+`x` is code, a bar or a star is itself (|θ·g| is no substitution), and an indented block keeps its lines.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+_CODE = re.compile(r"(``?[^`]+``?)")
+
+
+def restructured(lines: list[str]) -> list[str]:
+    """The docstring as reStructuredText."""
+    text: list[str] = []
+    literal = False
+    for line in lines:
+        if not line.strip():
+            text.append("")
+        elif line.startswith("  "):
+            if not literal:
+                text += [*([] if not text or not text[-1] else [""]), "::", ""]
+            text.append(line)
+            literal = True
+            continue
+        else:
+            if literal and text[-1]:
+                text.append("")
+            text.append(_line(line))
+            literal = False
+    return text
+
+
+def _line(line: str) -> str:
+    parts = _CODE.split(line)
+    for index, part in enumerate(parts):
+        if index % 2:
+            parts[index] = f"``{part.strip('`')}``"
+        else:
+            parts[index] = re.sub(r"([\\*|]|_\b)", r"\\\1", part)
+    return "".join(parts)
+
+
+def _process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = restructured(lines)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Process every docstring that autodoc finds."""
+    app.connect("autodoc-process-docstring", _process)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,233 @@
+"""Pages written from the code when the build begins: methods, statistics, the keys of a grid, recipes."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import torch
+from cost import Cost, cost, defaults
+from formula import formula
+from grid_keys import grid_page
+from sphinx.application import Sphinx
+from symbols import SYMBOLS
+
+from pbt_bench.pruning.pruners import Pruner, pruners
+from pbt_bench.pruning.statistics import Statistic, statistics
+from pbt_bench.recipes import PRESETS
+
+ROOT = Path(__file__).parents[2]
+
+
+def pages() -> dict[str, str]:
+    """Path below docs/ -> MyST text."""
+    torch.set_num_threads(1)  # small work
+    methods = {name: entry for name, entry in pruners().items() if Path(_file(entry)).parent == ROOT / "methods"}
+    costs = {name: cost(name) for name in methods}
+    found = {f"methods/{name}.md": method_page(entry, costs[name]) for name, entry in methods.items()}
+    found["methods/index.md"] = methods_index(methods, costs)
+    found["reference/statistics.md"] = statistics_page()
+    found["reference/grid.md"] = grid_page()
+    found["reference/recipes.md"] = recipes_page()
+    return found
+
+
+def _file(entry: Pruner) -> str:
+    return inspect.getsourcefile(entry.function) or ""
+
+
+def method_page(entry: Pruner, cost: Cost) -> str:
+    """Formula, source, statistics, cost, the choices of the published code, and the file itself."""
+    path = Path(_file(entry))
+    text = inspect.getdoc(entry.function) or ""
+    latex = formula(entry.function, {name: symbol for name, (symbol, _) in SYMBOLS.items()})
+    schedule = "one shot" if entry.rounds == 1 else f"{entry.rounds} rounds of score and prune"
+    if entry.regrow:
+        schedule += "; a pruned weight may return in a later round"
+    names = [name for name, other in pruners()._aliases.items() if other == entry.name]
+    shown = ["$$", f"s = {latex}", "$$", "", "read from the code below; the weights with the highest *s* are kept.", ""]
+    lines = [
+        f"# {entry.name}",
+        "",
+        *(shown if latex else []),
+        prose(text),
+        "",
+        "Source",
+        f": {cited(entry.cite)}",
+        "",
+        "Schedule",
+        f": {schedule}",
+        "",
+        "Scope",
+        f": {f'`{entry.scope}`, of the method' if entry.scope else 'that of the run, `global` by default'}",
+        "",
+        "Cost",
+        f": {cost}" + (f", {entry.rounds} rounds together" if entry.rounds > 1 else ""),
+        "",
+        *(["Other names", f": {', '.join(f'`{name}`' for name in names)}", ""] if names else []),
+        "## What it needs",
+        "",
+        "| symbol | statistic | | sees data |",
+        "|---|---|---|---|",
+        *(_need(statistics()[name]) for name in entry.needs),
+        "",
+        "Definitions: [statistics](../reference/statistics.md).",
+        "",
+        "## In its published code",
+        "",
+        original(entry),
+        "",
+        "## The whole file",
+        "",
+        f"`methods/{path.name}`",
+        "",
+        "```python",
+        path.read_text(encoding="utf-8").rstrip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _need(entry: Statistic) -> str:
+    symbol = SYMBOLS[entry.name][0]
+    where = f"[`{entry.name}`](../reference/statistics.md#{anchor(entry.name)})"
+    return f"| ${symbol}$ | {where} | {cited(entry.cite)} | {'yes' if entry.data else 'no'} |"
+
+
+def original(entry: Pruner) -> str:
+    """What `protocol = "original"` changes for a method."""
+    if not entry.original:
+        return 'It has no choices of its own: `protocol = "original"` scores it as `[scoring]` says.'
+    rows = [f"| `{name}` | `{toml(value)}` |" for name, value in entry.original.items()]
+    head = '`protocol = "original"` scores it with these instead of the fields of `[scoring]`:'
+    return "\n".join([head, "", "| field | value |", "|---|---|", *rows])
+
+
+def methods_index(methods: dict[str, Pruner], costs: dict[str, Cost]) -> str:
+    """All methods in one table, and the toctree of their pages."""
+    rows = [
+        f"| [{name}]({name}.md) | {prose(entry.summary)} | {', '.join(f'`{n}`' for n in entry.needs)} | "
+        f"{costs[name].forward} | {costs[name].backward} | {costs[name].over.removeprefix('the ')} |"
+        for name, entry in methods.items()
+    ]
+    return "\n".join(
+        [
+            "# Methods",
+            "",
+            "One page per file of `methods/`. Higher scores are kept; every method takes every scope, sparsity and",
+            "sanity check. Those that need the same statistics share the pass that computes them.",
+            "",
+            "| method | score | needs | forward | backward | passes over |",
+            "|---|---|---|--:|--:|---|",
+            *rows,
+            "",
+            "Passes are counted when these pages are built, while each method prunes a small network in all its rounds",
+            f"({defaults()}). Methods that share a pass share its cost.",
+            "",
+            "```{toctree}",
+            ":hidden:",
+            *methods,
+            "```",
+            "",
+        ]
+    )
+
+
+def statistics_page() -> str:
+    """Every statistic with its definition."""
+    lines = [
+        "# Statistics",
+        "",
+        "A method asks for these by the names of its arguments. Each is one tensor per prunable weight tensor, of its",
+        "shape. Statistics of one pass are computed together, for all methods and sparsities of a run's group.",
+        "",
+    ]
+    done: set[object] = set()
+    for _, first in statistics().items():
+        if first.provider in done:
+            continue
+        done.add(first.provider)
+        for name, entry in statistics().items():
+            if entry.provider is first.provider:
+                lines += [f"## {name}", "", "$$", SYMBOLS[name][1], "$$", ""]
+                lines += [f"Source: {cited(entry.cite)}. Sees {'the scoring data' if entry.data else 'no data'}.", ""]
+        lines += [prose(inspect.getdoc(first.provider) or ""), ""]
+    return "\n".join(lines)
+
+
+def recipes_page() -> str:
+    """Presets: recipes of published code."""
+    head = "| field | value |\n|---|---|"
+    lines = [
+        "# Recipes of published code",
+        "",
+        '`recipe = "fts-2025"` in a grid takes a recipe; below `[recipe]`, `preset = "fts-2025"` takes it too and',
+        "every key that you write beside it wins. Fields that a preset does not name have the defaults of",
+        "[a grid file](grid.md).",
+        "",
+    ]
+    for name, (recipe, scoring) in PRESETS.items():
+        fields = {f"recipe.{k}": v for k, v in recipe.items()} | {f"scoring.{k}": v for k, v in scoring.items()}
+        lines += [f"## {name}", "", head, *(f"| `{k}` | `{toml(v)}` |" for k, v in fields.items()), ""]
+    return "\n".join(lines)
+
+
+def toml(value: object) -> str:
+    """A value as a grid file has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def anchor(heading: str) -> str:
+    """The fragment of a heading."""
+    return heading.lower().replace(" ", "-")
+
+
+def cited(cite: str) -> str:
+    """A citation whose arXiv numbers are links."""
+    words = []
+    for word in cite.split(" "):
+        number = word.strip(",;()").removeprefix("arXiv:")
+        link = f"[arXiv:{number}](https://arxiv.org/abs/{number})"
+        words.append(word.replace(f"arXiv:{number}", link) if "arXiv:" in word else word)
+    return " ".join(words)
+
+
+def prose(text: str) -> str:
+    """A docstring as MyST: what Markdown would read as markup is itself, an indented block keeps its lines."""
+    paragraphs = []
+    for paragraph in text.split("\n\n"):
+        if any(line.startswith("  ") for line in paragraph.split("\n")):
+            paragraphs.append(f"```text\n{paragraph}\n```")
+        else:
+            pieces = paragraph.split("`")
+            pieces[::2] = [_escaped(piece) for piece in pieces[::2]]
+            paragraphs.append("`".join(pieces))
+    return "\n\n".join(paragraphs)
+
+
+def _escaped(text: str) -> str:
+    for mark in "\\*_|<[$":
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def write(folder: Path) -> None:
+    """Write every page that differs from what is there, and delete those of methods that are gone."""
+    found = pages()
+    for path, text in found.items():
+        place = folder / path
+        place.parent.mkdir(exist_ok=True)
+        if not place.exists() or place.read_text(encoding="utf-8") != text:
+            place.write_text(text, encoding="utf-8")
+    for place in (folder / "methods").glob("*.md"):
+        if f"methods/{place.name}" not in found:
+            place.unlink()
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Write the pages before Sphinx looks which there are."""
+    app.connect("builder-inited", lambda app: write(Path(app.srcdir)))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,70 @@
+"""The code in the guide runs: Python as it stands, grids and profiles as files, commands as a reader types them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pbt_bench.running.slurm.profile import load_profile
+from pbt_bench.spec import load_grid
+
+ROOT = Path(__file__).parents[2]
+GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\S+\.(?:py|toml))\n")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
+def test_what_a_page_says_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that begins with `# NAME.py` or `# NAME.toml` is that file; `$ ` begins a command."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grids").symlink_to(ROOT / "grids")
+    names: dict[str, object] = {}
+    for language, text in blocks(page):
+        if file := FILE.match(text):
+            Path(file[1]).parent.mkdir(exist_ok=True)
+            Path(file[1]).write_text(text, encoding="utf-8")
+        elif language == "python":
+            exec(compile(text, str(page), "exec"), names)
+        elif language == "console":
+            for command in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
+                run(command, tmp_path)
+        else:
+            assert language == "text", f"{page}: a block in {language!r} that nothing checks"
+
+
+def run(command: str, folder: Path) -> None:
+    """One line of a console block, with this environment's pbt-bench; of `make`, only that it has the target."""
+    words = shlex.split(command)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        environment[name] = value
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
+        return
+    assert words[0] == "pbt-bench", command
+    done = subprocess.run(
+        [sys.executable, "-m", "pbt_bench.cli", *words[1:]],
+        cwd=folder, capture_output=True, text=True, timeout=300, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+    assert done.stdout
+
+
+@pytest.mark.parametrize("page", [*GUIDE, ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda p: p.stem)
+def test_toml_in_the_pages_is_a_grid_or_a_profile(page: Path, tmp_path: Path) -> None:
+    for language, text in blocks(page):
+        if language == "toml":
+            (tmp_path / "file.toml").write_text(text, encoding="utf-8")
+            (load_grid if "[grid]" in text else load_profile)(tmp_path / "file.toml")
