@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import pbt_bench
 from pbt_bench.errors import RequestError
 from pbt_bench.models import build
+from pbt_bench.recipes import PRESETS
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.record import Metrics
 from pbt_bench.spec import Recipe, RunSpec, Scoring, load_grid
@@ -116,7 +117,25 @@ def test_20_sparsity_is_over_the_recorded_list_of_tensors() -> None:
         assert all(len(layer.shape) > 1 for layer in pruning.layers), "no bias, no normalisation"
 
 
-def test_every_finding_names_a_test() -> None:
-    rows = re.findall(r"^\| (\d+) \|.*\| (.+?) \|$", (ROOT / "docs" / "findings.md").read_text(), re.MULTILINE)
-    assert [int(number) for number, _ in rows] == list(range(1, 23))
-    assert all("`tests/" in cell for _, cell in rows)
+PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+
+
+def test_every_finding_has_its_prevention_and_a_test() -> None:
+    sections = re.split(r"^#+ ", PAGE, flags=re.MULTILINE)
+    findings = {int(text.split(".")[0]): text for text in sections if re.match(r"\d+\. ", text)}
+    assert sorted(findings) == list(range(1, 23))
+    for number, text in findings.items():
+        assert re.search(r"\nHere\n: .*\nShown by\n: `tests/", text, re.DOTALL), number
+
+
+def test_the_recipes_of_the_page_are_the_presets() -> None:
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in PAGE.splitlines() if re.match(r"\| `[a-z]", row)]
+    assert [row[0].strip("`") for row in rows] == list(PRESETS)
+    for row in rows:
+        recipe = Recipe(**PRESETS[row[0].strip("`")][0])
+        numbers = [float(row[index].split()[0].rstrip(",")) for index in (4, 5, 6, 7)]
+        assert numbers == [recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.weight_decay]
+        assert ("Nesterov" in row[6]) == recipe.nesterov
+        if " at " in row[6]:
+            factor, epochs = re.search(r"x([\d.]+) at (.*)", row[6]).groups()
+            assert (float(factor), [int(e) for e in epochs.split(", ")]) == (recipe.gamma, [*recipe.milestones])

@@ -68,9 +68,8 @@ class Streamed:
         """The images `order[part]` for every part, read ahead by loader processes."""
         indices = [order[part].tolist() for part in parts]
         cuda = self.device.type == "cuda"
-        reader: Any = _Reader(self.paths, self.side, augmentation)  # a sequence, which is all that a loader asks for
         loader: Iterable[Tensor] = DataLoader(
-            reader,
+            _Reader(self.paths, self.side, augmentation),
             batch_sampler=indices,
             num_workers=_loaders(indices),
             pin_memory=cuda,
