@@ -28,7 +28,7 @@ class Cell:
     mean: str = ""
     std: str = ""  # empty for a single run
     note: str = ""  # "n = 2" where seeds lack, "1 collapsed", "missing"
-    mark: str = ""  # "best": better than every other; "tied": the highest mean, or not to be told from it
+    mark: str = ""  # "best": better than every other; "tied": the highest mean, or in the group not told from it
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
     if len(rows):
         numbers = _beside(numbers, rows, panel)
     marks = {(standing.leader, standing.sparsity): "best" if standing.settled else "tied" for standing in found}
-    marks |= {(method, standing.sparsity): "tied" for standing in found for method in standing.tied}
+    # Where no method is told from the leader, marking all of them would say nothing.
+    groups = [standing for standing in found if len(standing.tied) < len(standing.against)]
+    marks |= {(method, standing.sparsity): "tied" for standing in groups for method in standing.tied}
     alone = len(rows) > 0 and not numbers["n"].any()
     lines = []
     for sparsity in sorted(numbers["sparsity"].unique()):
