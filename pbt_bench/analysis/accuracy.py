@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pbt_bench.analysis import style
+from pbt_bench.analysis.published import Published, matching
 from pbt_bench.analysis.summary import Panel, counted_accuracy, summarise
+from pbt_bench.spec import DENSE
 
 _COLUMNS = 2
 _WIDTH, _HEIGHT = 5.0, 3.7  # of one panel, inches
 _MANY_POINTS = 3000  # from here on points are stored as pixels, or the SVG grows by 0.3 kB a run
 
 
-def accuracy_figure(panels: Sequence[Panel]) -> Figure:
+def accuracy_figure(panels: Sequence[Panel], published: Published | None = None) -> Figure:
     """One panel each for `panels` (those of one data set and setting); accuracies in percent.
 
-    Hollow points are runs that diverged or collapsed. Methods are dodged sideways so that none hides another.
+    Hollow points are runs that diverged or collapsed. Methods are dodged sideways so that none hides another. What
+    papers printed for the same cells is a thin line with a dash at each mean.
     """
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
@@ -32,17 +36,17 @@ def accuracy_figure(panels: Sequence[Panel]) -> Figure:
         legend_columns = max(1, min(len(methods), int(_WIDTH * columns / entry)))
         legend_rows = -(-len(methods) // legend_columns)
         figure = style.new_figure(_WIDTH * columns, _HEIGHT * rows + 0.25 * legend_rows)
-        grid = figure.subplots(rows, columns, squeeze=False).flat
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, panel in zip(grid, panels, strict=False):
-            _draw(axes, panel, methods)
-        for axes in list(grid)[len(panels) :]:
+            _draw(axes, panel, methods, matching(published, panel) if published else pd.DataFrame())
+        for axes in grid[len(panels) :]:
             axes.set_axis_off()
         handles = [_handle(method) for method in methods]
         figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns)
     return figure
 
 
-def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
+def _draw(axes: Axes, panel: Panel, methods: Sequence[str], printed: pd.DataFrame) -> None:
     axes.set_title(style.title(panel.title, _WIDTH))
     axes.set_ylabel("test accuracy (%)")
     style.sparsity_axis(axes, panel.sparsities, _WIDTH - 1.3)
@@ -50,6 +54,11 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
     gap = np.diff(places).min() if len(places) > 1 else 0.3
     axes.set_xlim(places[0] - 0.5 * gap, places[-1] + 0.5 * gap)
     runs = panel.runs.assign(test_accuracy=counted_accuracy(panel.runs)).dropna(subset=["test_accuracy"])
+    seen = _draw_published(axes, printed, methods, gap) if len(printed) else []
+    if runs.empty and seen:
+        axes.set_title(style.title(f"{panel.title} (published only)", _WIDTH))
+        axes.set_ylim(min(seen) - 5, max(seen) + 5)
+        return
     if runs.empty:
         axes.text(0.5, 0.5, "no run with an accuracy yet", transform=axes.transAxes, ha="center", color="0.4")
         axes.set_yticks([])
@@ -59,7 +68,7 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
     for i, method in enumerate(methods):
         if method not in present:
             continue
-        dodge = 0.5 * gap * ((i + 0.5) / len(methods) - 0.5)
+        dodge = _dodge(i, len(methods), gap)
         look, cells = style.look(method), table.loc[method]
         x, mean, half = style.position(cells.index) + dodge, 100 * cells["mean"], 100 * cells["half"]
         axes.plot(x, mean, color=look.colour, linestyle=look.dash, zorder=3)
@@ -96,9 +105,23 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
             fontsize=8,
         )
     # By the runs, not by the bands: one wide interval must not squeeze all the lines.
-    seen = [100 * level for level, _, _ in levels.values()] + list(100 * runs["test_accuracy"])
+    seen += [100 * level for level, _, _ in levels.values()] + list(100 * runs["test_accuracy"])
     margin = 0.05 * (max(seen) - min(seen)) + 0.5
     axes.set_ylim(min(seen) - margin, max(seen) + margin)
+
+
+def _draw_published(axes: Axes, printed: pd.DataFrame, methods: Sequence[str], gap: float) -> list[float]:
+    """Thin lines with dashes for points, and the levels drawn."""
+    printed = printed[printed["method"] != DENSE]
+    for method, rows in printed.sort_values("sparsity").groupby("method"):
+        look = style.look(str(method))
+        x = style.position(rows["sparsity"]) + _dodge(methods.index(str(method)), len(methods), gap)
+        axes.plot(x, 100 * rows["mean"], color=look.colour, linestyle=look.dash, linewidth=0.7, marker="_", zorder=2)
+    return list(100 * printed["mean"])
+
+
+def _dodge(place: int, count: int, gap: float) -> float:
+    return 0.5 * gap * ((place + 0.5) / count - 0.5)
 
 
 def _handle(method: str) -> Line2D:

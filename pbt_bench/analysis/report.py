@@ -94,7 +94,9 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
         time_left=time_left(specs, store),
         errors=_commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
         accuracy=[
-            _picture(accuracy_figure(group), slug(f"accuracy {title}"), f"Accuracy against sparsity, {title}", out)
+            _picture(
+                accuracy_figure(group, published), slug(f"accuracy {title}"), f"Accuracy against sparsity, {title}", out
+            )
             for title, group in _by_dataset(parts).items()
         ],
         rank_sentences=rank_sentences(ranked),

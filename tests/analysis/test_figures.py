@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -13,10 +14,12 @@ from pbt_bench.analysis import style
 from pbt_bench.analysis.accuracy import accuracy_figure
 from pbt_bench.analysis.collapse import collapse_figure, short_names
 from pbt_bench.analysis.frame import frame
+from pbt_bench.analysis.published import load_published
 from pbt_bench.analysis.summary import panels
 from pbt_bench.running.record import Layer
-from pbt_bench.spec import RunSpec
+from pbt_bench.spec import Recipe, RunSpec
 
+RECIPE = Recipe(schedule="multistep", milestones=(60, 120), gamma=0.2, learning_rate=0.01, batch_size=512)  # as FTS's
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "fts")
 
 
@@ -80,10 +83,29 @@ def test_every_seed_is_a_point_and_a_run_that_collapsed_is_hollow(grid, record):
     assert [list(line.get_ydata()) for line in hollow] == [[10.0]]
 
 
+def test_a_place_without_a_panel_stays_empty(grid, record):
+    runs = map(record, grid(model=("vgg8", "resnet8", "resnet20"), method=("snip",), seed=(0,)).runs())
+    assert [axes.axison for axes in accuracy_figure(panels(frame(runs))).axes] == [True] * 3 + [False]
+
+
 def test_dense_and_chance_are_labelled_with_their_level(grid, record):
     specs = grid(model=("vgg8",), method=("snip",)).runs()
     runs = [record(spec, accuracy=0.9) if spec.method == "dense" else record(spec) for spec in specs]
     assert {"dense\n90.0", "chance\n10.0"} <= set(texts(accuracy_figure(panels(frame(runs)))))
+
+
+def test_published_means_are_drawn_beside_the_runs_or_alone(record):
+    published = load_published(Path(__file__).parents[2] / "results/published")
+    specs = [
+        RunSpec(dataset="cifar10", model="resnet18", method="fts", sparsity=sparsity, seed=0, recipe=RECIPE)
+        for sparsity in (0.9, 0.98)
+    ]
+    for runs in (specs, list(map(record, specs))):
+        (axes,) = accuracy_figure(panels(frame(runs)), published).axes
+        (line,) = [line for line in axes.lines if line.get_marker() == "_"]
+        assert list(line.get_ydata()) == pytest.approx([90.55, 87.24])
+        assert line.get_color() == style.look("fts").colour
+        assert ("(published only)" in axes.get_title()) == (runs is specs)
 
 
 def with_kept(record, spec, kept):
