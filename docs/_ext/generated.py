@@ -62,7 +62,7 @@ def method_page(entry: Pruner, cost: Cost) -> str:
         f": {f'`{entry.scope}`, of the method' if entry.scope else 'that of the run, `global` by default'}",
         "",
         "Cost",
-        f": {cost}" + (f", {entry.rounds} rounds together" if entry.rounds > 1 else ""),
+        f": {cost}" + (", all rounds together" if entry.rounds > 1 else ""),
         "",
         *(["Other names", f": {', '.join(f'`{name}`' for name in names)}", ""] if names else []),
         "## What it needs",
