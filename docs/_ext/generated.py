@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from cost import Cost, cost, defaults
 from formula import formula
-from grid_keys import grid_page
+from grid_keys import grid_page, toml
 from sphinx.application import Sphinx
 from symbols import SYMBOLS
 
@@ -99,9 +100,8 @@ def original(entry: Pruner) -> str:
     """What `protocol = "original"` changes for a method."""
     if not entry.original:
         return 'It has no choices of its own: `protocol = "original"` scores it as `[scoring]` says.'
-    rows = [f"| `{name}` | `{toml(value)}` |" for name, value in entry.original.items()]
     head = '`protocol = "original"` scores it with these instead of the fields of `[scoring]`:'
-    return "\n".join([head, "", "| field | value |", "|---|---|", *rows])
+    return "\n".join([head, "", *toml_block({"scoring": entry.original})])
 
 
 def methods_index(methods: dict[str, Pruner], costs: dict[str, Cost]) -> str:
@@ -158,7 +158,6 @@ def statistics_page() -> str:
 
 def recipes_page() -> str:
     """Presets: recipes of published code."""
-    head = "| field | value |\n|---|---|"
     lines = [
         "# Recipes of published code",
         "",
@@ -168,16 +167,21 @@ def recipes_page() -> str:
         "",
     ]
     for name, (recipe, scoring) in PRESETS.items():
-        fields = {f"recipe.{k}": v for k, v in recipe.items()} | {f"scoring.{k}": v for k, v in scoring.items()}
-        lines += [f"## {name}", "", head, *(f"| `{k}` | `{toml(v)}` |" for k, v in fields.items()), ""]
+        lines += [f"## {name}", "", *toml_block({"recipe": recipe, "scoring": scoring}), ""]
     return "\n".join(lines)
 
 
-def toml(value: object) -> str:
-    """A value as a grid file has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+def toml_block(tables: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """The lines of a block with these tables, as a grid file has them; an empty table is left out."""
+    lines = []
+    for name, table in tables.items():
+        if table:
+            lines += [
+                *([""] if lines else []),
+                f"[{name}]",
+                *(f"{key} = {toml(value)}" for key, value in table.items()),
+            ]
+    return ["```toml", *lines, "```"]
 
 
 def anchor(heading: str) -> str:

@@ -73,14 +73,15 @@ def _row(field: msgspec.structs.FieldInfo, meaning: str) -> str:
     value = field.default
     if isinstance(value, tuple) and field.name in _AXES:
         value = value[0]
-    default = "required" if field.required else "none" if value is None else f"`{_toml(value)}`"
+    default = "required" if field.required else "none" if value is None else f"`{toml(value)}`"
     choices = ", ".join(f"`{choice}`" for choice in spec._CHOICES.get(field.name, ()))
     return (
         f"| `{field.name}` | {default} | {'; '.join(part for part in (choices, meaning.replace('|', '/')) if part)} |"
     )
 
 
-def _toml(value: object) -> str:
+def toml(value: object) -> str:
+    """A value as a grid file has it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
