@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import gzip
 from base64 import b64encode
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import msgspec
 import numpy as np
 import pandas as pd
 
+from pbt_bench.analysis.columns import Curve, Layers
 from pbt_bench.analysis.summary import Panel
 
 MOST_DETAILED = 12_000  # runs; above it a page would pass 15 MB, and curves and layers are left to `pbt-bench show`
@@ -30,7 +31,7 @@ _NUMBERS = {  # column of the table -> decimals
     "collapsed_layers": 0,
     "scoring_seconds": 3,
 }
-_CURVE = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
+_CURVE = ("epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
 
 
 def run_data(table: pd.DataFrame, parts: Iterable[Panel]) -> str:
@@ -74,21 +75,16 @@ def _rounded(values: np.ndarray, decimals: int) -> list[float | int | None]:
     ]
 
 
-def _curve(curve: Sequence[Any]) -> list[list[float | int | None]] | None:
-    if not curve:
+def _curve(curve: Curve) -> list[list[float | int | None]] | None:
+    if not len(curve):
         return None
     step = -(-len(curve) // _MOST_POINTS)
-    epochs = curve[::-1][::step][::-1]  # from the last one backwards
-    values = [[getattr(epoch, name) for epoch in epochs] for name in _CURVE]
-    return [
-        [epoch.epoch for epoch in epochs],
-        *(_rounded(np.array(column, dtype="float64"), 4) for column in values),
-    ]
+    return [_rounded(curve.column(name)[::-step][::-1], 4) for name in _CURVE]  # from the last epoch backwards
 
 
-def _layers(layers: Any, structures: dict[Hashable, int]) -> list[Any] | None:
+def _layers(layers: Layers | None, structures: dict[Hashable, int]) -> list[Any] | None:
     """The kept weights, and which of `structures` (grown here) they belong to."""
-    if layers is None or layers is pd.NA:
+    if layers is None:
         return None
-    structure = (tuple(layer.name for layer in layers), tuple(layer.prunable for layer in layers))
-    return [structures.setdefault(structure, len(structures)), [layer.kept for layer in layers]]
+    structure = (layers.names, tuple(layers.prunable.tolist()))
+    return [structures.setdefault(structure, len(structures)), layers.kept.tolist()]

@@ -28,10 +28,10 @@ def collapse_figure(panel: Panel) -> Figure:
     methods, sparsities = panel.methods, panel.sparsities
     diagnosed = panel.runs[panel.runs["layers"].notna()]
     cells: dict[Hashable, np.ndarray] = {
-        key: np.array([[layer.kept / layer.prunable for layer in layers] for layers in rows])
+        key: np.array([layers.densities for layers in rows])
         for key, rows in diagnosed.groupby(["method", "sparsity"])["layers"]
     }
-    names = short_names([layer.name for layer in diagnosed["layers"].iloc[0]]) if cells else []
+    names = short_names(diagnosed["layers"].iloc[0].names) if cells else []
     means = np.concatenate([densities.mean(axis=0) for densities in cells.values()] or [np.ones(1)])
     norm = LogNorm(means[means > 0].min(initial=0.1), 1)
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import get_args
 
 import msgspec
 import pandas as pd
+import pyarrow as pa
 
+from pbt_bench.analysis.cache import KEY, read
+from pbt_bench.analysis.columns import MISSING, SCHEMA, decode, encode
 from pbt_bench.errors import RequestError
-from pbt_bench.running.record import Metrics, Pruning, RunRecord
+from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
-MISSING = "missing"
 STATUSES = ("done", "diverged", "collapsed", "failed", MISSING)
 
 _SPEC = tuple(field.name for field in msgspec.structs.fields(RunSpec))
-_RENAMED = {"sparsity": "mask_sparsity"}  # `sparsity` is the nominal one, of the spec
 
 
 def load_results(folder: str | Path) -> pd.DataFrame:
@@ -26,51 +26,37 @@ def load_results(folder: str | Path) -> pd.DataFrame:
 
     Columns: `run_id`, `status`, `error` (one line); the fields of the spec (`sparsity` is the nominal one); `epochs`
     of the recipe; all metrics (accuracies in [0, 1]); the scalars of the diagnosis (`mask_sparsity` is that of the
-    masks); and as objects `recipe`, `scoring`, `layers` (tuple of `Layer`), `curve` (tuple of `Epoch`) and
+    masks); and as objects `recipe`, `scoring`, `layers` (sequence of `Layer`), `curve` (sequence of `Epoch`) and
     `environment`. Diverged and collapsed runs keep the accuracy they measured; what a run lacks is NaN.
 
     Raises RequestError, naming the folder, where it holds no run.
     """
-    records = Store(Path(folder)).records()
-    if not records:
+    found = read(Store(folder))
+    if not found.num_rows:
         raise RequestError(f"{folder}: no runs there (expected {Path(folder) / 'runs'}/*.json)")
-    table = frame(records)
+    table = decode(found)
     return table.sort_values([name for name in _SPEC if name not in ("recipe", "scoring")], ignore_index=True)
 
 
 def frame(runs: Iterable[RunRecord | RunSpec]) -> pd.DataFrame:
     """One row per run, in the order given. A bare spec is a run without a record: its status is `missing`."""
-    runs = list(runs)
-    records = [None if isinstance(run, RunSpec) else run for run in runs]
-    specs = [run if isinstance(run, RunSpec) else run.spec for run in runs]
-    columns = {
-        "run_id": _objects(run.run_id for run in runs),
-        "status": _objects(MISSING if record is None else record.status for record in records),
-    }
-    for name in _SPEC:
-        columns[name] = _objects(getattr(spec, name) for spec in specs)
-    columns["sparsity"] = columns["sparsity"].astype("float64")
-    columns["seed"] = columns["seed"].astype("int64")
-    columns["epochs"] = _objects(spec.recipe.epochs for spec in specs).astype("int64")
-    columns |= _part([record.metrics if record else None for record in records], Metrics)
-    columns |= _part([record.pruning if record else None for record in records], Pruning)
-    columns["curve"] = _objects(record.curve if record else () for record in records)
-    columns["environment"] = _objects(record.environment if record else {} for record in records)
-    columns["error"] = _objects(record.error_line if record else None for record in records)
-    return pd.DataFrame(columns)
+    return decode(encode(runs))
 
 
-def _objects(values: Iterable[object]) -> pd.Series:
-    return pd.Series(list(values), dtype="object")
+def study_frame(specs: Sequence[RunSpec], store: Store) -> pd.DataFrame:
+    """One row per spec, in their order, from what `store` holds of them.
 
-
-def _part(parts: Sequence[Metrics | Pruning | None], kind: type[Metrics] | type[Pruning]) -> dict[str, pd.Series]:
-    """The fields of one optional part of the records as columns, always of the same type."""
-    columns = {}
-    for field in msgspec.structs.fields(kind):
-        name = field.name
-        values = [None if part is None else getattr(part, name) for part in parts]
-        kinds = get_args(field.type) or (field.type,)
-        dtype = "float64" if float in kinds else "Int64" if int in kinds else "object"
-        columns[_RENAMED.get(name, name)] = pd.Series(values, dtype=dtype)
-    return columns
+    A further column, `state`, is that of the record's file: what was drawn from equal states need not be drawn again.
+    """
+    wanted = {spec.run_id: spec for spec in specs}
+    found = read(store, wanted)
+    present = found["run_id"].to_pylist()
+    place = {run_id: row for row, run_id in enumerate(present)}
+    absent = [run_id for run_id in wanted if run_id not in place]
+    place |= {run_id: row for row, run_id in enumerate(absent, len(present))}
+    both = pa.concat_tables([found.select(SCHEMA.names), encode(wanted[run_id] for run_id in absent)])
+    order = [place[run_id] for run_id in wanted]
+    table = decode(both.unify_dictionaries().combine_chunks().take(pa.array(order, pa.int64())))
+    rows = zip(*(found[name].to_pylist() for name in KEY), strict=True)
+    states = [*(f"{size} {modified} {changed}" for size, modified, changed in rows), *("" for _ in absent)]
+    return table.assign(state=[states[row] for row in order])

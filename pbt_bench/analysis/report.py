@@ -18,8 +18,9 @@ import pandas as pd
 from pbt_bench.analysis.accuracy import accuracy_figure
 from pbt_bench.analysis.browse import run_data
 from pbt_bench.analysis.collapse import collapse_figure
+from pbt_bench.analysis.columns import MISSING, PER_RUN
 from pbt_bench.analysis.conclusions import conclusions, sentences
-from pbt_bench.analysis.frame import MISSING, STATUSES, frame
+from pbt_bench.analysis.frame import STATUSES, study_frame
 from pbt_bench.analysis.missing import missing_runs, time_left
 from pbt_bench.analysis.overlap import Overlaps, overlap_sentence, overlaps, save_overlaps
 from pbt_bench.analysis.overlap_figure import overlap_figure
@@ -34,7 +35,6 @@ from pbt_bench.analysis.zeros import zero_scores
 from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, RunSpec
 
-_PER_RUN = ("started", "seconds", "peak_memory_gib", "pid")  # differ from run to run
 _LISTED = 20  # distinct errors, and values of one environment field, before "and n more"
 
 
@@ -54,16 +54,15 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
     The same records give the same bytes.
     """
     published = load_published(published_folder(store.folder.parent))
-    wanted = {spec.run_id: spec for spec in specs}
-    records = {record.run_id: record for record in store.records(set(wanted))}
-    table = frame(records.get(run_id, spec) for run_id, spec in wanted.items())
+    table = study_frame(specs, store)
+    masked = dict(zip(table["run_id"], zip(table["layers"], table["mask_digest"], strict=True), strict=True))
     parts = panels(table)
     sections = []
     for panel in parts:
         found = standings(panel)
         accuracies = accuracy_table(panel, found, published)
         save_table(accuracies, out / "tables" / panel.slug)
-        shared = overlaps(panel, lambda run_id: store.read_masks(records[run_id]))
+        shared = overlaps(panel, lambda run_id: store.masks_of(run_id, *masked[run_id]))
         sections.append(
             {
                 "panel": panel,
@@ -220,7 +219,7 @@ def _environment(table: pd.DataFrame) -> dict[str, list[tuple[str, int]]]:
     values: dict[str, list[str]] = {}
     for place in table.loc[table["status"] != MISSING, "environment"]:
         for name, value in place.items():
-            if name in _PER_RUN:
+            if name in PER_RUN:
                 continue
             fields = value if isinstance(value, dict) else {"": value}
             for key, item in fields.items():

@@ -30,11 +30,11 @@ def zero_scores(panel: Panel) -> Zeros:
     """
     runs = panel.runs[panel.runs["layers"].notna()]
     shares = {
-        method: np.mean([[layer.zero_scores / layer.prunable for layer in layers] for layers in own["layers"]], axis=0)
+        method: np.mean([layers.zero_scores / layers.prunable for layers in own["layers"]], axis=0)
         for method, own in runs.groupby("method")
     }
     methods = [method for method in panel.methods if method in shares]
-    names = short_names([layer.name for layer in runs["layers"].iloc[0]]) if methods else []
+    names = short_names(runs["layers"].iloc[0].names) if methods else []
     rows = [(name, [_percent(shares[method][i]) for method in methods]) for i, name in enumerate(names)]
     return Zeros(methods, rows)
 

@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import time
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbt_bench.errors import RequestError, StoreError
-from pbt_bench.running.record import RunRecord, digest
+from pbt_bench.running.record import Layer, RunRecord, digest
 
 FOREIGN_SECONDS = 3600.0  # after which a file that another machine was writing is taken for abandoned
 MOST_BYTES = 10**9  # of a file that is read
@@ -80,19 +80,21 @@ class Store:
 
     def read_masks(self, record: RunRecord) -> dict[str, NDArray[np.bool_]] | None:
         """The masks of a finished run by layer, True = kept; None if they are not there or do not fit the record."""
-        if record.pruning is None:
-            return None
-        layers = record.pruning.layers
+        found = record.pruning
+        return None if found is None else self.masks_of(record.run_id, found.layers, found.mask_digest)
+
+    def masks_of(self, run_id: str, layers: Sequence[Layer], mask_digest: str) -> dict[str, NDArray[np.bool_]] | None:
+        """The same from parts of a record."""
         try:
             inflate = zlib.decompressobj()
-            most = record.pruning.prunable // 8 + 1
-            packed = inflate.decompress(_content(self.masks / f"{record.run_id}.bits"), most)
-            bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).astype(bool)[: record.pruning.prunable]
+            prunable = sum(layer.prunable for layer in layers)
+            packed = inflate.decompress(_content(self.masks / f"{run_id}.bits"), prunable // 8 + 1)
+            bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).astype(bool)[:prunable]
             parts = np.split(bits, np.cumsum([layer.prunable for layer in layers])[:-1])
             masks = {layer.name: part.reshape(layer.shape) for layer, part in zip(layers, parts, strict=True)}
         except (OSError, zlib.error, ValueError):
             return None
-        return masks if digest(masks) == record.pruning.mask_digest else None
+        return masks if digest(masks) == mask_digest else None
 
     @staticmethod
     def put(path: Path, content: bytes) -> None:

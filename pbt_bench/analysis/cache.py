@@ -1,0 +1,119 @@
+"""The records of a study as one Parquet file, so that only records that changed are read again.
+
+The records are the truth. A row of the cache counts only if its record's file still has the size and the times (of
+modification and of change) that it had when it was read, and the whole file only if it is intact and was written by
+this version; anything else is dropped and read from the records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pbt_bench import __version__
+from pbt_bench.analysis.columns import SCHEMA, encode
+from pbt_bench.running.record import RunRecord
+from pbt_bench.running.store import MOST_BYTES, Store
+
+_BATCH = 2000  # records that are held as objects at a time
+KEY = ("size", "mtime_ns", "ctime_ns")
+_FULL = pa.schema([*SCHEMA, *((name, pa.int64()) for name in KEY)])
+_MADE_BY = {b"pbt-bench": hashlib.sha256(f"1 {__version__} {_FULL}".encode()).hexdigest().encode()}
+
+
+def cache_path(store: Store) -> Path:
+    """Where the cache of a study is, if there is one."""
+    return store.folder / "cache" / "runs.parquet"
+
+
+def read(store: Store, ids: Collection[str] | None = None) -> pa.Table:
+    """The readable records, sorted by run id, of all runs or of `ids`: the columns of `encode`, and KEY.
+
+    Brings the cache up to date. Records that cannot be read are named on stderr.
+    """
+    files = _files(store.runs)
+    cached = _load(cache_path(store))
+    states = zip(*(cached[name].to_pylist() for name in KEY), strict=True)
+    fresh = [files.get(run_id) == state for run_id, state in zip(cached["run_id"].to_pylist(), states, strict=True)]
+    kept = cached.filter(pa.array(fresh, pa.bool_()))
+    known = set(kept["run_id"].to_pylist())
+    wanted = files.keys() if ids is None else files.keys() & set(ids)
+    parts = [kept, *_read(store, sorted(wanted - known), files)]
+    table = pa.concat_tables(parts).unify_dictionaries().combine_chunks().sort_by("run_id")
+    if table.num_rows != cached.num_rows or len(parts) > 1:
+        _save(table, cache_path(store))
+    if ids is None:
+        return table
+    return table.filter(pa.array([run_id in wanted for run_id in table["run_id"].to_pylist()], pa.bool_()))
+
+
+def _files(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The state of each record's file, by run id."""
+    found: dict[str, tuple[int, ...]] = {}
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".json"):
+                state = entry.stat()
+                found[entry.name.removesuffix(".json")] = (state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    return found
+
+
+def _read(store: Store, run_ids: Sequence[str], files: dict[str, tuple[int, ...]]) -> Iterator[pa.Table]:
+    """The records of `run_ids`, a batch at a time."""
+    for start in range(0, len(run_ids), _BATCH):
+        records = [record for run_id in run_ids[start : start + _BATCH] if (record := store.read(run_id))]
+        try:
+            table = encode(records)
+        except (OverflowError, ValueError):
+            records = [record for record in records if _fits(record, store)]
+            table = encode(records)
+        for place, name in enumerate(KEY):
+            table = table.append_column(name, pa.array([files[r.run_id][place] for r in records], pa.int64()))
+        if records:
+            yield table
+
+
+def _fits(record: RunRecord, store: Store) -> bool:
+    try:
+        encode([record])
+    except (OverflowError, ValueError) as error:
+        path = store.path(record.run_id)
+        print(f"warning: {path} is not a record ({error}); ignored, its run counts as missing", file=sys.stderr)
+        return False
+    return True
+
+
+def _load(path: Path) -> pa.Table:
+    """The cache; an empty one if it is not there, not whole, or not of this version."""
+    try:
+        if path.is_file() and path.stat().st_size < MOST_BYTES:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                if file.schema_arrow.equals(_FULL) and (file.schema_arrow.metadata or {}).items() >= _MADE_BY.items():
+                    table = file.read().replace_schema_metadata(None)
+                    if len(set(table["run_id"].to_pylist())) == table.num_rows:
+                        return table
+    except (OSError, pa.ArrowException, ValueError):
+        pass
+    return _FULL.empty_table()
+
+
+def _save(table: pa.Table, path: Path) -> None:
+    """Write the cache, whole or not at all; where nothing can be written, the next reader reads the records again."""
+    buffer = pa.BufferOutputStream()
+    words = [field.name for field in _FULL if pa.types.is_dictionary(field.type)]
+    pq.write_table(
+        table.replace_schema_metadata(_MADE_BY),
+        buffer,
+        use_dictionary=words,
+        write_page_checksum=True,
+        compression="lz4",
+    )
+    with suppress(OSError):
+        Store.put(path, buffer.getvalue())

@@ -1,0 +1,259 @@
+"""Records as columns: an Arrow table with one row per run, and the same rows as a data frame.
+
+What repeats from run to run (recipe, layer names, versions) is stored once, numbers lie in arrays. 100,000 runs take
+hundreds of megabytes this way, and as one object per layer and epoch many gigabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, get_args, overload
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
+from pbt_bench.spec import Recipe, RunSpec, Scoring
+
+MISSING = "missing"
+PER_RUN = ("started", "seconds", "peak_memory_gib", "pid")  # of the environment: differ from run to run
+
+_RENAMED = {"sparsity": "mask_sparsity"}  # of the diagnosis; `sparsity` is the nominal one, of the spec
+_WORDS = pa.dictionary(pa.int32(), pa.string())
+_KINDS = {float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+_STRUCTURE = msgspec.json.Decoder(list[tuple[str, tuple[int, ...], int]])
+_JSON: dict[str, Callable[[str], Any]] = {  # columns that hold JSON, and what it becomes
+    "recipe": msgspec.json.Decoder(Recipe).decode,
+    "scoring": msgspec.json.Decoder(Scoring).decode,
+    "notes": msgspec.json.Decoder(dict[str, dict[str, float]]).decode,
+    "environment": msgspec.json.Decoder(dict[str, Any]).decode,
+    "structure": lambda text: _structured(_STRUCTURE.decode(text)),
+}
+_EPOCH = tuple(field.name for field in msgspec.structs.fields(Epoch))
+_OPTIONAL = {field.name for field in msgspec.structs.fields(Epoch) if type(None) in get_args(field.type)}
+
+
+class Layers(Sequence[Layer]):
+    """The layers of one run; equal to a sequence of the same `Layer`. The arrays have one number per layer."""
+
+    __slots__ = ("kept", "names", "prunable", "shapes", "zero_scores")
+
+    def __init__(self, structure: _Structure, kept: NDArray[np.int64], zero_scores: NDArray[np.int64]) -> None:
+        self.names, self.shapes, self.prunable = structure
+        self.kept, self.zero_scores = kept, zero_scores
+
+    @property
+    def densities(self) -> NDArray[np.float64]:
+        """Kept over prunable weights of each layer."""
+        return self.kept / np.maximum(self.prunable, 1)
+
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Layer]: ...
+    def __getitem__(self, index: int | slice) -> Layer | Sequence[Layer]:
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        return Layer(
+            name=self.names[index],
+            shape=self.shapes[index],
+            prunable=int(self.prunable[index]),
+            kept=int(self.kept[index]),
+            zero_scores=int(self.zero_scores[index]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # as a list: the arrays can be written to
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
+_Structure = tuple[tuple[str, ...], tuple[tuple[int, ...], ...], NDArray[np.int64]]
+
+
+class Curve(Sequence[Epoch]):
+    """The epochs of one run; equal to a sequence of the same `Epoch`."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: NDArray[np.float64]) -> None:
+        self.values = values  # [epochs, fields of Epoch]; NaN for None
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        """One field over all epochs, NaN where it is None."""
+        return self.values[:, _EPOCH.index(name)]
+
+    @overload
+    def __getitem__(self, index: int) -> Epoch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Epoch]: ...
+    def __getitem__(self, index: int | slice) -> Epoch | Sequence[Epoch]:
+        if isinstance(index, slice):
+            return Curve(self.values[index])
+        row: dict[str, Any] = dict(zip(_EPOCH, self.values[index].tolist(), strict=True))
+        row |= {name: None for name in _OPTIONAL if row[name] != row[name]}
+        return Epoch(**row | {"epoch": int(row["epoch"])})
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
+def _plan() -> dict[str, tuple[pa.DataType, Callable[[RunRecord], Any]]]:
+    """Every column: its type, and how a record gives it."""
+    columns: dict[str, tuple[pa.DataType, Callable[[RunRecord], Any]]] = {
+        "run_id": (pa.string(), lambda run: run.run_id),
+        "status": (_WORDS, lambda run: run.status),
+        "error": (pa.string(), lambda run: run.error_line),
+        "structure": (_WORDS, lambda run: _structure(run.pruning)),
+        "kept_weights": (pa.list_(pa.int64()), lambda run: _counts(run.pruning, "kept")),
+        "zero_scores": (pa.list_(pa.int64()), lambda run: _counts(run.pruning, "zero_scores")),
+        "curve": (
+            pa.list_(pa.float64()),
+            lambda run: [x for epoch in run.curve for x in msgspec.structs.astuple(epoch)],
+        ),
+        "environment": (_WORDS, lambda run: _json({k: v for k, v in run.environment.items() if k not in PER_RUN})),
+        "of_the_run": (pa.string(), lambda run: _json({k: v for k, v in run.environment.items() if k in PER_RUN})),
+    }
+    for part, kind in (("spec", RunSpec), ("metrics", Metrics), ("pruning", Pruning)):
+        for field in msgspec.structs.fields(kind):
+            if field.name != "layers":
+                name = _RENAMED.get(field.name, field.name) if kind is Pruning else field.name
+                columns[name] = (_kind(field), _getter(part, field.name))
+    return columns
+
+
+def _kind(field: msgspec.structs.FieldInfo) -> pa.DataType:
+    kinds = get_args(field.type) or (field.type,)
+    return next((_KINDS[kind] for kind in kinds if kind in _KINDS), _WORDS)
+
+
+def _getter(part: str, name: str) -> Callable[[RunRecord], Any]:
+    def get(run: RunRecord) -> Any:
+        of = getattr(run, part)
+        value = None if of is None else getattr(of, name)
+        return _json(value) if name in _JSON and value is not None else value
+
+    return get
+
+
+@lru_cache(maxsize=512)
+def _recipe_json(value: Recipe | Scoring) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _json(value: Any) -> str:
+    return _recipe_json(value) if isinstance(value, (Recipe, Scoring)) else msgspec.json.encode(value).decode()
+
+
+def _structure(pruning: Pruning | None) -> str | None:
+    return _json([(x.name, x.shape, x.prunable) for x in pruning.layers]) if pruning else None
+
+
+def _counts(pruning: Pruning | None, name: str) -> list[int] | None:
+    return [getattr(layer, name) for layer in pruning.layers] if pruning else None
+
+
+_COLUMNS = _plan()
+SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _COLUMNS.items()])
+
+
+def encode(runs: Iterable[RunRecord | RunSpec]) -> pa.Table:
+    """One row per run, in the order given. A bare spec is a run without a record: its status is `missing`."""
+    records = [_missing(run) if isinstance(run, RunSpec) else run for run in runs]
+    arrays = []
+    for kind, get in _COLUMNS.values():
+        values = [get(record) for record in records]
+        arrays.append(pa.array(values, pa.string()).dictionary_encode() if kind is _WORDS else pa.array(values, kind))
+    return pa.table(arrays, schema=SCHEMA)
+
+
+def _missing(spec: RunSpec) -> RunRecord:
+    return RunRecord(run_id=spec.run_id, status=MISSING, spec=spec)  # type: ignore[arg-type]  # never written to a file
+
+
+def decode(table: pa.Table) -> pd.DataFrame:
+    """The data frame of `load_results` from an encoded table; the columns that are not of its schema are left out."""
+    table = table.select(SCHEMA.names).unify_dictionaries().combine_chunks()
+    columns: dict[str, Any] = {}
+    for name in ("run_id", "status", *(field.name for field in msgspec.structs.fields(RunSpec))):
+        columns[name] = _column(table, name)
+    columns["epochs"] = np.array([recipe.epochs for recipe in columns["recipe"]], dtype="int64")
+    for kind in (Metrics, Pruning):
+        for field in msgspec.structs.fields(kind):
+            if field.name == "layers":
+                columns["layers"] = _layers(table)
+            else:
+                name = _RENAMED.get(field.name, field.name) if kind is Pruning else field.name
+                columns[name] = _column(table, name)
+    curves = [Curve(values.reshape(-1, len(_EPOCH))) for values in _parts(table, "curve")]
+    columns["curve"] = _objects(curves)
+    shared = _column(table, "environment")
+    own = [msgspec.json.decode(text) for text in table["of_the_run"].to_pylist()]
+    columns["environment"] = _objects(a | b for a, b in zip(shared, own, strict=True))
+    columns["error"] = _column(table, "error")
+    # As objects by name, or pandas takes texts for its own string type.
+    return pd.DataFrame(
+        {name: pd.Series(v, dtype="object" if v.dtype == "O" else v.dtype) for name, v in columns.items()}
+    )
+
+
+def _column(table: pa.Table, name: str) -> Any:
+    kind = SCHEMA.field(name).type
+    column = table[name].chunk(0) if table[name].num_chunks else pa.array([], kind)
+    if kind == _WORDS:
+        words = column.dictionary.to_pylist()
+        found = _objects([*map(_JSON.get(name, str), words), None])
+        return found[column.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
+    if kind == pa.string() or kind == pa.bool_():
+        return _objects(column.to_pylist())
+    if kind == pa.int64() and name != "seed":
+        return column.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return column.to_numpy(zero_copy_only=False).astype("int64" if name == "seed" else "float64", copy=False)
+
+
+def _layers(table: pa.Table) -> NDArray[np.object_]:
+    counts = zip(_parts(table, "kept_weights"), _parts(table, "zero_scores"), strict=True)
+    structures = _column(table, "structure")
+    return _objects(
+        None if found is None else Layers(found, *own) for found, own in zip(structures, counts, strict=True)
+    )
+
+
+def _structured(rows: list[tuple[str, tuple[int, ...], int]]) -> _Structure:
+    names, shapes, sizes = zip(*rows, strict=True) if rows else ((), (), ())
+    return names, shapes, np.array(sizes, dtype="int64")
+
+
+def _parts(table: pa.Table, name: str) -> Iterator[NDArray[Any]]:
+    """The list of each row, as a view of one array; an empty one for none."""
+    column = table[name].combine_chunks()
+    values = pa.ListArray.flatten(column).to_numpy(zero_copy_only=False)
+    offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
+    return (values[start:stop] for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
+
+
+def _objects(values: Iterable[Any]) -> NDArray[np.object_]:
+    """An array that holds each value as it is, sequences too."""
+    listed = list(values)
+    found = np.empty(len(listed), dtype="object")
+    for place, value in enumerate(listed):
+        found[place] = value
+    return found

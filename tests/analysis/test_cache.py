@@ -1,0 +1,178 @@
+"""The cache saves reading, and never says anything that the records do not."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pbt_bench.analysis.cache import cache_path
+from pbt_bench.analysis.columns import decode, encode
+from pbt_bench.analysis.frame import frame, load_results, study_frame
+from pbt_bench.running.store import Store
+
+
+@pytest.fixture
+def specs(grid):
+    return grid(model=("vgg8",), method=("snip", "fts"), sparsity=(0.9, 0.98)).runs()
+
+
+@pytest.fixture
+def store(tmp_path, specs, record, stored):
+    return stored(tmp_path / "study", [record(spec) for spec in specs[:-1]])
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The ids of the records that are read, as they are."""
+    seen: list[str] = []
+    real = Store.read
+
+    def read(self, run_id):
+        seen.append(run_id)
+        return real(self, run_id)
+
+    monkeypatch.setattr(Store, "read", read)
+    return seen
+
+
+def same(a, b) -> bool:
+    return bool(a.to_json() == b.to_json()) and all(
+        list(a[name]) == list(b[name]) for name in ("recipe", "scoring", "layers", "curve", "environment", "notes")
+    )
+
+
+def test_the_second_time_no_record_is_read(store, reads):
+    first = load_results(store.folder)
+    assert len(reads) == len(first)
+    reads.clear()
+    second = load_results(store.folder)
+    assert reads == []
+    assert same(first, second)
+    assert list(first.dtypes) == list(second.dtypes)
+
+
+def test_a_new_run_is_the_only_one_that_is_read(store, specs, record, reads):
+    study_frame(specs, store)
+    reads.clear()
+    store.write(record(specs[-1]))
+    table = study_frame(specs, store)
+    assert reads == [specs[-1].run_id]
+    assert set(table["status"]) == {"done"}
+    assert list(table["run_id"]) == [spec.run_id for spec in specs]
+
+
+def test_a_record_that_changed_is_read_again_whatever_its_time_says(store, specs, record, reads):
+    load_results(store.folder)
+    path = store.path(specs[1].run_id)
+    before, content = path.stat(), path.read_bytes()
+    changed = msgspec.json.decode(content)
+    assert b'"status": "done"' in content
+    path.write_bytes(content.replace(b'"best_validation_epoch": 12', b'"best_validation_epoch": 11'))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    reads.clear()
+    table = load_results(store.folder).set_index("run_id")
+    assert reads == [specs[1].run_id]
+    assert changed["metrics"]["best_validation_epoch"] == 12
+    assert table.loc[specs[1].run_id, "best_validation_epoch"] == 11
+
+
+def test_a_record_that_is_gone_is_gone(store, specs):
+    study_frame(specs, store)
+    store.path(specs[1].run_id).unlink()
+    assert list(study_frame(specs, store)["status"][:3]) == ["done", "missing", "done"]
+    assert specs[1].run_id not in set(load_results(store.folder)["run_id"])
+
+
+def test_what_another_study_asked_for_stays_in_the_cache(store, specs, reads):
+    load_results(store.folder)
+    reads.clear()
+    assert len(study_frame(specs[:2], store)) == 2
+    load_results(store.folder)
+    assert reads == []
+
+
+def damages(content: bytes) -> dict[str, bytes]:
+    found = {"empty": b"", "half": content[: len(content) // 2], "text": b"<html>", "more": content + b"x"}
+    for place in range(10, len(content), len(content) // 40):
+        found[f"byte {place}"] = content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :]
+    return found
+
+
+def test_a_damaged_cache_changes_nothing(store, reads):
+    expected = load_results(store.folder)
+    path = cache_path(store)
+    content = path.read_bytes()
+    for name, damage in damages(content).items():
+        path.write_bytes(damage)
+        assert same(load_results(store.folder), expected), name
+    reads.clear()
+    path.write_bytes(b"")
+    load_results(store.folder)
+    assert len(reads) == len(expected)
+    reads.clear()
+    load_results(store.folder)
+    assert reads == []  # it was written anew
+
+
+@pytest.mark.parametrize("change", ["other columns", "other maker", "twice the same run"])
+def test_a_foreign_cache_is_not_believed(store, reads, change):
+    load_results(store.folder)
+    path = cache_path(store)
+    table = pq.read_table(path)
+    metadata = table.schema.metadata
+    if change == "other columns":
+        table = pa.table({"run_id": ["x"], "test_accuracy": [0.99]}).replace_schema_metadata(metadata)
+    elif change == "other maker":
+        table = table.replace_schema_metadata({b"pbt-bench": b"of another version"})
+    else:
+        table = pa.concat_tables([table, table]).replace_schema_metadata(metadata)
+    pq.write_table(table, path)
+    reads.clear()
+    found = load_results(store.folder)
+    assert len(reads) == len(found) == len(set(found["run_id"]))
+
+
+def test_without_room_for_a_cache_the_records_are_read_each_time(store, reads):
+    store.folder.joinpath("cache").write_text("a file in the way")
+    assert same(load_results(store.folder), load_results(store.folder))
+    assert store.folder.joinpath("cache").read_text() == "a file in the way"
+
+
+def test_a_folder_in_its_place_is_no_cache(store):
+    cache_path(store).mkdir(parents=True)
+    assert len(load_results(store.folder)) == len(list(store.runs.iterdir()))
+
+
+def test_a_number_that_no_column_holds_makes_no_record(store, specs, capsys):
+    path = store.path(specs[1].run_id)
+    path.write_bytes(path.read_bytes().replace(b'"flops_dense": 2000000', b'"flops_dense": ' + b"9" * 30))
+    table = study_frame(specs, store)
+    assert list(table["status"][:3]) == ["done", "missing", "done"]
+    assert f"{path} is not a record" in capsys.readouterr().err
+
+
+def test_frames_of_records_and_of_their_cache_are_the_same(store, specs, record):
+    load_results(store.folder)
+    stored = study_frame(specs[:-1], store).drop(columns="state")
+    pd.testing.assert_index_equal(stored.columns, frame([]).columns)
+    assert same(stored, frame(map(record, specs[:-1])))
+
+
+def test_layers_and_curves_are_sequences_of_what_was_recorded(record, specs):
+    run = record(specs[1])
+    row = decode(encode([run])).iloc[0]
+    assert row["layers"] == run.pruning.layers
+    assert tuple(row["layers"][1:3]) == run.pruning.layers[1:3]
+    assert row["layers"].densities.tolist() == [layer.kept / layer.prunable for layer in run.pruning.layers]
+    blind = msgspec.structs.replace(run.curve[0], validation_loss=None, validation_accuracy=None)
+    run = msgspec.structs.replace(run, curve=(blind, *run.curve[1:]))
+    curve = decode(encode([run])).iloc[0]["curve"]
+    assert curve == run.curve
+    assert curve[-1] == run.curve[-1]
+    assert list(curve.column("train_loss")) == [epoch.train_loss for epoch in run.curve]
