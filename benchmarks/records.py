@@ -16,7 +16,7 @@ _METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "fts", "grad_norm
 
 
 def grid(name: str, runs: int) -> Grid:
-    """A study of at least so many runs: two data sets, three models, ten methods, 15 sparsities, and seeds as needed."""
+    """A study of at least `runs`: two data sets, three models, ten methods, 15 sparsities, and seeds as needed."""
     seeds = -(-runs // (2 * 3 * (10 * 15 + 1)))
     axes = Axes(
         dataset=("cifar10", "cifar100"),

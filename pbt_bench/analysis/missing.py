@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pbt_bench.analysis.frame import MISSING
+from pbt_bench.analysis.columns import MISSING
 from pbt_bench.analysis.style import method_order
 from pbt_bench.running.estimate import estimate
 from pbt_bench.running.outcomes import outcomes
