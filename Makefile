@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help benchmark test test-faults submit speed lint docs clean
+.PHONY: help benchmark test test-faults submit paper speed lint docs clean
 
 help:                 ## what the targets do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
@@ -43,6 +43,10 @@ submit: $(VENV)/installed      ## a grid as Slurm job arrays: make submit GRID=g
 test-faults: $(VENV)/installed-dev ## the tests of faults with all their kills and bad inputs (minutes)
 	@echo "== faults"
 	@PBT_BENCH_FAULTS=all $(BIN)/python -m pytest tests/faults
+
+paper: $(VENV)/installed       ## every table and figure of the papers from the results there are
+	@echo "== drawing what results/ holds, beside the published numbers"
+	@$(BIN)/pbt-bench paper
 
 speed: $(VENV)/installed       ## speed ratios, each two measurements of one run; writes results/speed.json
 	@echo "== measuring (minutes; a quiet machine gives honest ratios)"

@@ -91,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     add_grid(report)
     report.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/NAME/report")
 
+    paper = add("paper", _paper, "every table and figure of the papers from the results there are")
+    paper.add_argument("--grids", type=Path, default=Path("grids"), metavar="DIR", help="default: grids")
+    paper.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    paper.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/paper")
+
     audit = add("audit", _audit, "check the records of a grid, compute some anew")
     add_grid(audit)
     audit.add_argument("--sample", type=int, default=10, metavar="N", help="records to compute anew; default: 10")
@@ -185,6 +190,17 @@ def _report(options: argparse.Namespace) -> int:
     left = time_left(grid.runs(), store)
     if left:
         print(f"runs are missing, the page lists them. {left}")
+    return 0
+
+
+def _paper(options: argparse.Namespace) -> int:
+    from pbt_bench.analysis.paper import write_paper
+
+    out = options.out or options.results / "paper"
+    for study in write_paper(options.grids, options.results, out):
+        beside = "" if study.recorded else ", published numbers alone" if study.page else ", nothing to show yet"
+        print(f"{study.name}: {study.recorded} of {study.runs} runs{beside}")
+    print(f"paper: {out / 'index.html'}")
     return 0
 
 

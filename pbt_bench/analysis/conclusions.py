@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pbt_bench.analysis.paired import Comparison, Standing
+from pbt_bench.analysis.paired import FEWEST, Comparison, Standing
 from pbt_bench.analysis.summary import Panel, summarise
+
+_EQUAL = 1e-12  # accuracies that differ by less are the same
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Conclusion:
     sentence: str
     nearest: str  # the runner-up
     difference: str  # leader - runner-up, with its bootstrap interval
-    p: str  # Holm-corrected
+    p: str  # of the paired t test with it
     settled: bool
 
 
@@ -50,7 +52,7 @@ def sentences(panel: Panel, found: Sequence[Standing]) -> list[str]:
         return ["No run has an accuracy yet."]
     wins: dict[str, list[int]] = {}
     for i, standing in enumerate(found):
-        tie = standing.against and standing.against[0].mean == 0
+        tie = standing.against and abs(standing.against[0].mean) < _EQUAL
         wins.setdefault("no single method" if tie else standing.leader, []).append(i)
     sparsities = [f"{standing.sparsity:g}" for standing in found]
     ranked = sorted(wins.items(), key=lambda win: -len(win[1]))
@@ -65,27 +67,40 @@ def sentences(panel: Panel, found: Sequence[Standing]) -> list[str]:
 
 
 def _sentence(standing: Standing, leader: str) -> str:
-    if not standing.against:
-        return f"Only {leader} has an accuracy: nothing to compare."
-    pairs = min(comparison.pairs for comparison in standing.against)
-    beaten = [comparison.other for comparison in standing.against if comparison.supported]
+    said = _order(standing, leader)
+    if standing.at_chance:
+        said += f" At chance in every run: {_listed(standing.at_chance)}."
+    return said
+
+
+def _order(standing: Standing, leader: str) -> str:
     if standing.settled:
         return f"{leader} is better than every other method."
-    if pairs < 3:
+    if not standing.against:
+        return f"Only {leader} has an accuracy: nothing to compare."
+    level = [other.other for other in standing.against if abs(other.mean) < _EQUAL]
+    highest = f"{_listed([leader, *level])} {'share' if level else 'has'} the highest mean"
+    pairs = min(comparison.pairs for comparison in standing.against)
+    if pairs < FEWEST:
         few = f"{pairs} seed{'s' * (pairs != 1)} in common"
-        return f"{leader} has the highest mean, but {few} with some method cannot support any order."
+        return f"{highest}, but {few} with some method cannot support any order."
+    beaten = [comparison.other for comparison in standing.against if comparison.supported]
     if not beaten:
-        return f"{leader} has the highest mean, but the data cannot tell it from any other method."
+        return f"{highest}, but the data cannot tell {leader.split(' ')[0]} from any other method."
     return (
-        f"{leader} has the highest mean and is better than {_listed(beaten)}; not told apart: {_listed(standing.tied)}."
+        f"{highest}; {leader.split(' ')[0]} is better than {_listed(beaten)}, not told apart: {_listed(standing.tied)}."
     )
 
 
 def _difference(comparison: Comparison) -> str:
-    mean = f"{100 * comparison.mean:+.2f}"
+    mean = _signed(comparison.mean)
     if comparison.low != comparison.low:
         return mean
-    return f"{mean} [{100 * comparison.low:+.2f}, {100 * comparison.high:+.2f}]"
+    return f"{mean} [{_signed(comparison.low)}, {_signed(comparison.high)}]"
+
+
+def _signed(share: float) -> str:
+    return f"{round(100 * share, 2) + 0.0:+.2f}"  # never -0.00
 
 
 def _against_dense(panel: Panel) -> list[str]:

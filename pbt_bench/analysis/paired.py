@@ -28,31 +28,40 @@ class Comparison:
     mean: float
     low: float  # bootstrap interval; NaN below two pairs
     high: float
-    p: float  # paired t test, Holm-corrected over the leader's comparisons; NaN below FEWEST pairs
+    p: float  # paired t test; NaN below FEWEST pairs
+    p_holm: float  # corrected over the leader's comparisons
 
     @property
     def supported(self) -> bool:
-        """The leader is better: the interval is above zero and so is, by the test, the mean."""
-        return self.low > 0 and self.p < LEVEL
+        """The leader is better than this one: the interval is above zero, and so is the mean by the corrected test."""
+        return self.low > 0 and self.p_holm < LEVEL
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One sparsity: the method of the highest mean and how it compares with every other, the nearest first."""
+    """One sparsity: the method of the highest mean and how it compares with every other, the nearest first.
+
+    `at_chance`: those whose every run diverged or collapsed, below each of the leader's. They are not compared.
+    """
 
     sparsity: float
     leader: str
     against: tuple[Comparison, ...]
+    at_chance: tuple[str, ...] = ()
 
     @property
     def tied(self) -> list[str]:
         """The methods that the data cannot tell from the leader."""
-        return [comparison.other for comparison in self.against if not comparison.supported]
+        return [] if self.settled else [other.other for other in self.against if not other.supported]
 
     @property
     def settled(self) -> bool:
-        """The leader is better than every other method."""
-        return bool(self.against) and not self.tied
+        """The leader is better than every other method: each comparison says so, which needs no correction.
+
+        The one claim is made only if all tests agree (an intersection-union test, Berger 1982, Technometrics 24(4)).
+        """
+        others = bool(self.against or self.at_chance)
+        return others and all(other.low > 0 and other.p < LEVEL for other in self.against)
 
 
 def standings(panel: Panel) -> list[Standing]:
@@ -64,8 +73,13 @@ def standings(panel: Panel) -> list[Standing]:
         table = table[[method for method in panel.methods if method in table]]
         order = table.mean().sort_values(ascending=False, kind="stable").index
         leader, others = order[0], list(order[1:])
-        differences = table[others].rsub(table[leader], axis=0).to_numpy()
-        found.append(Standing(float(str(sparsity)), str(leader), tuple(_compare(others, differences))))
+        gaps = table[others].rsub(table[leader], axis=0)
+        ended = ~cell["status"].eq("done").groupby(cell["method"]).any()
+        below = (gaps > 0).sum() == gaps.count().clip(lower=FEWEST)
+        out = [other for other in others if ended[other] and below[other]]
+        others = [other for other in others if other not in out]
+        compared = _compare(others, gaps[others].to_numpy())
+        found.append(Standing(float(str(sparsity)), str(leader), tuple(compared), tuple(out)))
     return found
 
 
@@ -82,9 +96,12 @@ def _compare(others: Sequence[str], differences: NDArray[np.float64]) -> list[Co
         if n >= FEWEST:
             p[columns] = paired_t(values)
     known = ~np.isnan(p)
-    p[known] = holm(p[known])
+    corrected = p.copy()
+    corrected[known] = holm(p[known])
     return [
-        Comparison(other, int(pairs[i]), float(mean[i]), float(low[i]), float(high[i]), float(p[i]))
+        Comparison(
+            other, int(pairs[i]), float(mean[i]), float(low[i]), float(high[i]), float(p[i]), float(corrected[i])
+        )
         for i, other in enumerate(others)
     ]
 

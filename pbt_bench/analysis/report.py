@@ -71,7 +71,9 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
                 "sentences": sentences(panel, found),
                 "collapse": _picture(
                     collapse_figure(panel), f"collapse-{panel.slug}", f"Density per layer, {panel.title}", out
-                ),
+                )
+                if panel.runs["status"].ne(MISSING).any()
+                else None,
                 "overlap": _overlap(panel, shared, out),
                 "shared": shared,
                 "shared_sentence": overlap_sentence(shared),

@@ -33,8 +33,12 @@ def test_each_sparsity_gets_the_sentence_its_numbers_allow(record):
     found, said = concluded(runs)
     assert [(c.sparsity, c.sentence, c.settled) for c in found] == [
         ("0.9", "snip (91.00 %) is better than every other method.", True),
-        ("0.95", "fts (81.00 %) has the highest mean and is better than random; not told apart: snip.", False),
-        ("0.98", "snip (60.00 %) has the highest mean, but the data cannot tell it from any other method.", False),
+        ("0.95", "fts (81.00 %) has the highest mean; fts is better than random, not told apart: snip.", False),
+        (
+            "0.98",
+            "snip (60.00 %) and fts share the highest mean, but the data cannot tell snip from any other method.",
+            False,
+        ),
         (
             "0.99",
             "snip (50.00 %) has the highest mean, but 2 seeds in common with some method cannot support any order.",
@@ -59,5 +63,16 @@ def test_the_last_sparsity_near_the_dense_network_is_named(record):
 def test_runs_that_ended_at_chance_count_there_and_are_named(record, status):
     runs = cell(record, "snip", 0.9, [0.50, 0.51, 0.52]) + cell(record, "fts", 0.9, [0.9, 0.9, 0.95], status)
     found, said = concluded(runs)
-    assert found[0].sentence == "snip (51.00 %) is better than every other method.", "fts at chance: 0.1, not 0.9"
+    said_of_it = "snip (51.00 %) is better than every other method. At chance in every run: fts."
+    assert found[0].sentence == said_of_it, "fts counts as 0.1, not 0.9"
     assert f"Counted at chance accuracy because they {status}: 3 of fts." in said
+
+
+def test_a_method_at_chance_in_every_run_is_named_and_corrects_nothing(record):
+    runs = cell(record, "snip", 0.9, [0.50, 0.51, 0.52]) + cell(record, "synflow", 0.9, [0.52, 0.45, 0.51])
+    runs += cell(record, "fts", 0.9, [0.1, 0.1, 0.1], "collapsed") + cell(record, "random", 0.9, [0.3, 0.3, 0.33])
+    found, _ = concluded(runs)
+    assert found[0].sentence == (
+        "snip (51.00 %) has the highest mean; snip is better than random, not told apart: synflow. "
+        "At chance in every run: fts."
+    )

@@ -77,5 +77,30 @@ def test_methods_are_compared_on_the_seeds_that_both_have(record):
     assert snip.p == pytest.approx(stats.ttest_rel([0.9, 0.8, 0.7], [0.88, 0.79, 0.69]).pvalue)
     assert random.mean == pytest.approx(0.19)
     assert np.isnan(random.p)
+    assert np.isnan(random.p_holm)
     assert standing.tied == ["snip", "random"]
     assert not standing.settled
+
+
+def test_to_be_better_than_all_needs_no_correction_and_than_some_does(record):
+    def standing(accuracies):
+        runs = [
+            record(RunSpec(dataset="d", model="m", method=method, sparsity=0.9, seed=seed), accuracy=value)
+            for method, values in accuracies.items()
+            for seed, value in enumerate(values)
+        ]
+        return standings(panels(frame(runs))[0])[0]
+
+    leader = [0.9, 0.9, 0.9]
+    # Differences 0.10, 0.12, 0.17: t = 0.13 / (0.036 / sqrt(3)) = 6.2, p = 0.025; twice that is too much.
+    alike = [0.80, 0.78, 0.73]
+    both = standing({"snip": leader, "fts": alike, "synflow": alike})
+    assert [other.p for other in both.against] == pytest.approx([0.0248] * 2, rel=0.02)
+    assert [other.p_holm for other in both.against] == pytest.approx([0.0496] * 2, rel=0.02)
+    three = standing({"snip": leader, "fts": alike, "synflow": alike, "random": alike})
+    assert not any(other.supported for other in three.against)
+    assert three.settled
+    assert three.tied == []
+    four = standing({"snip": leader, "fts": alike, "synflow": alike, "random": alike, "grasp": [0.9, 0.89, 0.91]})
+    assert not four.settled
+    assert four.tied == ["grasp", "random", "synflow", "fts"]
