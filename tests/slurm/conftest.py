@@ -43,6 +43,7 @@ samples_per_class = 5
 rounds = 5
 """
 STUDY_RUNS = 24
+LONG = "digits vgg8 dense seed 0"  # the run that TROUBLE_LONG makes long
 PROFILE: dict[str, Any] = {
     "partition": "main", "gpus": 1, "device": "cpu", "cpus": 1, "memory": "2G", "time": 60, "array_parallelism": 4,
     "runs_per_job": 6, "signal_delay": 30,
@@ -146,7 +147,7 @@ class Study:
 
     folder: Path
     known: Callable[[], dict[str, dict[str, Any]]]
-    born: dict[str, int] = field(default_factory=dict)  # run id -> inode of its record: one that was done again changes
+    born: dict[str, int] = field(default_factory=dict)  # run id -> inode of its record: another if done again
 
     @property
     def store(self) -> Store:
@@ -216,6 +217,24 @@ class Study:
             assert time.monotonic() < end, call("squeue").stdout
             time.sleep(0.3)
 
+    def long_run(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What `state` says of the run that TROUBLE_LONG makes long."""
+        (run,) = [run for run in state["runs"] if run["label"] == LONG]
+        return run
+
+    def sessions(self, records: list[RunRecord]) -> int:
+        """How often that run was begun or continued."""
+        (count,) = [record.environment["sessions"] for record in records if record.spec.label == LONG]
+        return int(count)
+
+    def node(self, job: str) -> str:
+        """Where a job is."""
+        return call("squeue", "-h", "-r", "-j", job, "-o", "%N").stdout.strip()
+
+    def said(self, job: str) -> str:
+        """What a job said outside its runs."""
+        return "".join(path.read_text() for path in self.store.folder.glob(f"slurm/*/{job}_0_log.err"))
+
     def nodes(self) -> Counter[str]:
         """On which nodes accounting says that jobs of the last submission were."""
         *_, last = sorted((self.store.folder / "slurm").iterdir())
@@ -223,10 +242,24 @@ class Study:
         return Counter(call("sacct", "-nXP", "-o", "NodeList", "-j", job).stdout.split())
 
     def _look(self) -> int:
-        records = {path.stem: path.stat().st_ino for path in self.store.runs.glob("*.json")}
-        for run, inode in records.items():
-            assert self.born.setdefault(run, inode) == inode, f"{run} was done twice"
+        records = list(self.store.runs.glob("*.json"))
+        for path in records:
+            if b'"status": "failed"' not in path.read_bytes():
+                inode = path.stat().st_ino
+                assert self.born.setdefault(path.stem, inode) == inode, f"{path.stem} was done twice"
         return len(records)
+
+
+@pytest.fixture
+def slurm(cluster: Cluster) -> Callable[..., str]:
+    """Call a command of Slurm."""
+
+    def asked(*words: str) -> str:
+        done = call(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return asked
 
 
 @pytest.fixture

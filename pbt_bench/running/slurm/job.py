@@ -51,7 +51,8 @@ class Job(Checkpointable):
         check_data(missing, data)
         done = ["done"] * (len(specs) - len(missing))
         with Progress(store.folder.name, len(specs), done, min(len(places), len(missing))) as progress:
-            local.run(Plan(specs, {}, missing, retry_failed=bool(settings.retried)), store, data, places, progress)
+            plan = Plan(specs, {}, missing, retry_failed=bool(settings.retried))
+            local.run(plan, store, data, places, progress, checkpoint_seconds=settings.checkpoint_seconds)
 
 
 def _missing(spec: RunSpec, store: Store, retried: dict[str, str]) -> bool:

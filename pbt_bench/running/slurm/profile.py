@@ -37,6 +37,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     device: str | None = None  # cuda or cpu; default: cuda if gpus > 0
     setup: tuple[str, ...] = ()  # shell lines before anything else, for example module load
     signal_delay: int = 120  # seconds before the limit at which the job checkpoints and requeues itself
+    checkpoint_minutes: float = 5.0  # between saved states of a run, for nodes that crash
     requeues: int = 20  # after a time limit; a preempted job may always come back
     attempts: int = 3  # submissions of a run whose jobs end without leaving a record
     data: str | None = None  # folder of the datasets, as the nodes see it
@@ -45,7 +46,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         for name, low in (
             ("gpus", 0), ("cpus", 1), ("array_parallelism", 1), ("runs_per_job", 1), ("side_by_side", 1),
-            ("signal_delay", 10), ("requeues", 0), ("attempts", 1),
+            ("signal_delay", 10), ("requeues", 0), ("attempts", 1), ("checkpoint_minutes", 0.01),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < low:

@@ -55,7 +55,8 @@ def request(
     retried = {run: file_digest(store.path(run)) for run in todo if run in found}
     settings = Settings(
         study=str(store.folder.absolute()), data=str(data.absolute()),
-        device=profile.place, workers=profile.workers, retried=retried,
+        device=profile.place, workers=profile.workers, checkpoint_seconds=60 * profile.checkpoint_minutes,
+        retried=retried,
     )  # fmt: skip
     submit(settings, grid.name, profile, arrays, say)
 

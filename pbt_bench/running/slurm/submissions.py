@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     device: str
     workers: int
+    checkpoint_seconds: float = 300.0
     retried: dict[str, str] = {}  # run id -> digest of the failed record that is to be replaced
 
 

@@ -1,6 +1,6 @@
 """Every process of a study imports this on its node, as a dataset of the user's (PBT_BENCH_DATASETS).
 
-It makes runs slow, long or greedy as the environment says; what they compute stays the same.
+It makes runs long or greedy as the environment says; what they compute stays the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 def install() -> None:
     from pbt_bench.training.loop import Poll, Stepper, no_poll
 
-    slow = float(os.environ.get("TROUBLE_SLOW", "0"))  # seconds per step of every run
     long = float(os.environ.get("TROUBLE_LONG", "0"))  # seconds per step of the dense run of seed 0
     greedy = int(os.environ.get("TROUBLE_GREEDY", "0"))  # MiB that the dense run of seed 2 takes
     original = Stepper.epoch
@@ -22,7 +21,7 @@ def install() -> None:
         dense, seed = not self._masks, self._streams[0]
 
         def slowly(state: Any) -> None:
-            time.sleep(long if long and dense and seed == 0 else slow)
+            time.sleep(long if dense and seed == 0 else 0)
             poll(state)
 
         hoard = b"x" * (greedy << 20 if dense and seed == 2 else 0)
