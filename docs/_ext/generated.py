@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from cost import Cost, cost, defaults
 from formula import formula
-from grid_keys import grid_page, toml
+from grid_keys import grid_page, record_page, toml
 from sphinx.application import Sphinx
 from symbols import SYMBOLS
 
@@ -29,6 +29,7 @@ def pages() -> dict[str, str]:
     found["methods/index.md"] = methods_index(methods, costs)
     found["reference/statistics.md"] = statistics_page()
     found["reference/grid.md"] = grid_page()
+    found["reference/record.md"] = record_page()
     found["reference/recipes.md"] = recipes_page()
     return found
 

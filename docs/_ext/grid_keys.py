@@ -1,4 +1,4 @@
-"""The keys of a grid file with types, defaults and meanings, read from the code that checks them."""
+"""The keys of a grid file and the fields of a record with their meanings, read from the code that checks them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import re
 import msgspec
 
 from pbt_bench import spec
+from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
 from pbt_bench.spec import Axes, Grid, Recipe, Scoring
 
+_FIELD = re.compile(r"^    (\w+): (.+?)(?: = .+?)?(?:  # (.*))?$", re.MULTILINE)
 _COMMENT = re.compile(r"^    (\w+): .*?  # (.*)$", re.MULTILINE)
 _AXES = {
     "dataset": "`pbt-bench list datasets`",
@@ -61,6 +63,28 @@ def _table(title: str, kind: type[Recipe] | type[Scoring], text: str) -> list[st
         known = (bounds.get(field.name), meanings.get(field.name))
         rows.append(_row(field, "; ".join(part for part in known if part)))
     return [f"## `{title}`", "", text, "", "| key | default | values, meaning |", "|---|---|---|", *rows, ""]
+
+
+def record_page() -> str:
+    """The parts of a record."""
+    lines = [
+        "# A record",
+        "",
+        "One finished run is one JSON file, `results/<name>/runs/<run_id>.json`. `pbt-bench show RUN_ID` prints it;",
+        "`pbt_bench.load_results` makes one data frame of all. Fields that are none are `null`.",
+        "",
+    ]
+    for title, kind in (
+        ("The record", RunRecord), ("`metrics`", Metrics), ("`pruning`", Pruning), ("`pruning.layers`", Layer),
+        ("`curve`", Epoch),
+    ):  # fmt: skip
+        code = inspect.getsource(kind).split("\n    def ")[0]
+        rows = [
+            f"| `{name}` | `{type_.replace('|', 'or')}` | {meaning} |" for name, type_, meaning in _FIELD.findall(code)
+        ]
+        text = inspect.cleandoc(kind.__doc__ or "")
+        lines += [f"## {title}", "", text, "", "| field | type | |", "|---|---|---|", *rows, ""]
+    return "\n".join(lines)
 
 
 def _bounds(low: float, high: float) -> str:

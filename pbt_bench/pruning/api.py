@@ -54,7 +54,10 @@ def prune(
 
 
 def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set every pruned weight of `model` to exactly zero, in place."""
+    """Set every pruned weight of `model` to exactly zero, in place.
+
+    Raises RequestError, naming the tensor, if a mask is not one of the model's or has another shape.
+    """
     parameters = dict(model.named_parameters())
     check_masks(masks, {name: parameters[name] for name in masks if name in parameters})
     with torch.no_grad():

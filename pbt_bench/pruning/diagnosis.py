@@ -22,9 +22,9 @@ class LayerDiagnosis:
     shape: tuple[int, ...]
     prunable: int
     kept: int
-    live: int  # kept weights on a live input-output path
+    live: int  #: kept weights on a live input-output path
     flops_dense: int
-    zero_scores: int | None = None  # exactly-zero scores, if scores were given
+    zero_scores: int | None = None  #: exactly-zero scores, if scores were given
 
     @property
     def density(self) -> float:
@@ -37,7 +37,7 @@ class Diagnosis:
     """A masked network. Flops are per example, forward, multiply-add = 2, of convolutions and linear layers."""
 
     layers: tuple[LayerDiagnosis, ...]
-    connected: bool  # some path of kept weights joins input and output; if not, the network is collapsed
+    connected: bool  #: some path of kept weights joins input and output; if not, the network is collapsed
     flops_dense: int
     flops_sparse: int
 

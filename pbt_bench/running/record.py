@@ -21,10 +21,10 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     test_accuracy: float  # of the last epoch's weights: the headline
     test_loss: float | None  # None if it is not finite
     validation_accuracy: float | None  # None where the recipe keeps no validation images
-    validation_loss: float | None
+    validation_loss: float | None  # likewise
     train_loss: float | None  # mean over the last epoch; None if nothing was trained
     best_validation_epoch: int | None  # counted from 1
-    test_accuracy_at_best_validation: float | None
+    test_accuracy_at_best_validation: float | None  # of the weights after that epoch
     chance_accuracy: float  # 1 / number of classes
     weights_digest: str  # SHA-256 over the names and bits of the final weights and buffers
     best_test_accuracy_over_epochs: float | None = None  # chosen on the test set; with recipe.test_every_epoch only
@@ -43,15 +43,15 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
 class Pruning(msgspec.Struct, frozen=True, kw_only=True):
     """What was pruned. Counts are weights; flops are per example, forward, multiply-add = 2."""
 
-    prunable: int
+    prunable: int  # weights of convolutions and linear layers, the classifier included where the study says so
     kept: int
     sparsity: float  # 1 - kept / prunable, of the masks
     realised_sparsity: float  # share of exact zeros in the weights that were evaluated
     effective_sparsity: float  # 1 - (weights on a live input-output path) / prunable
-    zero_score_share: float
-    collapsed_layers: int
+    zero_score_share: float  # of exactly-zero scores in the first round
+    collapsed_layers: int  # layers without a kept weight
     flops_dense: int
-    flops_sparse: int
+    flops_sparse: int  # of the kept weights
     scoring_seconds: float  # of the passes this method needs, shared or not
     layers: tuple[Layer, ...]
     rounds: int  # of score and prune; 0 for the dense baseline
@@ -75,14 +75,14 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True):
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A run that ended. `done`, `diverged` and `collapsed` are results; `failed` keeps its traceback in `error`."""
 
-    run_id: str
-    status: Status
-    spec: RunSpec
-    metrics: Metrics | None = None
+    run_id: str  # 16 hex digits: a hash of the spec
+    status: Status  # done, diverged, collapsed or failed
+    spec: RunSpec  # everything that the result depends on
+    metrics: Metrics | None = None  # None for a failed run
     pruning: Pruning | None = None
-    curve: tuple[Epoch, ...] = ()
-    environment: dict[str, Any] = {}
-    error: str | None = None
+    curve: tuple[Epoch, ...] = ()  # a row per epoch
+    environment: dict[str, Any] = {}  # versions, commit, device, host, seconds
+    error: str | None = None  # the traceback of a failed run
 
     def __post_init__(self) -> None:
         if not isinstance(self.environment.get("seconds", 0.0), (int, float)):
