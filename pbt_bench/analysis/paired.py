@@ -21,7 +21,7 @@ _DRAWS = 10_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """The leader against one other method; differences are leader - other, as fractions."""
+    """One method against another on the same seeds, or itself in another setting; differences as fractions."""
 
     other: str
     pairs: int  # seeds that both have
@@ -78,13 +78,13 @@ def standings(panel: Panel) -> list[Standing]:
         below = (gaps > 0).sum() == gaps.count().clip(lower=FEWEST)
         out = [other for other in others if ended[other] and below[other]]
         others = [other for other in others if other not in out]
-        compared = _compare(others, gaps[others].to_numpy())
+        compared = compare(others, gaps[others].to_numpy())
         found.append(Standing(float(str(sparsity)), str(leader), tuple(compared), tuple(out)))
     return found
 
 
-def _compare(others: Sequence[str], differences: NDArray[np.float64]) -> list[Comparison]:
-    """One comparison per column of `differences` (seeds x methods, NaN where a seed lacks)."""
+def compare(others: Sequence[str], differences: NDArray[np.float64]) -> list[Comparison]:
+    """One comparison per column of `differences` (seeds x methods, NaN where a seed lacks), Holm-corrected together."""
     pairs = (~np.isnan(differences)).sum(axis=0)
     mean, low, high, p = (np.full(len(others), np.nan) for _ in range(4))
     for n in np.unique(pairs[pairs > 0]):

@@ -28,10 +28,12 @@ _DOCUMENT = r"""\documentclass[a4paper,landscape]{article}
 %s
 \end{document}
 """
-_TABLE = r"""\texttt{\detokenize{%s}}
+_TABLE = r"""\begin{minipage}{\linewidth}
+\texttt{\detokenize{%s}}
 
 \medskip
 \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\input{%s}}
+\end{minipage}
 
 \bigskip
 """

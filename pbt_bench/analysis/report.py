@@ -31,6 +31,7 @@ from pbt_bench.analysis.ranks import rank_sentences, ranks
 from pbt_bench.analysis.style import method_order, save
 from pbt_bench.analysis.summary import Panel, panels, slug
 from pbt_bench.analysis.tables import accuracy_table, save_table
+from pbt_bench.analysis.variants import variant_sentence, variant_table, variants
 from pbt_bench.analysis.zeros import zero_scores
 from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, RunSpec
@@ -80,6 +81,11 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
                 "zeros": zero_scores(panel),
             }
         )
+    changes: list[dict[str, Any]] = []
+    for variant in variants(parts):
+        change = variant_table(variant)
+        changes.append({"sentence": variant_sentence(variant), "table": change, "slug": slug(f"change {change.title}")})
+        save_table(change, out / "tables" / changes[-1]["slug"])
     ranked = ranks(parts)
     (out / "tables").mkdir(parents=True, exist_ok=True)
     ranked.pairs.to_csv(out / "tables" / "ranks.csv", index=False)
@@ -100,6 +106,7 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
             )
             for title, group in _by_dataset(parts).items()
         ],
+        changes=changes,
         rank_sentences=rank_sentences(ranked),
         ranks=_picture(rank_figure(ranked), "ranks", "Average ranks of the methods", out)
         if len(ranked.average) > 1

@@ -57,7 +57,8 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
 
     A panel without any run is the published table alone.
     """
-    numbers = _numbers(panel)
+    methods = list(dict.fromkeys(panel.runs["method"]))  # in the order of the study, which is the paper's
+    numbers = _numbers(panel, methods)
     rows = matching(published, panel) if published else pd.DataFrame()
     if len(rows):
         numbers = _beside(numbers, rows, panel)
@@ -70,7 +71,7 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
     for sparsity in sorted(numbers["sparsity"].unique()):
         label = f"{sparsity:g}" if sparsity else "0 (dense)"
         by_method = {row["method"]: row for row in numbers[numbers["sparsity"] == sparsity].to_dict("records")}
-        columns = [DENSE] if sparsity == 0 else panel.methods
+        columns = [DENSE] if sparsity == 0 else methods
         here = [_cell(by_method[method], panel.seeds, marks.get((method, sparsity), "")) for method in columns]
         printed = [_published(by_method[method]) for method in columns] if len(rows) else []
         if not alone:
@@ -85,7 +86,7 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
     return Table(
         title=panel.title,
         caption=_caption(panel.seeds, alone, len(rows) > 0),
-        methods=panel.methods,
+        methods=methods,
         rows=lines,
         notes=differences(published, panel, rows) if published and len(rows) else [],
         numbers=numbers[[*place, *(name for name in numbers if name not in place)]],
@@ -128,24 +129,26 @@ def latex(table: Table) -> str:
     head = [_comment(f"{table.title}: {table.caption} Needs \\usepackage{{booktabs}}.")]
     head += [rf"\begin{{tabular}}{{ll{'r' * width}}}", r"\toprule"]
     head.append(rf"sparsity & & {' & '.join(map(_latex_text, table.methods))} \\")
-    lines, before = [], ""
+    grouped = len({row.sparsity for row in table.rows}) < len(table.rows)
+    lines, before, before_cells = [], "", list[Cell]()
     for row in table.rows:
         if row.sparsity != before:
-            lines.append(r"\midrule")
+            after_head = not before or len(before_cells) < width
+            lines.append(r"\midrule" if after_head else r"\addlinespace" if grouped else "")
         cells = " & ".join(map(show, row.cells))
         if len(row.cells) < width:
             cells = rf"\multicolumn{{{width}}}{{c}}{{{cells}}}"
         kind = r"$\Delta$" if row.kind == DIFFERENCE else row.kind
         lines.append(rf"{row.sparsity if row.sparsity != before else ''} & {kind} & {cells} \\")
-        before = row.sparsity
-    return "\n".join([*head, *lines, r"\bottomrule", r"\end{tabular}", *map(_comment, table.notes), ""])
+        before, before_cells = row.sparsity, row.cells
+    return "\n".join([*head, *filter(None, lines), r"\bottomrule", r"\end{tabular}", *map(_comment, table.notes), ""])
 
 
-def _numbers(panel: Panel) -> pd.DataFrame:
+def _numbers(panel: Panel, methods: Sequence[str]) -> pd.DataFrame:
     """One row per cell, those of seeds that nobody asked for included: every method at every sparsity, and dense."""
     table = pd.concat([summarise(panel.dense), summarise(panel.runs)])
     cells: list[tuple[str, float]] = [(DENSE, 0.0)] if len(panel.dense) else []
-    cells += [(method, sparsity) for sparsity in panel.sparsities for method in panel.methods]
+    cells += [(method, sparsity) for sparsity in panel.sparsities for method in methods]
     table = table.reindex(pd.MultiIndex.from_tuples(cells, names=["method", "sparsity"]))
     counts = ["n", *STATUSES]
     return table.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int)).rename(

@@ -53,21 +53,21 @@ def table(record):
 
 
 def test_rows_are_sparsities_and_columns_methods(table):
-    assert table.methods == ["snip", "synflow", "fts", "my_method"]
+    assert table.methods == ["snip", "fts", "synflow", "my_method"], "in the order of the study"
     assert table.rows == [
         Row("0 (dense)", "here", [Cell("96.00", "1.00")]),
         Row(
             "0.9",
             "here",
-            [Cell("90.00", "2.00", "", "best"), Cell("72.00", "2.00"), Cell("87.00", "2.00"), Cell("10.00", "0.00")],
+            [Cell("90.00", "2.00", "", "best"), Cell("87.00", "2.00"), Cell("72.00", "2.00"), Cell("10.00", "0.00")],
         ),
         Row(
             "0.98",
             "here",
             [
                 Cell("60.00", "10.00", "", "tied"),
-                Cell("", "", "missing"),
                 Cell("51.00", "15.56", "n = 2", "tied"),
+                Cell("", "", "missing"),
                 Cell("10.00", "0.00"),
             ],
         ),
@@ -76,20 +76,20 @@ def test_rows_are_sparsities_and_columns_methods(table):
 
 def test_markdown(table):
     lines = markdown(table).splitlines()
-    assert lines[2] == "| sparsity |  | snip | synflow | fts | my\\_method |"
+    assert lines[2] == "| sparsity |  | snip | fts | synflow | my\\_method |"
     assert "| 0 (dense) | here | 96.00 ± 1.00 |  |  |  |" in lines
-    assert "| 0.9 | here | **90.00** ± 2.00 | 72.00 ± 2.00 | 87.00 ± 2.00 | 10.00 ± 0.00 |" in lines
+    assert "| 0.9 | here | **90.00** ± 2.00 | 87.00 ± 2.00 | 72.00 ± 2.00 | 10.00 ± 0.00 |" in lines
     assert lines[-1].startswith(
-        "| 0.98 | here | <ins>60.00</ins> ± 10.00 | (missing) | <ins>51.00</ins> ± 15.56 (n = 2)"
+        "| 0.98 | here | <ins>60.00</ins> ± 10.00 | <ins>51.00</ins> ± 15.56 (n = 2) | (missing)"
     )
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines[2:]}) == 1
 
 
 def test_latex_marks_and_escapes(table):
     text = latex(table)
-    assert r"sparsity & & snip & synflow & fts & my\_method \\" in text
-    assert r"0.98 & here & \underline{60.00} {\scriptsize $\pm$ 10.00} & {\scriptsize (missing)} & " in text
-    assert r"0.9 & here & \textbf{90.00} {\scriptsize $\pm$ 2.00} & 72.00" in text
+    assert r"sparsity & & snip & fts & synflow & my\_method \\" in text
+    assert r"0.98 & here & \underline{60.00} {\scriptsize $\pm$ 10.00} & \underline{51.00} " in text
+    assert r"0.9 & here & \textbf{90.00} {\scriptsize $\pm$ 2.00} & 87.00" in text
     assert r"0 (dense) & here & \multicolumn{4}{c}{96.00 {\scriptsize $\pm$ 1.00}} \\" in text
 
 
@@ -131,15 +131,15 @@ def published(tmp_path):
 def test_published_values_and_differences_stand_below_the_measured_ones(record, published):
     table = made(record, {("snip", 0.9): [0.90, 0.92], ("fts", 0.9): [0.85, 0.85], ("random", 0.9): [0.5]}, published)
     assert [(row.sparsity, row.kind) for row in table.rows] == [("0.9", "here"), ("0.9", "published"), ("0.9", "Δ")]
-    assert table.methods == ["random", "snip", "fts"]
-    assert table.rows[1].cells == [Cell(), Cell("89.50", "0.50"), Cell("80.00")]
-    assert table.rows[2].cells == [Cell(), Cell("+1.50"), Cell("+5.00")]
+    assert table.methods == ["snip", "fts", "random"]
+    assert table.rows[1].cells == [Cell("89.50", "0.50"), Cell("80.00"), Cell()]
+    assert table.rows[2].cells == [Cell("+1.50"), Cell("+5.00"), Cell()]
     assert "epochs 15 here, 160 there" in table.notes[0]
     assert "milestones none here, 60, 120 there" in table.notes[0]
     assert "prints the mean and the max over epochs" in table.notes[0]
     assert table.notes[1] == "Published fts: printed otherwise."
     text = latex(table)
-    assert r" & $\Delta$ & -- & +1.50 & +5.00 \\" in text
+    assert r" & $\Delta$ & +1.50 & +5.00 & -- \\" in text
     assert "% P 2020: prints the mean" in text
 
 

@@ -1,0 +1,125 @@
+"""What an ablation changes: the same method, sparsity and seed with one choice at its default and at another value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from pbt_bench.analysis.paired import Comparison, compare
+from pbt_bench.analysis.summary import Panel, counted_accuracy
+from pbt_bench.analysis.tables import Cell, Row, Table
+from pbt_bench.spec import RunSpec
+
+AXES = ("sanity", "warmup", "rewind", "init", "scope", "protocol")
+_SAME = ("dataset", "model", "recipe", "scoring")
+_ALL = "mean"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One panel against the one that differs from it in `axis` alone, there at its default."""
+
+    panel: Panel
+    axis: str
+    value: str
+    default: str
+    lines: dict[str, list[Comparison]]  # variant - default, per method: of each sparsity, then of their mean
+
+    @property
+    def title(self) -> str:
+        """`digits / resnet8: sanity shuffle against none`."""
+        others = [part for part in self.panel.setting.split(", ") if part and not part.startswith(f"{self.axis} ")]
+        place = f"{self.panel.dataset} / {self.panel.model}" + (f" ({', '.join(others)})" if others else "")
+        return f"{place}: {self.axis} {self.value} against {self.default}"
+
+
+def variants(parts: Sequence[Panel]) -> list[Variant]:
+    """Every pair of panels that differ in one axis alone, one of them at its default, and share runs with accuracy."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(RunSpec)}
+    places = [tuple(panel.runs.iloc[0][name] for name in (*_SAME, *AXES)) for panel in parts]
+    found = []
+    for panel, place in zip(parts, places, strict=True):
+        for axis, own in zip(AXES, place[len(_SAME) :], strict=True):
+            if own == defaults[axis]:
+                continue
+            at = len(_SAME) + AXES.index(axis)
+            base = (*place[:at], defaults[axis], *place[at + 1 :])
+            if base in places:
+                lines = _lines(panel, parts[places.index(base)])
+                if lines:
+                    found.append(Variant(panel, axis, _word(own), _word(defaults[axis]), lines))
+    return found
+
+
+def variant_table(variant: Variant) -> Table:
+    """Rows are sparsities and their mean, columns methods; bold where the data support a difference, either way."""
+    methods = [one.other for one in variant.lines[_ALL]]
+    rows = [Row(label, "", [_cell(one) for one in line]) for label, line in variant.lines.items()]
+    fields = ("pairs", "mean", "low", "high", "p", "p_holm")
+    numbers = [
+        {"sparsity": label, "method": one.other} | {name: getattr(one, name) for name in fields}
+        for label, line in variant.lines.items()
+        for one in line
+    ]
+    caption = (
+        f"test accuracy with {variant.axis} {variant.value} minus that with {variant.default}, percentage points, "
+        "with the 95% bootstrap interval over seeds; bold where a paired t test, Holm-corrected over the row, agrees."
+    )
+    return Table(variant.title, caption, methods, rows, [], pd.DataFrame(numbers))
+
+
+def variant_sentence(variant: Variant) -> str:
+    """Which methods it helps or harms, averaged over sparsities."""
+    line = variant.lines[_ALL]
+    better = [one.other for one in line if differs(one) and one.mean > 0]
+    worse = [one.other for one in line if differs(one) and one.mean < 0]
+    rest = [one.other for one in line if one.pairs and not differs(one)]
+    parts = [f"raises the accuracy of {', '.join(better)}"] * bool(better)
+    parts += [f"lowers the accuracy of {', '.join(worse)}"] * bool(worse)
+    parts += [f"shows no difference for {', '.join(rest)}"] * bool(rest)
+    return f"On average over sparsities, {variant.axis} {variant.value} {'; '.join(parts)}."
+
+
+def differs(one: Comparison) -> bool:
+    """The interval leaves zero out, and the corrected test agrees."""
+    return (one.low > 0 or one.high < 0) and one.p_holm < 0.05
+
+
+def _lines(panel: Panel, base: Panel) -> dict[str, list[Comparison]]:
+    key = ["sparsity", "method", "seed"]
+    own, other = (
+        one.runs.assign(accuracy=counted_accuracy(one.runs)).dropna(subset=["accuracy"]).set_index(key)["accuracy"]
+        for one in (panel, base)
+    )
+    gaps = (own - other).dropna().rename("gap").reset_index()
+    if gaps.empty:
+        return {}
+    methods = [method for method in panel.methods if method in set(gaps["method"])]
+    lines = {f"{sparsity:g}": _compare(gaps[gaps["sparsity"] == sparsity], methods) for sparsity in panel.sparsities}
+    # Sparsities of one seed are not independent: their mean is one value.
+    lines[_ALL] = _compare(gaps.groupby(["method", "seed"])["gap"].mean().reset_index(), methods)
+    return lines
+
+
+def _compare(gaps: pd.DataFrame, methods: Sequence[str]) -> list[Comparison]:
+    table = gaps.pivot_table("gap", "seed", "method").reindex(columns=list(methods))
+    return compare(methods, table.to_numpy(dtype=float))
+
+
+def _cell(one: Comparison) -> Cell:
+    if not one.pairs:
+        return Cell(note="missing")
+    interval = "" if np.isnan(one.low) else f"{_points(one.low)} to {_points(one.high)}"
+    return Cell(_points(one.mean), "", interval, "best" if differs(one) else "")
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 2) + 0.0:+.2f}"
+
+
+def _word(value: object) -> str:
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
