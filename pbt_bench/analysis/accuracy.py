@@ -18,7 +18,8 @@ from pbt_bench.spec import DENSE
 
 _COLUMNS = 2
 _WIDTH, _HEIGHT = 5.0, 3.7  # of one panel, inches
-_MANY_POINTS = 3000  # from here on points are stored as pixels, or the SVG grows by 0.3 kB a run
+_MOST_SEEDS = 10  # points of one cell; of more runs the lowest, the quartiles and the highest are drawn
+_QUARTILES = np.linspace(0, 1, 5)
 
 
 def accuracy_figure(panels: Sequence[Panel], published: Published | None = None) -> Figure:
@@ -75,10 +76,10 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str], printed: pd.DataFram
         axes.fill_between(x, mean - half, mean + half, color=look.colour, alpha=0.1, linewidth=0, zorder=1)
         own = runs[runs["method"] == method]
         for good, face in ((True, look.colour), (False, "white")):
-            points = own[(own["status"] == "done") == good]
+            points = _points(own[(own["status"] == "done") == good])
             axes.plot(
-                style.position(points["sparsity"]) + dodge,
-                100 * points["test_accuracy"],
+                style.position(points.index) + dodge,
+                100 * points,
                 linestyle="none",
                 marker=look.marker,
                 markerfacecolor=face,
@@ -87,7 +88,6 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str], printed: pd.DataFram
                 markeredgewidth=0.6,
                 alpha=0.85,
                 zorder=4,
-                rasterized=len(runs) > _MANY_POINTS,
             )
     levels = {"chance": (runs["chance_accuracy"].mean(), "0.45", ":")}
     if panel.dense["test_accuracy"].notna().any():
@@ -108,6 +108,18 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str], printed: pd.DataFram
     seen += [100 * level for level, _, _ in levels.values()] + list(100 * runs["test_accuracy"])
     margin = 0.05 * (max(seen) - min(seen)) + 0.5
     axes.set_ylim(min(seen) - margin, max(seen) + margin)
+
+
+def _points(runs: pd.DataFrame) -> pd.Series:
+    """The accuracies to draw, by sparsity: every run, or of many the quartiles."""
+    cells = runs.groupby("sparsity")["test_accuracy"]
+    kept = [
+        pd.Series(own if len(own) <= _MOST_SEEDS else own.quantile(_QUARTILES).to_numpy())
+        for _, own in cells
+    ]
+    places = [sparsity for (sparsity, _), own in zip(cells, kept, strict=True) for _ in own]
+    values = np.concatenate([own.to_numpy(dtype=float) for own in kept] or [np.empty(0)])
+    return pd.Series(values, index=pd.Index(places, dtype="float64"))
 
 
 def _draw_published(axes: Axes, printed: pd.DataFrame, methods: Sequence[str], gap: float) -> list[float]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pandas as pd
 
 from pbt_bench.analysis.columns import MISSING
 from pbt_bench.analysis.style import method_order
 from pbt_bench.running.estimate import estimate
-from pbt_bench.running.outcomes import outcomes
+from pbt_bench.running.outcomes import Outcome
 from pbt_bench.running.progress import duration
-from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
 _MOST = 6  # runs of one method that are named one by one
@@ -31,11 +31,15 @@ def missing_runs(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def time_left(specs: Sequence[RunSpec], store: Store) -> str:
-    """How long the missing runs take one worker, from those measured so far; "" if none is missing."""
-    wanted = {spec.run_id: spec for spec in specs}
-    found = outcomes(store.runs, wanted)
-    todo = [spec for run_id, spec in wanted.items() if run_id not in found]
+def time_left(specs: Sequence[RunSpec], table: pd.DataFrame) -> str:
+    """How long the missing runs of `table` take one worker, from those measured so far; "" if none is missing."""
+    measured = table[table["status"] != MISSING]
+    parts = (
+        {"run_id": run_id, "status": status, "environment": place}
+        for run_id, status, place in zip(measured["run_id"], measured["status"], measured["environment"], strict=True)
+    )
+    found = {part["run_id"]: msgspec.convert(part, Outcome) for part in parts}
+    todo = [spec for spec in specs if spec.run_id not in found]
     if not todo:
         return ""
     guess = estimate(specs, todo, found)

@@ -6,7 +6,7 @@ import hashlib
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pbt_bench.analysis.collapse import collapse_figure
 from pbt_bench.analysis.columns import MISSING, PER_RUN
 from pbt_bench.analysis.conclusions import conclusions, sentences
 from pbt_bench.analysis.frame import STATUSES, study_frame
+from pbt_bench.analysis.gallery import Gallery, Picture
 from pbt_bench.analysis.missing import missing_runs, time_left
 from pbt_bench.analysis.overlap import Overlaps, overlap_sentence, overlaps, save_overlaps
 from pbt_bench.analysis.overlap_figure import overlap_figure
@@ -28,7 +29,7 @@ from pbt_bench.analysis.paired import standings
 from pbt_bench.analysis.published import load_published, published_folder
 from pbt_bench.analysis.rank_figure import rank_figure
 from pbt_bench.analysis.ranks import rank_sentences, ranks
-from pbt_bench.analysis.style import method_order, save
+from pbt_bench.analysis.style import method_order
 from pbt_bench.analysis.summary import Panel, panels, slug
 from pbt_bench.analysis.tables import accuracy_table, save_table
 from pbt_bench.analysis.variants import variant_sentence, variant_table, variants
@@ -37,15 +38,6 @@ from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, RunSpec
 
 _LISTED = 20  # distinct errors, and values of one environment field, before "and n more"
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """A figure on the page."""
-
-    slug: str  # figures/<slug>.png and .svg
-    alt: str
-    data: str  # the SVG as a data URI: nothing to fetch, and ids of two figures cannot clash
 
 
 def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -> Path:
@@ -58,6 +50,8 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
     table = study_frame(specs, store)
     masked = dict(zip(table["run_id"], zip(table["layers"], table["mask_digest"], strict=True), strict=True))
     parts = panels(table)
+    gallery = Gallery(out / "figures")
+    printed = published.rows.to_csv()
     sections = []
     for panel in parts:
         found = standings(panel)
@@ -70,12 +64,15 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
                 "table": accuracies,
                 "conclusions": conclusions(panel, found),
                 "sentences": sentences(panel, found),
-                "collapse": _picture(
-                    collapse_figure(panel), f"collapse-{panel.slug}", f"Density per layer, {panel.title}", out
+                "collapse": gallery.picture(
+                    f"collapse-{panel.slug}",
+                    f"Density per layer, {panel.title}",
+                    partial(collapse_figure, panel),
+                    _states(panel),
                 )
                 if panel.runs["status"].ne(MISSING).any()
                 else None,
-                "overlap": _overlap(panel, shared, out),
+                "overlap": _overlap(panel, shared, out, gallery),
                 "shared": shared,
                 "shared_sentence": overlap_sentence(shared),
                 "zeros": zero_scores(panel),
@@ -98,17 +95,20 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
         counts={status: int((table["status"] == status).sum()) for status in STATUSES},
         total=len(table),
         missing=missing_runs(table),
-        time_left=time_left(specs, store),
+        time_left=time_left(specs, table),
         errors=_commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
         accuracy=[
-            _picture(
-                accuracy_figure(group, published), slug(f"accuracy {title}"), f"Accuracy against sparsity, {title}", out
+            gallery.picture(
+                slug(f"accuracy {title}"),
+                f"Accuracy against sparsity, {title}",
+                partial(accuracy_figure, group, published),
+                [printed, *_states(*group)],
             )
             for title, group in _by_dataset(parts).items()
         ],
         changes=changes,
         rank_sentences=rank_sentences(ranked),
-        ranks=_picture(rank_figure(ranked), "ranks", "Average ranks of the methods", out)
+        ranks=gallery.picture("ranks", "Average ranks of the methods", partial(rank_figure, ranked), _states(*parts))
         if len(ranked.average) > 1
         else None,
         sections=sections,
@@ -119,6 +119,7 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
         script=script,
         script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+    gallery.close()
     path = out / "index.html"
     path.write_text(page, encoding="utf-8")
     return path
@@ -132,18 +133,20 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.html.j2")
 
 
-def _picture(figure: Any, slug: str, alt: str, out: Path) -> _Picture:
-    svg = save(figure, out / "figures" / slug)
-    return _Picture(slug, alt, "data:image/svg+xml;base64," + b64encode(svg).decode())
+def _states(*parts: Panel) -> list[str]:
+    """What identifies all records of `parts`, and the runs that have none."""
+    rows = pd.concat([part for panel in parts for part in (panel.runs, panel.dense)])
+    return [*(panel.title for panel in parts), *rows["run_id"], *rows["state"]]
 
 
-def _overlap(panel: Panel, shared: Overlaps, out: Path) -> _Picture | None:
+def _overlap(panel: Panel, shared: Overlaps, out: Path, gallery: Gallery) -> Picture | None:
     """Figure and table of the overlaps; none where no two masks can be compared."""
     if shared.table.empty:
         return None
     save_overlaps(shared, out / "tables" / f"overlap-{panel.slug}.csv")
     title = f"Overlap of the masks of all pairs of methods, {panel.title}"
-    return _picture(overlap_figure(panel, shared), f"overlap-{panel.slug}", title, out)
+    table = shared.table.to_csv()  # and not the states: masks lie beside the records
+    return gallery.picture(f"overlap-{panel.slug}", title, partial(overlap_figure, panel, shared), [table, panel.title])
 
 
 def _by_dataset(parts: Iterable[Panel]) -> dict[str, list[Panel]]:

@@ -86,9 +86,9 @@ class Store:
     def masks_of(self, run_id: str, layers: Sequence[Layer], mask_digest: str) -> dict[str, NDArray[np.bool_]] | None:
         """The same from parts of a record."""
         try:
-            inflate = zlib.decompressobj()
+            content = _content(self.masks / f"{run_id}.bits")
             prunable = sum(layer.prunable for layer in layers)
-            packed = inflate.decompress(_content(self.masks / f"{run_id}.bits"), prunable // 8 + 1)
+            packed = zlib.decompressobj().decompress(content, prunable // 8 + 1)
             bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).astype(bool)[:prunable]
             parts = np.split(bits, np.cumsum([layer.prunable for layer in layers])[:-1])
             masks = {layer.name: part.reshape(layer.shape) for layer, part in zip(layers, parts, strict=True)}

@@ -127,7 +127,7 @@ def test_collapsed_layers_are_crossed_with_the_number_of_seeds(record):
     crosses = {(text.get_position()[1], text.get_text()) for text in axes.texts}
     assert crosses == {(1, "×"), (2, "× 2/3")}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["layer0", "layer1", "layer2"]
-    assert np.asarray(axes.collections[0].get_array()).ravel() == pytest.approx([0.2, 0, 0.04 / 3])
+    assert np.asarray(axes.images[0].get_array()).ravel() == pytest.approx([0.2, 0, 0.04 / 3])
 
 
 def test_without_collapse_there_is_no_cross(grid, record):
@@ -155,3 +155,11 @@ def test_the_same_records_give_the_same_bytes(tmp_path, grid, record, draw):
     assert svgs[0] == svgs[1] == (tmp_path / "take1.svg").read_bytes()
     assert (tmp_path / "take1.png").read_bytes() == (tmp_path / "take2.png").read_bytes()
     assert b"<dc:date>" not in svgs[0]
+
+
+def test_of_many_seeds_the_lowest_the_quartiles_and_the_highest_are_drawn(grid, record):
+    specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9, 0.98), seed=tuple(range(50))).runs()
+    runs = [record(spec, accuracy=0.5 + 0.005 * spec.seed) for spec in specs]
+    (axes,) = accuracy_figure(panels(frame(runs))).axes
+    points = [line for line in axes.lines if line.get_linestyle() == "None" and len(line.get_xdata())]
+    assert [list(np.round(line.get_ydata(), 6)) for line in points] == [2 * [50, 56.125, 62.25, 68.375, 74.5]]

@@ -12,7 +12,6 @@ from pbt_bench.analysis.missing import missing_runs, time_left
 from pbt_bench.analysis.published import differences, load_published, matching
 from pbt_bench.analysis.summary import panels
 from pbt_bench.errors import RequestError
-from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec, load_grid
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +110,7 @@ def test_without_published_numbers_there_are_none(tmp_path):
     assert matching(load_published(tmp_path / "nothing"), panel_of(method="snip", sparsity=0.9)).empty
 
 
-def test_missing_runs_are_listed_with_their_time(tmp_path, grid, record, stored):
+def test_missing_runs_are_listed_with_their_time(grid, record):
     specs = grid(model=("vgg8",), method=("snip", "fts"), sparsity=(0.9, 0.98)).runs()
     lacking = {spec for spec in specs if spec.method == "fts"} | {specs[0], specs[1]}
     runs = [spec if spec in lacking else record(spec) for spec in specs]
@@ -120,9 +119,9 @@ def test_missing_runs_are_listed_with_their_time(tmp_path, grid, record, stored)
         "digits / vgg8, snip: 1 of 6: 0.9 seed 0",
         "digits / vgg8, fts: 6 of 6",
     ]
-    timed = [record(spec, environment={"seconds": 10.0}) for spec in specs if spec not in lacking]
-    assert time_left(specs, stored(tmp_path / "some", timed)) == (
+    timed = [spec if spec in lacking else record(spec, environment={"seconds": 10.0}) for spec in specs]
+    assert time_left(specs, frame(timed)) == (
         "They take one worker about 1 min 20 s, judged by the 7 runs measured so far."
     )
-    assert time_left(specs, Store(tmp_path / "none")).startswith("How long they take is not known")
-    assert time_left(specs, stored(tmp_path / "all", list(map(record, specs)))) == ""
+    assert time_left(specs, frame(specs)).startswith("How long they take is not known")
+    assert time_left(specs, frame(map(record, specs))) == ""

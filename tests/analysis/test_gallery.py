@@ -1,0 +1,73 @@
+"""A figure is drawn once, and again when anything that it shows has changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from pbt_bench.analysis import gallery, style, write_report
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, by name."""
+    names: list[str] = []
+    real = style.save
+
+    def save(figure, stem):
+        names.append(stem.name)
+        return real(figure, stem)
+
+    monkeypatch.setattr(gallery, "save", save)
+    return names
+
+
+@pytest.fixture
+def study(tmp_path, grid, record, stored):
+    specs = grid(model=("vgg8", "resnet8"), method=("snip", "fts"), sparsity=(0.9,), seed=(0, 1)).runs()
+    store = stored(tmp_path / "study", [record(spec) for spec in specs if spec != specs[-1]])
+    return specs, store
+
+
+def test_nothing_new_draws_nothing_and_one_new_run_draws_its_panel(study, record, tmp_path, drawn):
+    specs, store = study
+    first = write_report("x", specs, store, tmp_path / "out").read_bytes()
+    every = set(drawn)
+    assert any(name.startswith("collapse") for name in every)
+    drawn.clear()
+    assert write_report("x", specs, store, tmp_path / "out").read_bytes() == first
+    assert drawn == []
+    store.write(record(specs[-1]))
+    assert write_report("x", specs, store, tmp_path / "out").read_bytes() != first
+    assert drawn
+    assert {name for name in every - set(drawn) if "vgg8" in name} == {n for n in every if "vgg8" in n}
+    assert specs[-1].model == "resnet8"
+
+
+@pytest.mark.parametrize("damage", ["svg", "png", "list", "gone"])
+def test_a_figure_that_is_not_what_was_drawn_is_drawn_again(study, tmp_path, drawn, damage):
+    specs, store = study
+    path = write_report("x", specs, store, tmp_path / "out")
+    first = path.read_bytes()
+    figures = path.parent / "figures"
+    slug = next(name for name in drawn if name.startswith("accuracy"))
+    every = len(drawn)
+    drawn.clear()
+    if damage == "list":
+        (figures / ".drawn.json").write_bytes(b"{}x")
+    elif damage == "gone":
+        (figures / f"{slug}.png").unlink()
+    else:
+        (figures / f"{slug}.{damage}").write_bytes(b"<svg/>")
+    assert write_report("x", specs, store, tmp_path / "out").read_bytes() == first
+    assert len(drawn) == (every if damage == "list" else 1)
+    assert (figures / f"{slug}.png").stat().st_size > 1000
+
+
+def test_another_version_of_the_code_draws_again(study, tmp_path, drawn, monkeypatch):
+    specs, store = study
+    write_report("x", specs, store, tmp_path / "out")
+    every = list(drawn)
+    drawn.clear()
+    monkeypatch.setattr(gallery, "_code", lambda: "another")
+    write_report("x", specs, store, tmp_path / "out")
+    assert drawn == every
