@@ -113,10 +113,7 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str], printed: pd.DataFram
 def _points(runs: pd.DataFrame) -> pd.Series:
     """The accuracies to draw, by sparsity: every run, or of many the quartiles."""
     cells = runs.groupby("sparsity")["test_accuracy"]
-    kept = [
-        pd.Series(own if len(own) <= _MOST_SEEDS else own.quantile(_QUARTILES).to_numpy())
-        for _, own in cells
-    ]
+    kept = [pd.Series(own if len(own) <= _MOST_SEEDS else own.quantile(_QUARTILES).to_numpy()) for _, own in cells]
     places = [sparsity for (sparsity, _), own in zip(cells, kept, strict=True) for _ in own]
     values = np.concatenate([own.to_numpy(dtype=float) for own in kept] or [np.empty(0)])
     return pd.Series(values, index=pd.Index(places, dtype="float64"))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import jinja2
 
-from pbt_bench.analysis.frame import frame
+from pbt_bench.analysis.columns import MISSING
+from pbt_bench.analysis.frame import frame, study_frame
 from pbt_bench.analysis.missing import time_left
 from pbt_bench.analysis.published import Published, load_published, matching, published_folder
 from pbt_bench.analysis.report import write_report
 from pbt_bench.analysis.summary import panels
 from pbt_bench.errors import RequestError
-from pbt_bench.running.outcomes import outcomes
 from pbt_bench.running.plan import check_names
 from pbt_bench.running.store import Store
 from pbt_bench.spec import Grid, load_grid
@@ -78,7 +78,8 @@ def write_paper(grids: Path, results: Path, out: Path) -> list[Study]:
 def _study(path: Path, results: Path, out: Path, published: Published) -> Study:
     grid = check_names(load_grid(path), str(path))
     store, specs = Store(results / grid.name), grid.runs()
-    recorded = len(outcomes(store.runs, {spec.run_id for spec in specs}))
+    table = study_frame(specs, store)
+    recorded = int(table["status"].ne(MISSING).sum())
     folder = out / grid.name
     page = None
     if recorded or _printed(grid, published):
@@ -90,7 +91,7 @@ def _study(path: Path, results: Path, out: Path, published: Published) -> Study:
         about=_head(path),
         runs=len(specs),
         recorded=recorded,
-        left=time_left(specs, store),
+        left=time_left(specs, table),
         page=os.path.relpath(page, out) if page else "",
         figures=_relative(sorted(folder.glob("figures/accuracy-*.svg")), out) if page else [],
         tables=_relative(tables, out),
