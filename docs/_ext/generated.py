@@ -1,21 +1,21 @@
-"""Pages written from the code when the build begins: methods, statistics, the keys of a grid, recipes."""
+"""Pages written from the code when the build begins; those of methods and statistics are made here."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from catalogue import names_page, recipes_page, studies_page
 from cost import Cost, cost, defaults
 from formula import formula
-from grid_keys import grid_page, record_page, toml
+from grid_keys import grid_page, record_page
 from sphinx.application import Sphinx
 from symbols import SYMBOLS
+from text import cited, prose, toml_block
 
 from pbt_bench.pruning.pruners import Pruner, pruners
 from pbt_bench.pruning.statistics import Statistic, statistics
-from pbt_bench.recipes import PRESETS
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +30,8 @@ def pages() -> dict[str, str]:
     found["reference/statistics.md"] = statistics_page()
     found["reference/grid.md"] = grid_page()
     found["reference/record.md"] = record_page()
+    found["reference/names.md"] = names_page()
+    found["reference/studies.md"] = studies_page()
     found["reference/recipes.md"] = recipes_page()
     return found
 
@@ -157,66 +159,9 @@ def statistics_page() -> str:
     return "\n".join(lines)
 
 
-def recipes_page() -> str:
-    """Presets: recipes of published code."""
-    lines = [
-        "# Recipes of published code",
-        "",
-        '`recipe = "fts-2025"` in a grid takes a recipe; below `[recipe]`, `preset = "fts-2025"` takes it too and',
-        "every key that you write beside it wins. Fields that a preset does not name have the defaults of",
-        "[a grid file](grid.md).",
-        "",
-    ]
-    for name, (recipe, scoring) in PRESETS.items():
-        lines += [f"## {name}", "", *toml_block({"recipe": recipe, "scoring": scoring}), ""]
-    return "\n".join(lines)
-
-
-def toml_block(tables: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """The lines of a block with these tables, as a grid file has them; an empty table is left out."""
-    lines = []
-    for name, table in tables.items():
-        if table:
-            lines += [
-                *([""] if lines else []),
-                f"[{name}]",
-                *(f"{key} = {toml(value)}" for key, value in table.items()),
-            ]
-    return ["```toml", *lines, "```"]
-
-
 def anchor(heading: str) -> str:
     """The fragment of a heading."""
     return heading.lower().replace(" ", "-")
-
-
-def cited(cite: str) -> str:
-    """A citation whose arXiv numbers are links."""
-    words = []
-    for word in cite.split(" "):
-        number = word.strip(",;()").removeprefix("arXiv:")
-        link = f"[arXiv:{number}](https://arxiv.org/abs/{number})"
-        words.append(word.replace(f"arXiv:{number}", link) if "arXiv:" in word else word)
-    return " ".join(words)
-
-
-def prose(text: str) -> str:
-    """A docstring as MyST: what Markdown would read as markup is itself, an indented block keeps its lines."""
-    paragraphs = []
-    for paragraph in text.split("\n\n"):
-        if any(line.startswith("  ") for line in paragraph.split("\n")):
-            paragraphs.append(f"```text\n{paragraph}\n```")
-        else:
-            pieces = paragraph.split("`")
-            pieces[::2] = [_escaped(piece) for piece in pieces[::2]]
-            paragraphs.append("`".join(pieces))
-    return "\n\n".join(paragraphs)
-
-
-def _escaped(text: str) -> str:
-    for mark in "\\*_|<[$":
-        text = text.replace(mark, f"\\{mark}")
-    return text
 
 
 def write(folder: Path) -> None:

@@ -6,6 +6,7 @@ import inspect
 import re
 
 import msgspec
+from text import toml
 
 from pbt_bench import spec
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
@@ -19,7 +20,8 @@ _AXES = {
     "method": "`pbt-bench list methods`",
     "sparsity": "share of the prunable weights that is pruned, from 0 to below 1; exactly floor(sparsity · N) are",
     "seed": "of the initial weights, the data order, augmentation, probes and random scores, each a stream of its own",
-    "scope": "where scores compete: in the whole network, within layers, in layers whose densities follow a rule",
+    "scope": "where scores compete: in the whole network, or in layers: of one density (`layer`; `uniform` keeps the"
+    " first one dense), or of densities by the Erdős-Rényi-Kernel rule (`erk`)",
     "sanity": "what is done to the masks: nothing, shuffled within layers, weights drawn anew, scores inverted",
     "warmup": "dense training before scoring: `none`, `N epochs` or `N steps`",
     "rewind": "after the warm-up and the scoring, go back to the initial weights",
@@ -102,15 +104,6 @@ def _row(field: msgspec.structs.FieldInfo, meaning: str) -> str:
     return (
         f"| `{field.name}` | {default} | {'; '.join(part for part in (choices, meaning.replace('|', '/')) if part)} |"
     )
-
-
-def toml(value: object) -> str:
-    """A value as a grid file has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return str(list(value))
-    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 assert _AXES.keys() == {field.name for field in msgspec.structs.fields(Axes)}

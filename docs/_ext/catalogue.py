@@ -1,0 +1,92 @@
+"""Pages of what there is: models and datasets by name, study files, recipes of published code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from text import cited, escaped, toml, toml_block
+
+from pbt_bench.data import datasets
+from pbt_bench.models import listing
+from pbt_bench.recipes import PRESETS
+from pbt_bench.spec import Grid, load_grid
+
+ROOT = Path(__file__).parents[2]
+
+
+def names_page() -> str:
+    """Models and datasets."""
+    lines = [
+        "# Models and datasets",
+        "",
+        "Their names in a grid file. `pbt-bench list models` and `pbt-bench list datasets` print them, with your own.",
+        "",
+    ]
+    for title, entries in (("Models", listing().items()), ("Datasets", datasets().items())):
+        rows = [
+            f"| `{name}` | {escaped(entry.summary.rstrip('.'))} ({cited(entry.cite)}) |"
+            for name, entry in sorted(entries, key=lambda item: _natural(item[0]))
+        ]
+        lines += [f"## {title}", "", "| name | |", "|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _natural(name: str) -> list[str | int]:
+    """resnet8 before resnet18."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def studies_page() -> str:
+    """Every grid file of the project: what it is for and what it spans."""
+    lines = [
+        "# Studies",
+        "",
+        "The files in `grids/`. A study of a published artefact has a small version that runs on two cores in minutes",
+        "and makes the same tables and figures, so that the way is tried before a cluster is.",
+        "",
+    ]
+    for path in sorted((ROOT / "grids").glob("*.toml")):
+        grid = load_grid(path)
+        header = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if not line.startswith("# "):
+                break
+            header.append(line[2:])
+        lines += [f"## {path.name}", "", cited(escaped(" ".join(header))), "", *_spans(grid), ""]
+    return "\n".join(lines)
+
+
+def _spans(grid: Grid) -> list[str]:
+    runs = grid.runs()
+    axes = grid.grid
+    return [
+        f"- {len(runs):,} runs of {grid.recipe.epochs} epochs, on {_names(axes.dataset)} with {_names(axes.model)}",
+        f"- methods: {_names(axes.method)}",
+        f"- sparsities: {', '.join(f'{sparsity:g}' for sparsity in axes.sparsity)}",
+        f"- seeds: {', '.join(map(str, axes.seed))}",
+        *(
+            f"- {name}: {_names(values)}"
+            for name in ("scope", "sanity", "warmup", "rewind", "init", "protocol")
+            if len(values := getattr(axes, name)) > 1
+        ),
+    ]
+
+
+def _names(values: tuple[object, ...]) -> str:
+    return ", ".join(f"`{toml(value)}`" for value in values)
+
+
+def recipes_page() -> str:
+    """Presets: recipes of published code."""
+    lines = [
+        "# Recipes of published code",
+        "",
+        '`recipe = "fts-2025"` in a grid takes a recipe; below `[recipe]`, `preset = "fts-2025"` takes it, and every',
+        "key that you write beside it wins. Fields that a preset does not name have the defaults of",
+        "[a grid file](grid.md).",
+        "",
+    ]
+    for name, (recipe, scoring) in PRESETS.items():
+        lines += [f"## {name}", "", *toml_block({"recipe": recipe, "scoring": scoring}), ""]
+    return "\n".join(lines)

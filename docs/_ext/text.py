@@ -1,0 +1,54 @@
+"""Pieces of MyST: citations with links, docstrings as prose, values as a grid file has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def cited(cite: str) -> str:
+    """A citation whose arXiv numbers and addresses are links."""
+    words = []
+    for word in cite.split(" "):
+        bare = word.strip(",;()")
+        number = bare.removeprefix("arXiv:")
+        link = f"<{bare}>" if bare.startswith("https:") else f"[{bare}](https://arxiv.org/abs/{number})"
+        words.append(word.replace(bare, link) if bare.startswith(("arXiv:", "https:")) else word)
+    return " ".join(words)
+
+
+def prose(text: str) -> str:
+    """A docstring as MyST: what Markdown would read as markup is itself, an indented block keeps its lines."""
+    paragraphs = []
+    for paragraph in text.split("\n\n"):
+        if any(line.startswith("  ") for line in paragraph.split("\n")):
+            paragraphs.append(f"```text\n{paragraph}\n```")
+        else:
+            pieces = paragraph.split("`")
+            pieces[::2] = [escaped(piece) for piece in pieces[::2]]
+            paragraphs.append("`".join(pieces))
+    return "\n\n".join(paragraphs)
+
+
+def escaped(text: str) -> str:
+    """Text without markup."""
+    for mark in "\\*_|<[$":
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def toml(value: object) -> str:
+    """A value as a grid file has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return str(list(value))
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def toml_block(tables: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """The lines of a block with these tables; an empty table is left out."""
+    lines = []
+    for name, table in tables.items():
+        if table:
+            lines += ["", f"[{name}]", *(f"{key} = {toml(value)}" for key, value in table.items())]
+    return ["```toml", *lines[1:], "```"]
