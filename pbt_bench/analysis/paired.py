@@ -17,6 +17,7 @@ LEVEL = 0.05
 FEWEST = 3  # pairs; two that agree by chance would look exact
 _EXACT_UP_TO = 7  # pairs: 1,716 different resamples; of more pairs _DRAWS random ones
 _DRAWS = 10_000
+_AT_ONCE = 100  # columns whose resamples are in memory together
 
 
 @dataclass(frozen=True)
@@ -64,45 +65,83 @@ class Standing:
         return others and all(other.low > 0 and other.p < LEVEL for other in self.against)
 
 
+@dataclass(frozen=True)
+class Accuracies:
+    """The accuracies of one panel that count, as an array; diverged and collapsed runs are at chance."""
+
+    seeds: list[int]
+    sparsities: list[float]
+    methods: list[str]
+    values: NDArray[np.float64]  # (seeds, sparsities, methods), NaN where there is none
+    ended: NDArray[np.bool_]  # (sparsities, methods): every run diverged or collapsed
+
+    def part(self, seeds: list[int], sparsities: list[float], methods: list[str]) -> NDArray[np.float64]:
+        """The values of these, in this order."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        columns = [self.sparsities.index(sparsity) for sparsity in sparsities]
+        return self.values[np.ix_(rows, columns, [self.methods.index(method) for method in methods])]
+
+
+def accuracies(panel: Panel) -> Accuracies:
+    """Of every run of `panel` that has one."""
+    runs = panel.runs.assign(accuracy=counted_accuracy(panel.runs)).dropna(subset=["accuracy"])
+    axes = (sorted(runs["seed"].unique()), sorted(runs["sparsity"].unique()))
+    methods = [method for method in panel.methods if method in set(runs["method"])]
+    seed, sparsity = (np.searchsorted(axis, runs[name]) for axis, name in zip(axes, ("seed", "sparsity"), strict=True))
+    method = runs["method"].map({name: i for i, name in enumerate(methods)}).to_numpy(dtype=int)
+    values = np.full((len(axes[0]), len(axes[1]), len(methods)), np.nan)
+    values[seed, sparsity, method] = runs["accuracy"]
+    ended = np.ones(values.shape[1:], dtype=bool)
+    done = (runs["status"] == "done").to_numpy()
+    ended[sparsity[done], method[done]] = False
+    return Accuracies([int(s) for s in axes[0]], [float(s) for s in axes[1]], methods, values, ended)
+
+
 def standings(panel: Panel) -> list[Standing]:
     """One standing per sparsity that has an accuracy. Diverged and collapsed runs count at chance accuracy."""
-    runs = panel.runs.assign(accuracy=counted_accuracy(panel.runs)).dropna(subset=["accuracy"])
+    own = accuracies(panel)
+    counts = (~np.isnan(own.values)).sum(axis=0)
+    means = np.where(counts > 0, np.nansum(own.values, axis=0) / np.maximum(counts, 1), -np.inf)
+    order = np.argsort(-means, axis=1, kind="stable")
+    rows = np.arange(len(own.sparsities))
+    leaders = order[:, 0] if len(rows) else rows
+    gaps = own.values[:, rows, leaders][:, :, None] - own.values
+    out = own.ended & ((gaps > 0).sum(axis=0) == np.maximum((~np.isnan(gaps)).sum(axis=0), FEWEST))
+    gaps[:, out] = np.nan
+    gaps[:, rows, leaders] = np.nan  # to itself
     found = []
-    for sparsity, cell in runs.groupby("sparsity"):
-        table = cell.pivot_table(index="seed", columns="method", values="accuracy", observed=True)
-        table = table[[method for method in panel.methods if method in table]]
-        order = table.mean().sort_values(ascending=False, kind="stable").index
-        leader, others = order[0], list(order[1:])
-        gaps = table[others].rsub(table[leader], axis=0)
-        ended = ~cell["status"].eq("done").groupby(cell["method"]).any()
-        below = (gaps > 0).sum() == gaps.count().clip(lower=FEWEST)
-        out = [other for other in others if ended[other] and below[other]]
-        others = [other for other in others if other not in out]
-        compared = compare(others, gaps[others].to_numpy())
-        found.append(Standing(float(str(sparsity)), str(leader), tuple(compared), tuple(out)))
+    for row, line in enumerate(compare(gaps, own.methods)):
+        others = [i for i in order[row, 1:] if counts[row, i]]
+        against = tuple(line[i] for i in others if not out[row, i])
+        at_chance = tuple(own.methods[i] for i in others if out[row, i])
+        found.append(Standing(own.sparsities[row], own.methods[leaders[row]], against, at_chance))
     return found
 
 
-def compare(others: Sequence[str], differences: NDArray[np.float64]) -> list[Comparison]:
-    """One comparison per column of `differences` (seeds x methods, NaN where a seed lacks), Holm-corrected together."""
-    pairs = (~np.isnan(differences)).sum(axis=0)
-    mean, low, high, p = (np.full(len(others), np.nan) for _ in range(4))
+def compare(differences: NDArray[np.float64], methods: Sequence[str]) -> list[list[Comparison]]:
+    """Of (seeds, rows, methods), NaN where a seed lacks: per row one comparison per method, Holm-corrected together."""
+    seeds, rows, width = differences.shape
+    flat = differences.reshape(seeds, rows * width)
+    pairs = (~np.isnan(flat)).sum(axis=0)
+    mean, low, high, p = (np.full(len(pairs), np.nan) for _ in range(4))
     for n in np.unique(pairs[pairs > 0]):
         columns = np.flatnonzero(pairs == n)
-        values = np.stack([differences[~np.isnan(differences[:, i]), i] for i in columns], axis=1)
+        kept = flat[:, columns].T
+        values = kept[~np.isnan(kept)].reshape(len(columns), n).T
         mean[columns] = values.mean(axis=0)
         if n > 1:
             low[columns], high[columns] = bootstrap_interval(values)
         if n >= FEWEST:
             p[columns] = paired_t(values)
-    known = ~np.isnan(p)
-    corrected = p.copy()
-    corrected[known] = holm(p[known])
+    corrected = p.reshape(rows, width).copy()
+    for line in corrected:
+        known = ~np.isnan(line)
+        line[known] = holm(line[known])
+    numbers = np.stack([mean, low, high, p, corrected.ravel()], axis=1).reshape(rows, width, 5).tolist()
+    counts = pairs.reshape(rows, width).tolist()
     return [
-        Comparison(
-            other, int(pairs[i]), float(mean[i]), float(low[i]), float(high[i]), float(p[i]), float(corrected[i])
-        )
-        for i, other in enumerate(others)
+        [Comparison(method, n, *five) for method, n, five in zip(methods, counts[row], numbers[row], strict=True)]
+        for row in range(rows)
     ]
 
 
@@ -136,14 +175,24 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64]
     n = len(values)
     tail = float(ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975)))
     counts, weights = _resamples(n)
+    if n > _EXACT_UP_TO:  # all resamples weigh the same: sorting out two of them is enough
+        place = int(tail * len(counts))
+        found = [
+            np.partition(counts @ part / n, [place, len(counts) - 1 - place], axis=0)[[place, -1 - place]]
+            for part in np.array_split(values, -(-values.shape[1] // _AT_ONCE), axis=1)
+        ]
+        low, high = np.concatenate(found, axis=1)
+        return low, high
     means = counts @ values / n
     order = np.argsort(means, axis=0)
     sums = np.cumsum(weights[order], axis=0)
-    low = np.minimum((sums < tail).sum(axis=0), len(means) - 1)
-    high = np.minimum((sums < 1 - tail).sum(axis=0), len(means) - 1)
     ranked = np.take_along_axis(means, order, axis=0)
     columns = np.arange(values.shape[1])
-    return ranked[low, columns], ranked[high, columns]
+    last = len(means) - 1
+    return (
+        ranked[np.minimum((sums < tail).sum(axis=0), last), columns],
+        ranked[np.minimum((sums < 1 - tail).sum(axis=0), last), columns],
+    )
 
 
 @cache

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from pbt_bench.analysis.paired import Comparison, compare
-from pbt_bench.analysis.summary import Panel, counted_accuracy
+from pbt_bench.analysis.paired import Comparison, accuracies, compare
+from pbt_bench.analysis.summary import Panel
 from pbt_bench.analysis.tables import Cell, Row, Table
 from pbt_bench.spec import RunSpec
 
@@ -90,24 +90,23 @@ def differs(one: Comparison) -> bool:
 
 
 def _lines(panel: Panel, base: Panel) -> dict[str, list[Comparison]]:
-    key = ["sparsity", "method", "seed"]
-    own, other = (
-        one.runs.assign(accuracy=counted_accuracy(one.runs)).dropna(subset=["accuracy"]).set_index(key)["accuracy"]
-        for one in (panel, base)
+    own, other = accuracies(panel), accuracies(base)
+    seeds, sparsities, methods = (
+        [name for name in getattr(own, axis) if name in getattr(other, axis)]
+        for axis in ("seeds", "sparsities", "methods")
     )
-    gaps = (own - other).dropna().rename("gap").reset_index()
-    if gaps.empty:
+    gaps = own.part(seeds, sparsities, methods) - other.part(seeds, sparsities, methods)
+    some = [i for i in range(len(methods)) if not np.isnan(gaps[:, :, i]).all()]
+    if not some:
         return {}
-    methods = [method for method in panel.methods if method in set(gaps["method"])]
-    lines = {f"{sparsity:g}": _compare(gaps[gaps["sparsity"] == sparsity], methods) for sparsity in panel.sparsities}
+    gaps, methods = gaps[:, :, some], [methods[i] for i in some]
+    lines = dict(zip((f"{sparsity:g}" for sparsity in sparsities), compare(gaps, methods), strict=True))
     # Sparsities of one seed are not independent: their mean is one value.
-    lines[_ALL] = _compare(gaps.groupby(["method", "seed"])["gap"].mean().reset_index(), methods)
+    known = ~np.isnan(gaps)
+    sums = np.where(known, gaps, 0).sum(axis=1, keepdims=True)
+    count = known.sum(axis=1, keepdims=True)
+    (lines[_ALL],) = compare(np.where(count > 0, sums / np.maximum(count, 1), np.nan), methods)
     return lines
-
-
-def _compare(gaps: pd.DataFrame, methods: Sequence[str]) -> list[Comparison]:
-    table = gaps.pivot_table("gap", "seed", "method").reindex(columns=list(methods))
-    return compare(methods, table.to_numpy(dtype=float))
 
 
 def _cell(one: Comparison) -> Cell:
