@@ -181,13 +181,15 @@ def _cancel(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from pbt_bench.analysis.frame import study_frame
     from pbt_bench.analysis.missing import time_left
     from pbt_bench.analysis.report import write_report
 
     grid, store = _load(options)
-    page = write_report(grid.name, grid.runs(), store, options.out or store.folder / "report")
+    specs = grid.runs()
+    page = write_report(grid.name, specs, store, options.out or store.folder / "report")
     print(f"report: {page}")
-    left = time_left(grid.runs(), store)
+    left = time_left(specs, study_frame(specs, store))
     if left:
         print(f"runs are missing, the page lists them. {left}")
     return 0
