@@ -74,6 +74,11 @@ def _fields_to_check(kind: type[_Strict]) -> tuple[tuple[str, ...], tuple[str, .
     )
 
 
+@cache
+def _defaults(kind: type[_Strict]) -> dict[str, Any]:
+    return {field.name: field.default for field in msgspec.structs.fields(kind)}
+
+
 _INF = float("inf")
 
 
@@ -107,7 +112,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
             raise RequestError("schedule = 'multistep' needs milestones, for example milestones = [60, 120]")
         if self.schedule != "multistep" and self.milestones:
             raise RequestError(f"milestones are for schedule = 'multistep', not {self.schedule!r}")
-        defaults = {field.name: field.default for field in msgspec.structs.fields(type(self))}
+        defaults = _defaults(type(self))
         for name in self.unused():
             if getattr(self, name) != defaults[name]:
                 raise self.unused_error(name)

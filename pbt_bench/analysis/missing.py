@@ -33,6 +33,8 @@ def missing_runs(table: pd.DataFrame) -> list[str]:
 
 def time_left(specs: Sequence[RunSpec], table: pd.DataFrame) -> str:
     """How long the missing runs of `table` take one worker, from those measured so far; "" if none is missing."""
+    if not (table["status"] == MISSING).any():
+        return ""
     measured = table[table["status"] != MISSING]
     parts = (
         {"run_id": run_id, "status": status, "environment": place}
@@ -40,8 +42,6 @@ def time_left(specs: Sequence[RunSpec], table: pd.DataFrame) -> str:
     )
     found = {part["run_id"]: msgspec.convert(part, Outcome) for part in parts}
     todo = [spec for spec in specs if spec.run_id not in found]
-    if not todo:
-        return ""
     guess = estimate(specs, todo, found)
     if guess.seconds is None:
         return "How long they take is not known: no run of this study is measured yet."

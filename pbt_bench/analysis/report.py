@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +23,7 @@ from pbt_bench.analysis.conclusions import conclusions, sentences
 from pbt_bench.analysis.frame import STATUSES, study_frame
 from pbt_bench.analysis.gallery import Gallery, Picture
 from pbt_bench.analysis.missing import missing_runs, time_left
-from pbt_bench.analysis.overlap import Overlaps, overlap_sentence, overlaps, save_overlaps
+from pbt_bench.analysis.overlap import Masks, Overlaps, overlap_sentence, overlaps, save_overlaps
 from pbt_bench.analysis.overlap_figure import overlap_figure
 from pbt_bench.analysis.paired import standings
 from pbt_bench.analysis.published import load_published, published_folder
@@ -48,7 +48,7 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
     """
     published = load_published(published_folder(store.folder.parent))
     table = study_frame(specs, store)
-    masked = dict(zip(table["run_id"], zip(table["layers"], table["mask_digest"], strict=True), strict=True))
+    masks = _masks(store, table)
     parts = panels(table)
     gallery = Gallery(out / "figures")
     printed = published.rows.to_csv()
@@ -57,7 +57,7 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
         found = standings(panel)
         accuracies = accuracy_table(panel, found, published)
         save_table(accuracies, out / "tables" / panel.slug)
-        shared = overlaps(panel, lambda run_id: store.masks_of(run_id, *masked[run_id]))
+        shared = overlaps(panel, masks)
         sections.append(
             {
                 "panel": panel,
@@ -131,6 +131,14 @@ def _template() -> jinja2.Template:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("page.html.j2")
+
+
+def _masks(store: Store, table: pd.DataFrame) -> Callable[[str], Masks | None]:
+    """Gives the masks of a run, None where they are not stored."""
+    stored = {path.stem for path in store.masks.glob("*.bits")}
+    here = table[table["run_id"].isin(stored)]
+    parts = dict(zip(here["run_id"], zip(here["layers"], here["mask_digest"], strict=True), strict=True))
+    return lambda run_id: store.masks_of(run_id, *parts[run_id]) if run_id in parts else None
 
 
 def _states(*parts: Panel) -> list[str]:

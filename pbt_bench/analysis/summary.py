@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -39,17 +40,17 @@ class Panel:
         """`digits / resnet8 (scope erk)`."""
         return f"{self.dataset} / {self.model}" + (f" ({self.setting})" if self.setting else "")
 
-    @property
+    @cached_property
     def methods(self) -> list[str]:
         """The pruning methods, in the one order of all figures and tables."""
         return method_order(self.runs["method"].unique())
 
-    @property
+    @cached_property
     def sparsities(self) -> list[float]:
         """The nominal sparsities, ascending."""
         return sorted(self.runs["sparsity"].unique())
 
-    @property
+    @cached_property
     def seeds(self) -> int:
         """How many seeds were asked for."""
         return int(pd.concat([self.runs["seed"], self.dense["seed"]]).nunique())
