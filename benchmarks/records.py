@@ -1,13 +1,22 @@
-"""Generated records, for measuring how analysis scales: plausible numbers, nothing was trained."""
+"""Generated records, for measuring how analysis scales: plausible numbers, nothing was trained.
+
+python benchmarks/records.py write|load|report FOLDER RUNS
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
+import resource
+import sys
 from pathlib import Path
+from time import perf_counter
 
+from pbt_bench.analysis import load_results, write_report
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
+from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, Axes, Grid, RunSpec
 
 _WIDTHS = (64, 64, 64, 64, 64, 128, 128, 128, 128, 128, 256, 256, 256, 256, 256, 512, 512, 512, 512, 512)
@@ -107,3 +116,23 @@ def write(specs: list[RunSpec], folder: Path) -> None:
         record = make(spec)
         with open(os.path.join(folder, "runs", f"{record.run_id}.json"), "wb") as file:
             file.write(record.to_json())
+
+
+def measure(what: str, folder: Path, runs: int) -> dict[str, float]:
+    """Seconds and peak memory (GiB) of this process for the records in `folder`: `load` or `report`."""
+    specs = grid("large", runs).runs()
+    start = perf_counter()
+    if what == "load":
+        load_results(folder)
+    else:
+        write_report("large", specs, Store(folder), folder / "report")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"seconds": perf_counter() - start, "gib": peak}
+
+
+if __name__ == "__main__":
+    verb, where, count = sys.argv[1:]
+    if verb == "write":
+        write(grid("large", int(count)).runs(), Path(where))
+    else:
+        print(json.dumps(measure(verb, Path(where), int(count))))

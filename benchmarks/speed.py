@@ -6,10 +6,14 @@ Prints a table and writes results/speed.json. Two threads, as the targets say; m
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -187,6 +191,32 @@ def bfloat16() -> tuple[float, str]:
     return one_thread(training(), training(precision="bfloat16"))
 
 
+@cache
+def hundred_thousand() -> dict[str, dict[str, float]]:
+    """What 100,000 generated records take, each in a process of its own: loaded, reported, and reported once more."""
+    script, runs = str(Path(__file__).with_name("records.py")), "100000"
+
+    def run(verb: str) -> str:
+        command = [sys.executable, script, verb, folder, runs]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    with TemporaryDirectory() as folder:
+        run("write")
+        loaded = json.loads(run("load"))
+        shutil.rmtree(Path(folder) / "cache")
+        return {"load": loaded, "first": json.loads(run("report")), "again": json.loads(run("report"))}
+
+
+def large(step: str, part: str) -> Callable[[], tuple[float, str]]:
+    """One number of `hundred_thousand`: absolute."""
+
+    def figure() -> tuple[float, str]:
+        found = hundred_thousand()[step]
+        return found[part], f"{found['seconds']:.1f} s, {found['gib']:.2f} GiB at most"
+
+    return figure
+
+
 FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
     "scoring_pass_over_plain": ("gradient + Fisher pass / plain pass (ResNet-18)", scoring_pass),
     "shared_scoring_speedup": ("9 methods x 20 sparsities, alone / shared", shared_scoring),
@@ -199,6 +229,10 @@ FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
         )
         for sparsity in (0.9, 0.98, 0.99, 0.995)
     },
+    "load_100k_records_seconds": ("100,000 records into a frame, seconds", large("load", "seconds")),
+    "load_100k_records_gib": ("100,000 records into a frame, peak GiB", large("load", "gib")),
+    "report_100k_records_seconds": ("100,000 records read and reported, seconds", large("first", "seconds")),
+    "report_100k_again_seconds": ("reported once more, from the cache, seconds", large("again", "seconds")),
     "bfloat16_speedup": ("training step, float32 / bfloat16 (ResNet-18)", bfloat16),
 }
 
