@@ -65,6 +65,13 @@ def test_every_run_has_a_record_and_is_never_repeated(study: Path) -> None:
     assert records(study) == before
 
 
+def test_a_report_says_what_is_missing_and_how_long_it_takes(study: Path) -> None:
+    said = call(study, "report", "tiny.toml", "--set", "grid.seed=[0, 1]", "--out", "partial").stdout.splitlines()
+    assert said[0] == "report: partial/index.html"
+    assert said[1].startswith("runs are missing, the page lists them. They take one worker about ")
+    assert said[1].endswith(", judged by the 13 runs measured so far.")
+
+
 def test_report_show_status(study: Path) -> None:
     assert call(study, "report", "tiny.toml").stdout == "report: results/tiny/report/index.html\n"
     report = study / "results/tiny/report"
