@@ -100,7 +100,8 @@ def _row(field: msgspec.structs.FieldInfo, meaning: str) -> str:
     if isinstance(value, tuple) and field.name in _AXES:
         value = value[0]
     default = "required" if field.required else "none" if value is None else f"`{toml(value)}`"
-    choices = ", ".join(f"`{choice}`" for choice in spec._CHOICES.get(field.name, ()))
+    named = spec._CHOICES.get(field.name, ()) if isinstance(value, str) else ()
+    choices = ", ".join(f"`{choice}`" for choice in named)
     return (
         f"| `{field.name}` | {default} | {'; '.join(part for part in (choices, meaning.replace('|', '/')) if part)} |"
     )
