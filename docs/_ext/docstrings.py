@@ -1,6 +1,6 @@
 """Docstrings are written for people who read code; this makes reStructuredText of them.
 
-`x` is code, a bar or a star is itself (|θ·g| is no substitution), and an indented block keeps its lines.
+`x` is code, a bar or a star is itself (|θ·g| is no substitution), and a paragraph with indented lines keeps its lines.
 """
 
 from __future__ import annotations
@@ -17,21 +17,12 @@ _CODE = re.compile(r"(``?[^`]+``?)")
 def restructured(lines: list[str]) -> list[str]:
     """The docstring as reStructuredText."""
     text: list[str] = []
-    literal = False
-    for line in lines:
-        if not line.strip():
-            text.append("")
-        elif line.startswith("  "):
-            if not literal:
-                text += [*([] if not text or not text[-1] else [""]), "::", ""]
-            text.append(line)
-            literal = True
-            continue
+    for paragraph in "\n".join(lines).split("\n\n"):
+        inside = paragraph.strip("\n").split("\n")
+        if any(line.startswith("  ") for line in inside):
+            text += ["::", "", *(f"    {line}" for line in inside), ""]
         else:
-            if literal and text[-1]:
-                text.append("")
-            text.append(_line(line))
-            literal = False
+            text += [*map(_line, inside), ""]
     return text
 
 

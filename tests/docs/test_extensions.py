@@ -100,7 +100,7 @@ def test_a_request_to_another_computer_is_found_and_a_link_is_not() -> None:
 
 
 def test_docstrings_become_restructured_text() -> None:
-    given = ["|θ·g| of `weight`, not name_.", "Two:", "    a  b", "    c  d", "after", "", "end"]
+    given = ["|θ·g| of `weight`, not name_.", "one more line", "", "a  b", "     c", "", "end"]
     assert restructured(given) == [
-        r"\|θ·g\| of ``weight``, not name\_.", "Two:", "", "::", "", "    a  b", "    c  d", "", "after", "", "end"
+        r"\|θ·g\| of ``weight``, not name\_.", "one more line", "", "::", "", "    a  b", "         c", "", "end", ""
     ]  # fmt: skip
