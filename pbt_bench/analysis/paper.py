@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
 from pbt_bench.analysis.columns import MISSING
-from pbt_bench.analysis.frame import frame, study_frame
+from pbt_bench.analysis.conclusions import sentences
+from pbt_bench.analysis.frame import study_frame
 from pbt_bench.analysis.missing import time_left
-from pbt_bench.analysis.published import Published, load_published, matching, published_folder
+from pbt_bench.analysis.paired import standings
+from pbt_bench.analysis.published import Published, load_published, published_folder
 from pbt_bench.analysis.report import write_report
 from pbt_bench.analysis.summary import panels
+from pbt_bench.analysis.tables import PUBLISHED, Table, accuracy_table
 from pbt_bench.errors import RequestError
 from pbt_bench.running.plan import check_names
 from pbt_bench.running.store import Store
-from pbt_bench.spec import Grid, load_grid
+from pbt_bench.spec import load_grid
 
 _DOCUMENT = r"""\documentclass[a4paper,landscape]{article}
 \usepackage[margin=1.5cm]{geometry}
@@ -40,6 +41,15 @@ _TABLE = r"""\begin{minipage}{\linewidth}
 
 
 @dataclass(frozen=True)
+class Shown:
+    """One table of a study that has a number in it; `stem` is its files' path from the page, without suffix."""
+
+    stem: str
+    table: Table
+    sentences: list[str]
+
+
+@dataclass(frozen=True)
 class Study:
     """One study file and what was made of it; paths are relative to the page."""
 
@@ -51,7 +61,7 @@ class Study:
     left: str  # how long the rest takes
     page: str  # "" where there is neither a run nor a published number
     figures: list[str]
-    tables: list[str]  # without suffix: .csv, .md and .tex
+    tables: list[Shown]
 
 
 def write_paper(grids: Path, results: Path, out: Path) -> list[Study]:
@@ -66,41 +76,39 @@ def write_paper(grids: Path, results: Path, out: Path) -> list[Study]:
     studies = [_study(path, results, out, published) for path in files]
     studies.sort(key=lambda study: (not study.page, not study.recorded))
     loader = jinja2.PackageLoader("pbt_bench.analysis", ".")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     out.mkdir(parents=True, exist_ok=True)
     page = environment.get_template("paper.html.j2").render(studies=studies)
     (out / "index.html").write_text(page, encoding="utf-8")
-    tables = "\n".join(_TABLE % (table, f"{table}.tex") for study in studies for table in study.tables)
-    (out / "tables.tex").write_text(_DOCUMENT % tables, encoding="utf-8")
+    stems = [shown.stem for study in studies for shown in study.tables]
+    (out / "tables.tex").write_text(_DOCUMENT % "\n".join(_TABLE % (stem, f"{stem}.tex") for stem in stems))
     return studies
 
 
 def _study(path: Path, results: Path, out: Path, published: Published) -> Study:
     grid = check_names(load_grid(path), str(path))
     store, specs = Store(results / grid.name), grid.runs()
-    table = study_frame(specs, store)
-    recorded = int(table["status"].ne(MISSING).sum())
-    folder = out / grid.name
-    page = None
-    if recorded or _printed(grid, published):
-        page = write_report(grid.name, specs, store, folder)
-    tables = sorted({file.with_suffix("") for file in folder.glob("tables/*.tex")}) if page else []
+    runs = study_frame(specs, store)
+    shown = []
+    for panel in panels(runs):
+        found = standings(panel)
+        table = accuracy_table(panel, found, published)
+        if found or any(row.kind == PUBLISHED and len(row.cells) > 1 for row in table.rows):
+            shown.append(Shown(f"{grid.name}/tables/{panel.slug}", table, sentences(panel, found) if found else []))
+    page = write_report(grid.name, specs, store, out / grid.name) if shown else None
     return Study(
         name=grid.name,
         file=path,
         about=_head(path),
         runs=len(specs),
-        recorded=recorded,
-        left=time_left(specs, table),
-        page=os.path.relpath(page, out) if page else "",
-        figures=_relative(sorted(folder.glob("figures/accuracy-*.svg")), out) if page else [],
-        tables=_relative(tables, out),
+        recorded=int(runs["status"].ne(MISSING).sum()),
+        left=time_left(specs, runs),
+        page=page.relative_to(out).as_posix() if page else "",
+        figures=[file.relative_to(out).as_posix() for file in sorted((out / grid.name).glob("figures/accuracy-*.svg"))],
+        tables=shown,
     )
-
-
-def _printed(grid: Grid, published: Published) -> bool:
-    """A paper printed a number for some pruned cell of the study."""
-    return any((matching(published, panel)["sparsity"] > 0).any() for panel in panels(frame(grid.runs())))
 
 
 def _head(path: Path) -> str:
@@ -110,7 +118,3 @@ def _head(path: Path) -> str:
             break
         lines.append(line.lstrip("# "))
     return " ".join(lines)
-
-
-def _relative(paths: Iterable[Path], out: Path) -> list[str]:
-    return [Path(os.path.relpath(path, out)).as_posix() for path in paths]

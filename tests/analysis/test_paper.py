@@ -60,6 +60,8 @@ def test_every_study_is_listed_with_what_there_is(folder, studies):
     table = (folder / "out/printed/tables/cifar10-resnet18.md").read_text()
     assert "| 0.9 | published | 90.36 ± 0.34 | 90.55 ± 0.23 |" in table
     assert "| 0.9 | here |" not in table
+    assert '<span class="">90.55</span>' in page, "the table itself is on the page"
+    assert "Highest mean accuracy: " in page
 
 
 def test_every_link_leads_somewhere(folder, studies):
