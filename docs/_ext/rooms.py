@@ -20,7 +20,7 @@ def room_pages() -> dict[str, str]:
         first = _FACE if room == "pbt_bench" else (modules[0].__doc__ or "").strip().split("\n", 1)[0].rstrip(".")
         rows.append(f"| [{room}]({room}.md) | {first} |")
         blocks = [f"## {module.__name__}\n\n```{{eval-rst}}\n{_block(module)}\n```\n" for module in modules]
-        pages[f"rooms/{room}.md"] = "\n".join([f"# {room}", "", f"{first}.", "", *blocks])
+        pages[f"rooms/{room}.md"] = "\n".join([f"# {room}", "", *blocks])
     pages["rooms/index.md"] = "\n".join(
         [
             "# Inside",
