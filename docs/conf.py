@@ -30,5 +30,6 @@ html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_copyright = False
+html_show_search_summary = False  # a page opened as a file may not read the others
 html_theme_options = {"navigation_with_keys": True}
 html_math_renderer = "mathml"
