@@ -6,17 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from pbt_bench.analysis import style
+from pbt_bench.analysis.multiples import multiples, nothing
 from pbt_bench.analysis.published import Published, matching
 from pbt_bench.analysis.summary import Panel, counted_accuracy, summarise
 from pbt_bench.spec import DENSE
 
-_COLUMNS = 2
 _WIDTH, _HEIGHT = 5.0, 3.7  # of one panel, inches
 _MOST_SEEDS = 10  # points of one cell; of more runs the lowest, the quartiles and the highest are drawn
 _QUARTILES = np.linspace(0, 1, 5)
@@ -28,23 +26,12 @@ def accuracy_figure(panels: Sequence[Panel], published: Published | None = None)
     Hollow points are runs that diverged or collapsed. Methods are dodged sideways so that none hides another. What
     papers printed for the same cells is a thin line with a dash at each mean.
     """
-    columns = min(_COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
     methods = style.method_order({method for panel in panels for method in panel.methods})
-    with rc_context(style.RC):
-        # The legend takes as many rows below the panels as its longest name asks for.
-        entry = max(map(style.text_inches, methods), default=0) + 0.9
-        legend_columns = max(1, min(len(methods), int(_WIDTH * columns / entry)))
-        legend_rows = -(-len(methods) // legend_columns)
-        figure = style.new_figure(_WIDTH * columns, _HEIGHT * rows + 0.25 * legend_rows)
-        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes, panel in zip(grid, panels, strict=False):
-            _draw(axes, panel, methods, matching(published, panel) if published else pd.DataFrame())
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
-        handles = [_handle(method) for method in methods]
-        figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns)
-    return figure
+
+    def draw(axes: Axes, panel: Panel) -> None:
+        _draw(axes, panel, methods, matching(published, panel) if published else pd.DataFrame())
+
+    return multiples(panels, draw, methods, (_WIDTH, _HEIGHT))
 
 
 def _draw(axes: Axes, panel: Panel, methods: Sequence[str], printed: pd.DataFrame) -> None:
@@ -61,9 +48,7 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str], printed: pd.DataFram
         axes.set_ylim(min(seen) - 5, max(seen) + 5)
         return
     if runs.empty:
-        axes.text(0.5, 0.5, "no run with an accuracy yet", transform=axes.transAxes, ha="center", color="0.4")
-        axes.set_yticks([])
-        return
+        return nothing(axes, "no run with an accuracy yet")
     table = summarise(runs)
     present = set(runs["method"])
     for i, method in enumerate(methods):
@@ -131,8 +116,3 @@ def _draw_published(axes: Axes, printed: pd.DataFrame, methods: Sequence[str], g
 
 def _dodge(place: int, count: int, gap: float) -> float:
     return 0.5 * gap * ((place + 0.5) / count - 0.5)
-
-
-def _handle(method: str) -> Line2D:
-    look = style.look(method)
-    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=method)

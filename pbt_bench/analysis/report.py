@@ -15,9 +15,7 @@ import jinja2
 import msgspec
 import pandas as pd
 
-from pbt_bench.analysis.accuracy import accuracy_figure
 from pbt_bench.analysis.browse import run_data
-from pbt_bench.analysis.collapse import collapse_figure
 from pbt_bench.analysis.columns import MISSING, PER_RUN
 from pbt_bench.analysis.conclusions import conclusions, sentences
 from pbt_bench.analysis.frame import STATUSES, study_frame
@@ -26,6 +24,7 @@ from pbt_bench.analysis.missing import missing_runs, time_left
 from pbt_bench.analysis.overlap import Masks, Overlaps, overlap_sentence, overlaps, save_overlaps
 from pbt_bench.analysis.overlap_figure import overlap_figure
 from pbt_bench.analysis.paired import standings
+from pbt_bench.analysis.pictures import ablation_picture, group_pictures, panel_pictures, states
 from pbt_bench.analysis.published import load_published, published_folder
 from pbt_bench.analysis.rank_figure import rank_figure
 from pbt_bench.analysis.ranks import rank_sentences, ranks
@@ -51,7 +50,6 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
     masks = _masks(store, table)
     parts = panels(table)
     gallery = Gallery(out / "figures")
-    printed = published.rows.to_csv()
     sections = []
     for panel in parts:
         found = standings(panel)
@@ -64,14 +62,7 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
                 "table": accuracies,
                 "conclusions": conclusions(panel, found),
                 "sentences": sentences(panel, found),
-                "collapse": gallery.picture(
-                    f"collapse-{panel.slug}",
-                    f"Density per layer, {panel.title}",
-                    partial(collapse_figure, panel),
-                    _states(panel),
-                )
-                if panel.runs["status"].ne(MISSING).any()
-                else None,
+                **panel_pictures(gallery, panel),
                 "overlap": _overlap(panel, shared, out, gallery),
                 "shared": shared,
                 "shared_sentence": overlap_sentence(shared),
@@ -79,7 +70,8 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
             }
         )
     changes: list[dict[str, Any]] = []
-    for variant in variants(parts):
+    changed = variants(parts)
+    for variant in changed:
         change = variant_table(variant)
         changes.append({"sentence": variant_sentence(variant), "table": change, "slug": slug(f"change {change.title}")})
         save_table(change, out / "tables" / changes[-1]["slug"])
@@ -97,18 +89,11 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
         missing=missing_runs(table),
         time_left=time_left(specs, table),
         errors=_commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
-        accuracy=[
-            gallery.picture(
-                slug(f"accuracy {title}"),
-                f"Accuracy against sparsity, {title}",
-                partial(accuracy_figure, group, published),
-                [printed, *_states(*group)],
-            )
-            for title, group in _by_dataset(parts).items()
-        ],
+        groups=group_pictures(gallery, parts, published),
+        variants=ablation_picture(gallery, changed, parts),
         changes=changes,
         rank_sentences=rank_sentences(ranked),
-        ranks=gallery.picture("ranks", "Average ranks of the methods", partial(rank_figure, ranked), _states(*parts))
+        ranks=gallery.picture("ranks", "Average ranks of the methods", partial(rank_figure, ranked), states(*parts))
         if len(ranked.average) > 1
         else None,
         sections=sections,
@@ -141,12 +126,6 @@ def _masks(store: Store, table: pd.DataFrame) -> Callable[[str], Masks | None]:
     return lambda run_id: store.masks_of(run_id, *parts[run_id]) if run_id in parts else None
 
 
-def _states(*parts: Panel) -> list[str]:
-    """What identifies all records of `parts`, and the runs that have none."""
-    rows = pd.concat([part for panel in parts for part in (panel.runs, panel.dense)])
-    return [*(panel.title for panel in parts), *rows["run_id"], *rows["state"]]
-
-
 def _overlap(panel: Panel, shared: Overlaps, out: Path, gallery: Gallery) -> Picture | None:
     """Figure and table of the overlaps; none where no two masks can be compared."""
     if shared.table.empty:
@@ -155,14 +134,6 @@ def _overlap(panel: Panel, shared: Overlaps, out: Path, gallery: Gallery) -> Pic
     title = f"Overlap of the masks of all pairs of methods, {panel.title}"
     table = shared.table.to_csv()  # and not the states: masks lie beside the records
     return gallery.picture(f"overlap-{panel.slug}", title, partial(overlap_figure, panel, shared), [table, panel.title])
-
-
-def _by_dataset(parts: Iterable[Panel]) -> dict[str, list[Panel]]:
-    """The panels that share one accuracy figure: a data set's models in the same setting."""
-    groups: dict[str, list[Panel]] = {}
-    for panel in parts:
-        groups.setdefault(f"{panel.dataset}" + (f" ({panel.setting})" if panel.setting else ""), []).append(panel)
-    return groups
 
 
 def _what(table: pd.DataFrame) -> dict[str, str]:

@@ -1,0 +1,47 @@
+"""What a variant changes (shuffled, reinitialised or inverted masks, warm-up, rewinding, ...), method by method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pbt_bench.analysis import multiples, style
+from pbt_bench.analysis.variants import Variant
+
+
+def ablation_figure(variants: Sequence[Variant]) -> Figure:
+    """One panel each: accuracy of the variant minus that of its base on the same seeds, in points, over sparsity.
+
+    A mark per method with its 95% bootstrap interval; methods are set apart sideways. On the grey line nothing changes.
+    """
+    order = style.method_order({one.other for variant in variants for line in variant.lines.values() for one in line})
+
+    def draw(axes: Axes, variant: Variant) -> None:
+        axes.set_title(style.title(variant.title, multiples.COLUMN[0]))
+        lines = {float(label): line for label, line in variant.lines.items() if label[0].isdigit()}
+        sparsities = sorted(lines)
+        places = style.position(sparsities)
+        gap = np.diff(places).min() if len(places) > 1 else 0.3
+        axes.axhline(0, color="0.6", linewidth=1)
+        for i, method in enumerate(order):
+            points = [
+                (at, one) for at, s in zip(places, sparsities, strict=True) for one in lines[s] if one.other == method
+            ]
+            points = [(at, one) for at, one in points if one.pairs]
+            if not points:
+                continue
+            look = style.look(method)
+            x = np.array([at for at, _ in points]) + 0.7 * gap * ((i + 0.5) / len(order) - 0.5)
+            mean, low, high = (
+                100 * np.array([getattr(one, name) for _, one in points]) for name in ("mean", "low", "high")
+            )
+            axes.vlines(x, low, high, color=look.colour, linewidth=1)
+            axes.plot(x, mean, color=look.colour, linestyle="none", marker=look.marker, markersize=4.5)
+        style.sparsity_axis(axes, sparsities, multiples.COLUMN[0] - 1)
+        axes.set_xlim(places[0] - 0.6 * gap, places[-1] + 0.6 * gap)
+        axes.set_ylabel("change (points)")
+
+    return multiples.multiples(variants, draw, order)

@@ -1,0 +1,47 @@
+"""Accuracy against the compression ratio, weights over kept weights: where curves leave the dense network and end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from pbt_bench.analysis import multiples, style
+from pbt_bench.analysis.summary import Panel, summarise
+
+
+def compression_figure(panels: Sequence[Panel]) -> Figure:
+    """One panel each: mean test accuracy in percent over 1 / (1 - sparsity) on a log axis, ± standard deviation."""
+    methods = style.method_order({method for panel in panels for method in panel.methods})
+    return multiples.multiples(panels, _draw, methods)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    axes.set_title(style.title(panel.title, multiples.COLUMN[0]))
+    table = summarise(panel.runs).dropna(subset="mean")
+    if table.empty:
+        return multiples.nothing(axes, "no run with an accuracy yet")
+    axes.set_xscale("log")
+    axes.set_xlim(0.85 / (1 - panel.sparsities[0]), 1.18 / (1 - panel.sparsities[-1]))
+    for method in panel.methods:
+        if method in table.index:
+            cells = 100 * table.loc[method, ["mean", "std"]]
+            ratio = 1 / (1 - cells.index.to_numpy(dtype=float))
+            multiples.line(axes, method, ratio, cells["mean"].to_numpy(), cells["std"].to_numpy())
+    levels = [100 * panel.runs["chance_accuracy"].mean()]
+    axes.axhline(levels[0], color="0.45", linestyle=":", linewidth=1.1)
+    if panel.dense["test_accuracy"].notna().any():
+        levels.append(100 * panel.dense["test_accuracy"].mean())
+        axes.axhline(levels[1], color="black", linewidth=1.1)
+    seen = [*levels, *(100 * table["mean"])]
+    margin = 0.05 * (max(seen) - min(seen)) + 0.5
+    axes.set_ylim(min(seen) - margin, max(seen) + margin)
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.tick_params(axis="x", labelsize=7)
+    axes.set_xlabel("compression (weights / kept weights)")
+    axes.set_ylabel("test accuracy (%)")
+    return None

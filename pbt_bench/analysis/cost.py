@@ -1,0 +1,48 @@
+"""What accuracy costs: seconds to score, and arithmetic to train."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, StrMethodFormatter
+
+from pbt_bench.analysis import multiples
+from pbt_bench.analysis.summary import Panel, counted_accuracy
+
+_AXES = {
+    "scoring_seconds": "scoring (seconds)",
+    "training_share": "training FLOPs (% of the dense network's)",
+}
+
+
+def cost_figure(panel: Panel) -> Figure:
+    """Mean test accuracy in percent over the median seconds of scoring, and over the share of training FLOPs.
+
+    A mark per method and sparsity, joined from low to high sparsity. The share is that of one pass through the live
+    channels and weights, flops_sparse / flops_dense: as many epochs and images, so the same share of the training.
+    """
+    runs = panel.runs.assign(
+        accuracy=100 * counted_accuracy(panel.runs),
+        training_share=100 * panel.runs["flops_sparse"].astype("float64") / panel.runs["flops_dense"].astype("float64"),
+    )
+    runs = runs.dropna(subset=["accuracy", "training_share"])
+    cells = runs.groupby(["method", "sparsity"])
+    table = cells.agg({"accuracy": "mean", "training_share": "mean", "scoring_seconds": "median"})
+
+    def draw(axes: Axes, cost: str) -> None:
+        if table.empty:
+            return multiples.nothing(axes, "no run with an accuracy yet")
+        axes.set_xscale("log")
+        for method in panel.methods:
+            own = table.loc[[method]] if method in table.index else table.iloc[:0]
+            own = own[own[cost] > 0]
+            multiples.line(axes, method, own[cost].to_numpy(), own["accuracy"].to_numpy())
+        if panel.dense["test_accuracy"].notna().any():
+            axes.axhline(100 * panel.dense["test_accuracy"].mean(), color="black", linewidth=1.1)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel(_AXES[cost])
+        axes.set_ylabel("test accuracy (%)")
+        return None
+
+    return multiples.multiples(list(_AXES), draw, panel.methods, heading=panel.title)

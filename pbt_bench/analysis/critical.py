@@ -1,0 +1,74 @@
+"""Critical sparsity: the highest that a method reaches before a layer of the network is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pbt_bench.analysis import multiples, style
+from pbt_bench.analysis.summary import Panel
+
+
+def critical_sparsities(panel: Panel) -> pd.DataFrame:
+    """One row per method and seed with a diagnosed run.
+
+    Columns: `method`, `seed`, `critical` (the highest sparsity below the first one with an empty layer; NaN if already
+    the lowest has one), `reached` (False if no sparsity of the study has an empty layer: `critical` is a lower bound).
+    """
+    runs = panel.runs[panel.runs["collapsed_layers"].notna()].sort_values("sparsity")
+    rows = []
+    for (method, seed), own in runs.groupby(["method", "seed"]):
+        empty = (own["collapsed_layers"] > 0).to_numpy(dtype=bool)
+        whole = int(empty.argmax()) if empty.any() else len(own)
+        critical = own["sparsity"].iloc[whole - 1] if whole else np.nan
+        rows.append((method, seed, critical, bool(empty.any())))
+    return pd.DataFrame(rows, columns=["method", "seed", "critical", "reached"])
+
+
+def critical_figure(panels: Sequence[Panel]) -> Figure:
+    """One panel each, a row per method: the median over seeds, a line from lowest to highest seed.
+
+    Hollow: in half of the seeds or more no layer is empty in the whole study. A cross at the left edge: the median seed
+    has an empty layer at the lowest sparsity already.
+    """
+    rows = max((len(panel.methods) for panel in panels), default=1)
+    names = max((style.text_inches(method) for panel in panels for method in panel.methods), default=0)
+    return multiples.multiples(panels, _draw, [], (max(multiples.COLUMN[0], 2.3 + names), 0.9 + 0.22 * rows))
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    axes.set_title(style.title(panel.title, multiples.COLUMN[0]))
+    table = critical_sparsities(panel)
+    if table.empty:
+        return multiples.nothing(axes, "no run yet")
+    style.sparsity_axis(axes, panel.sparsities, multiples.COLUMN[0] - 1.3)
+    places = style.position(panel.sparsities)
+    edge = places[0] - 0.06 * max(places[-1] - places[0], 0.3)
+    for row, method in enumerate(panel.methods):
+        own = table[table["method"] == method]
+        if own.empty:
+            continue
+        look = style.look(method)
+        # Seeds with an empty layer from the start lie below all others.
+        found = style.position(own["critical"]) if len(own) else np.empty(0)
+        found = np.where(np.isnan(found), edge, found)
+        middle = np.quantile(found, 0.5, method="lower")
+        axes.plot([found.min(), found.max()], [row, row], color=look.colour, linewidth=1.5, solid_capstyle="butt")
+        hollow = 2 * (~own["reached"]).sum() >= len(own)
+        axes.plot(
+            [middle],
+            [row],
+            marker="x" if middle == edge else look.marker,
+            markersize=6.5,
+            markerfacecolor="white" if hollow else look.colour,
+            markeredgecolor=look.colour,
+            clip_on=False,
+        )
+    axes.set_xlim(edge, places[-1] + (places[-1] - edge) * 0.04)
+    axes.set_yticks(range(len(panel.methods)), panel.methods)
+    axes.set_ylim(len(panel.methods) - 0.5, -0.5)
+    return None

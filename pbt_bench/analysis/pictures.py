@@ -1,0 +1,91 @@
+"""Which figures a report has: those of one panel, those of a data set's panels, and of the variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pbt_bench.analysis.ablation import ablation_figure
+from pbt_bench.analysis.accuracy import accuracy_figure
+from pbt_bench.analysis.collapse import collapse_figure
+from pbt_bench.analysis.columns import MISSING
+from pbt_bench.analysis.compression import compression_figure
+from pbt_bench.analysis.cost import cost_figure
+from pbt_bench.analysis.critical import critical_figure
+from pbt_bench.analysis.curves import curve_figure
+from pbt_bench.analysis.effective import effective_figure
+from pbt_bench.analysis.gallery import Gallery, Picture
+from pbt_bench.analysis.profiles import profile_figure
+from pbt_bench.analysis.published import Published
+from pbt_bench.analysis.summary import Panel, slug
+from pbt_bench.analysis.variants import Variant
+
+_OF_PANEL: dict[str, tuple[Callable[[Panel], Figure], str]] = {
+    "collapse": (collapse_figure, "Density per layer and sparsity"),
+    "profiles": (profile_figure, "Density by depth"),
+    "curves": (curve_figure, "Training curves"),
+    "cost": (cost_figure, "Accuracy against cost"),
+}
+_OF_GROUP: dict[str, tuple[Callable[[Sequence[Panel]], Figure], str]] = {
+    "compression": (compression_figure, "Accuracy against compression"),
+    "critical": (critical_figure, "Critical sparsity"),
+    "effective": (effective_figure, "Effective against nominal sparsity"),
+}
+
+
+def panel_pictures(gallery: Gallery, panel: Panel) -> dict[str, Picture | None]:
+    """The figures of one panel by kind; None where there is nothing to draw."""
+    some = {kind: bool(panel.runs["status"].ne(MISSING).any()) for kind in _OF_PANEL}
+    some["curves"] = any(len(curve) for curve in panel.runs["curve"])
+    return {
+        kind: gallery.picture(f"{kind}-{panel.slug}", f"{about}, {panel.title}", partial(draw, panel), states(panel))
+        if some[kind]
+        else None
+        for kind, (draw, about) in _OF_PANEL.items()
+    }
+
+
+def group_pictures(gallery: Gallery, parts: Iterable[Panel], published: Published) -> list[dict[str, Picture | None]]:
+    """The figures of each data set in one setting, its models side by side."""
+    printed, found = published.rows.to_csv(), []
+    for title, group in _by_dataset(parts).items():
+        about = f"Accuracy against sparsity, {title}"
+        draw = partial(accuracy_figure, group, published)
+        pictures: dict[str, Picture | None] = {
+            "accuracy": gallery.picture(slug(f"accuracy {title}"), about, draw, [printed, *states(*group)])
+        }
+        some = any(panel.runs["status"].ne(MISSING).any() for panel in group)
+        for kind, (figure, what) in _OF_GROUP.items():
+            pictures[kind] = (
+                gallery.picture(slug(f"{kind} {title}"), f"{what}, {title}", partial(figure, group), states(*group))
+                if some
+                else None
+            )
+        found.append(pictures)
+    return found
+
+
+def ablation_picture(gallery: Gallery, variants: Sequence[Variant], parts: Sequence[Panel]) -> Picture | None:
+    """All variants in one figure."""
+    if not variants:
+        return None
+    draw: partial[Any] = partial(ablation_figure, variants)
+    return gallery.picture("variants", "What the variants change", draw, states(*parts))
+
+
+def states(*parts: Panel) -> list[str]:
+    """What identifies all records of `parts`, and the runs that have none."""
+    rows = pd.concat([part for panel in parts for part in (panel.runs, panel.dense)])
+    return [*(panel.title for panel in parts), *rows["run_id"], *rows["state"]]
+
+
+def _by_dataset(parts: Iterable[Panel]) -> dict[str, list[Panel]]:
+    """The panels that share their figures: a data set's models in the same setting."""
+    groups: dict[str, list[Panel]] = {}
+    for panel in parts:
+        groups.setdefault(f"{panel.dataset}" + (f" ({panel.setting})" if panel.setting else ""), []).append(panel)
+    return groups

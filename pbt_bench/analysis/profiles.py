@@ -1,0 +1,47 @@
+"""How a method spreads its weights over depth: the density of each layer, from input to output."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+
+from pbt_bench.analysis import multiples, style
+from pbt_bench.analysis.summary import Panel
+
+_MOST = 4  # sparsities that are shown
+
+
+def profile_figure(panel: Panel) -> Figure:
+    """A panel for each of up to four sparsities: mean density over seeds of every layer, log scale, a line per method.
+
+    A layer that is empty in every seed stands as a hollow mark at the lower edge, and its line is broken there.
+    """
+    diagnosed = panel.runs[panel.runs["layers"].notna()]
+    cells = {
+        key: np.mean([layers.densities for layers in rows], axis=0)
+        for key, rows in diagnosed.groupby(["method", "sparsity"])["layers"]
+    }
+    lowest = min((mean[mean > 0].min(initial=1) for mean in cells.values()), default=0.1) / 2
+
+    def draw(axes: Axes, sparsity: float) -> None:
+        axes.set_title(f"sparsity {style.tick_label(sparsity)}")
+        here = {method: cells[method, sparsity] for method in panel.methods if (method, sparsity) in cells}
+        if not here:
+            return multiples.nothing(axes, "no run yet")
+        axes.set_yscale("log")
+        axes.axhline(1 - sparsity, color="0.45", linestyle=":", linewidth=1.1)
+        for method, mean in here.items():
+            place = np.arange(1.0, len(mean) + 1)
+            multiples.line(axes, method, place, np.where(mean > 0, mean, np.nan))
+            multiples.at_the_edge(axes, method, place[mean == 0], lowest)
+        axes.set_ylim(lowest, 1.3)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("layer, from input to output")
+        axes.set_ylabel("density")
+        return None
+
+    return multiples.multiples(multiples.spread(panel.sparsities, _MOST), draw, panel.methods, heading=panel.title)

@@ -1,0 +1,198 @@
+"""What the figures of compression, depth, critical and effective sparsity, curves, cost and variants draw."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import numpy as np
+import pytest
+
+from pbt_bench.analysis import style
+from pbt_bench.analysis.ablation import ablation_figure
+from pbt_bench.analysis.compression import compression_figure
+from pbt_bench.analysis.cost import cost_figure
+from pbt_bench.analysis.critical import critical_figure, critical_sparsities
+from pbt_bench.analysis.curves import curve_figure, mean_curve
+from pbt_bench.analysis.effective import effective_figure
+from pbt_bench.analysis.frame import frame
+from pbt_bench.analysis.multiples import spread
+from pbt_bench.analysis.profiles import profile_figure
+from pbt_bench.analysis.summary import panels
+from pbt_bench.analysis.variants import variants
+
+ONE = {"model": ("vgg8",), "method": ("snip", "fts"), "seed": (0, 1)}
+
+
+def drawn(axes, method):
+    """The x and y of the line of one method, without its hollow marks."""
+    colour = style.look(method).colour
+    (line,) = [line for line in axes.lines if line.get_color() == colour and line.get_linestyle() != "None"]
+    return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+
+
+def at_the_edge(axes, method):
+    """Where the hollow marks of one method are."""
+    colour = style.look(method).colour
+    lines = [line for line in axes.lines if line.get_markeredgecolor() == colour and line.get_linestyle() == "None"]
+    return [float(x) for line in lines for x in line.get_xdata() if line.get_markerfacecolor() == "white"]
+
+
+def with_layers(run, kept, **changes):
+    """The run with so many weights per layer of 100."""
+    layers = tuple(msgspec.structs.replace(run.pruning.layers[0], name=f"l{i}", prunable=100, kept=k)
+                   for i, k in enumerate(kept))  # fmt: skip
+    changes |= {"layers": layers, "collapsed_layers": sum(k == 0 for k in kept)}
+    return msgspec.structs.replace(run, pruning=msgspec.structs.replace(run.pruning, **changes))
+
+
+def test_compression_is_weights_over_kept_weights(grid, record):
+    specs = grid(**ONE, sparsity=(0.5, 0.9, 0.99)).runs()
+    runs = [record(spec, accuracy=0.9 - 0.1 * spec.seed - 0.3 * spec.sparsity) for spec in specs]
+    (axes,) = compression_figure(panels(frame(runs))).axes
+    x, y = drawn(axes, "snip")
+    assert x == pytest.approx([2, 10, 100])
+    assert y == pytest.approx([100 * (0.85 - 0.3 * sparsity) for sparsity in (0.5, 0.9, 0.99)])
+    assert axes.get_xscale() == "log"
+
+
+def test_profiles_show_the_mean_density_of_each_layer_and_mark_empty_ones(grid, record):
+    specs = grid(**ONE, sparsity=(0.9,)).runs()
+    kept = {
+        ("snip", 0): (50, 20, 0, 4),
+        ("snip", 1): (70, 40, 0, 0),
+        ("fts", 0): (9, 9, 9, 9),
+        ("fts", 1): (9, 9, 9, 9),
+    }
+    runs = [with_layers(record(spec), kept[spec.method, spec.seed]) for spec in specs if spec.method != "dense"]
+    (axes,) = profile_figure(panels(frame(runs))[0]).axes
+    assert drawn(axes, "snip")[1] == pytest.approx([0.6, 0.3, np.nan, 0.02], nan_ok=True)
+    assert at_the_edge(axes, "snip") == [3]
+    assert drawn(axes, "fts")[1] == pytest.approx([0.09] * 4)
+    assert at_the_edge(axes, "fts") == []
+
+
+def test_critical_sparsity_is_the_highest_before_a_layer_is_empty(grid, record):
+    specs = grid(**ONE, sparsity=(0.5, 0.9, 0.98, 0.99)).runs()
+    first_empty = {("snip", 0): 0.98, ("snip", 1): 0.99, ("fts", 0): 0.5, ("fts", 1): 2.0}
+
+    def made(spec):
+        empty = spec.sparsity >= first_empty.get((spec.method, spec.seed), 2)
+        return with_layers(record(spec), (50, 0 if empty else 1))
+
+    (panel,) = panels(frame(map(made, specs)))
+    rows = critical_sparsities(panel).set_index(["method", "seed"])
+    assert rows["critical"].to_dict() == pytest.approx(
+        {("fts", 0): np.nan, ("fts", 1): 0.99, ("snip", 0): 0.9, ("snip", 1): 0.98}, nan_ok=True
+    )
+    assert rows["reached"].to_dict() == {("fts", 0): True, ("fts", 1): False, ("snip", 0): True, ("snip", 1): True}
+    (axes,) = critical_figure([panel]).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["snip", "fts"]
+    marks = {line.get_color(): line for line in axes.lines if line.get_marker() not in (None, "None", "")}
+    snip, fts = (marks.get(style.look(m).colour) or next(
+        line for line in axes.lines if line.get_markeredgecolor() == style.look(m).colour and len(line.get_xdata()) == 1
+    ) for m in ("snip", "fts"))  # fmt: skip
+    assert list(snip.get_xdata()) == pytest.approx([1])  # 0.9, the lower of two medians
+    assert fts.get_marker() == "x"
+
+
+def test_effective_sparsity_stands_against_the_nominal_one(grid, record):
+    specs = grid(**ONE, sparsity=(0.9, 0.99)).runs()
+
+    def made(spec):
+        dead = spec.method == "fts" and spec.sparsity == 0.99
+        run = record(spec)
+        effective = 1.0 if dead else 1 - 0.5 * (1 - spec.sparsity)
+        return msgspec.structs.replace(run, pruning=msgspec.structs.replace(run.pruning, effective_sparsity=effective))
+
+    (axes,) = effective_figure(panels(frame(map(made, specs)))).axes
+    assert drawn(axes, "snip")[0] == pytest.approx([1, 2])
+    assert drawn(axes, "snip")[1] == pytest.approx([1 + np.log10(2), 2 + np.log10(2)])
+    assert drawn(axes, "fts")[1] == pytest.approx([1 + np.log10(2), np.nan], nan_ok=True)
+    assert at_the_edge(axes, "fts") == pytest.approx([2])
+
+
+def test_curves_are_means_over_the_runs_that_reached_an_epoch(grid, record):
+    specs = grid(**ONE, sparsity=(0.9,)).runs()
+    runs = [record(spec, accuracy=0.6 + 0.2 * spec.seed) for spec in specs]
+    runs = [msgspec.structs.replace(run, curve=run.curve[:10] if run.spec.seed else run.curve) for run in runs]
+    table = frame(runs)
+    (axes,) = curve_figure(panels(table)[0]).axes
+    x, y = drawn(axes, "snip")
+    assert list(x) == list(range(1, 16))
+    assert y == pytest.approx([100 * (0.7 if epoch <= 10 else 0.6) * epoch / 15 for epoch in range(1, 16)])
+    blind = [msgspec.structs.replace(epoch, validation_accuracy=None, train_accuracy=0.25) for epoch in runs[0].curve]
+    (curve,) = frame([msgspec.structs.replace(runs[0], curve=tuple(blind))])["curve"]
+    assert list(mean_curve([curve])) == [0.25] * 15  # nothing held out: of the training images
+
+
+def test_cost_is_scoring_seconds_and_the_share_of_training(grid, record):
+    specs = grid(**ONE, sparsity=(0.9, 0.98)).runs()
+
+    def made(spec):
+        run = record(spec, accuracy=0.8 if spec.sparsity == 0.9 else 0.6)
+        return msgspec.structs.replace(
+            run, pruning=msgspec.structs.replace(run.pruning, scoring_seconds=1.0 + spec.seed, flops_sparse=500_000)
+        )
+
+    scoring, training = cost_figure(panels(frame(map(made, specs)))[0]).axes
+    assert drawn(scoring, "fts") == (pytest.approx([1.5, 1.5]), pytest.approx([80, 60]))
+    assert drawn(training, "fts") == (pytest.approx([25, 25]), pytest.approx([80, 60]))
+
+
+def test_variants_are_drawn_as_their_difference_to_the_base(grid, record):
+    specs = grid(**ONE | {"seed": (0, 1, 2)}, sparsity=(0.9, 0.98), sanity=("none", "shuffle")).runs()
+    runs = [record(spec, accuracy=0.8 - 0.1 * (spec.sanity == "shuffle") - 0.01 * spec.seed) for spec in specs]
+    (axes,) = ablation_figure(variants(panels(frame(runs)))).axes
+    for method in ("snip", "fts"):
+        (line,) = [line for line in axes.lines if line.get_color() == style.look(method).colour]
+        assert list(line.get_ydata()) == pytest.approx([-10, -10])
+    assert "sanity shuffle against none" in axes.get_title().replace("\n", " ")
+
+
+FIGURES = {
+    "compression": compression_figure,
+    "critical": critical_figure,
+    "effective": effective_figure,
+    "profiles": lambda parts: profile_figure(parts[0]),
+    "curves": lambda parts: curve_figure(parts[0]),
+    "cost": lambda parts: cost_figure(parts[0]),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("runs", ["none", "failed", "one"])
+def test_panels_with_nothing_say_so(grid, record, tmp_path, name, runs):
+    specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9,), seed=(0,)).runs()
+    table = frame(
+        record(spec, "failed") if runs == "failed" else record(spec) if runs == "one" else spec for spec in specs
+    )
+    figure = FIGURES[name](panels(table))
+    said = [text.get_text() for axes in figure.axes for text in axes.texts if text.get_text().startswith("no ")]
+    assert bool(said) == (runs != "one")
+    style.save(figure, tmp_path / name)  # any warning is an error
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_legends_and_labels_do_not_cover_data(grid, record, name):
+    methods = ("random", "magnitude", "snip", "grasp", "synflow", "fts", "a_method_with_quite_a_long_name")
+    specs = grid(method=methods, sparsity=(0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)).runs()
+    figure = FIGURES[name](panels(frame(map(record, specs))))
+    figure.draw_without_rendering()
+    boxes = [axes.get_window_extent() for axes in figure.axes if axes.axison]
+    for legend in figure.legends:
+        assert not any(legend.get_window_extent().overlaps(box) for box in boxes)
+        assert figure.bbox.x0 <= legend.get_window_extent().x0
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
+    assert min(box.height for box in boxes) > 0.4 * figure.dpi
+    assert min(box.width for box in boxes) > 1.5 * figure.dpi
+    for axes in figure.axes:
+        for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+            found = [label.get_window_extent() for label in ticks if label.get_text()]
+            assert not any(a.overlaps(b) for a, b in itertools.combinations(found, 2)), name
+
+
+def test_a_few_of_many_are_spread_evenly():
+    assert spread([1, 2, 3, 4, 5, 6, 7], 4) == [1, 3, 5, 7]
+    assert spread([1, 2], 4) == [1, 2]
+    assert spread([], 4) == []
