@@ -51,6 +51,7 @@ paper: $(VENV)/installed       ## every table and figure of the papers from the 
 speed: $(VENV)/installed       ## speed ratios, each two measurements of one run; writes results/speed.json
 	@echo "== measuring (minutes; a quiet machine gives honest ratios)"
 	@$(BIN)/python benchmarks/speed.py
+	@$(BIN)/python benchmarks/scale.py
 
 lint: $(VENV)/installed-dev    ## formatter, linter, type checker and the order of the rooms
 	@echo "== lint"

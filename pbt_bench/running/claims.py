@@ -59,7 +59,6 @@ class Claims:
 
     def take(self, run_id: str) -> bool:
         """Claim `run_id`; False if another worker holds it."""
-        self._folder.mkdir(exist_ok=True)
         generation = 1
         while True:
             path = self._path(run_id, generation)
@@ -71,6 +70,9 @@ class Claims:
                 if age is not None and age < self._stale:
                     return False
                 generation += age is not None  # one that was released this moment is free again
+                continue
+            except FileNotFoundError:  # the first claim of a study
+                self._folder.mkdir(exist_ok=True)
                 continue
             except OSError:  # made, but not written: a full disk
                 _remove(path)

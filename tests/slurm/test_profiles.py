@@ -1,21 +1,36 @@
-"""A profile that the cluster does not take, and one whose jobs die before Python starts."""
+"""Profiles that ask for the wrong thing: what does not exist, too little memory, too little time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from slurm_study import Study
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(cluster, known, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+    """A study whose first run takes 60 s, in jobs that may take less; it is at work beside the other tests here.
+
+    Slurm looks every 30 s, and signals once the end is less than 30 s plus `signal_delay` away: after 60 s at most.
+    """
+    made = Study(tmp_path_factory.mktemp("limited"), known, "limited")
+    made.submit(long=60 / 18, time=2, signal_delay=60, array_parallelism=1, runs_per_job=24)
+    yield made
+    made.end()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"partition": "nope"}, "invalid partition specified: nope"),
+        ({"partition": "main' --hold '; #"}, "invalid partition specified: main' --hold '; #"),
         ({"gpus": 9}, "Requested node configuration is not available"),
         ({"memory": "9T"}, "Requested node configuration is not available"),
     ],
 )
 def test_a_refused_profile_is_one_line_and_leaves_nothing(study, changes: dict[str, object], message: str) -> None:
     refused = study.verb("submit", "--cluster", study.profile(**changes))
-    print(refused.stderr)
     assert refused.returncode == 2
     assert message in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -28,4 +43,19 @@ def test_jobs_that_end_at_once_are_told_and_the_next_submission_does_their_runs(
     why = {"failed, exit code 3"}  # as soon as accounting has it
     study.wait(lambda state: {run["why"] for run in state["runs"]} == why, never="failed missing")
     assert "24 to submit" in study.submit()
-    study.complete(never="failed missing lost")
+    study.complete()
+
+
+def test_a_run_that_takes_too_much_memory_fails_alone_and_is_done_with_more(study) -> None:
+    study.submit(greedy=2000, memory="1500M")
+    state = study.wait(lambda state: state["done"] + state["failed"] == 24, never="lost missing")
+    assert state["failed"] == 1
+    assert "(out of memory?)" in state["failures"][0]["error"]
+    study.quiet()
+    assert "0 to submit, 24 with a record, 1 failed (--retry-failed" in study.submit()
+    assert "1 array element for 1 runs" in study.submit("--retry-failed", memory="4G")
+    study.complete(never="lost missing")
+
+
+def test_a_run_longer_than_the_time_limit_is_finished_over_several_jobs(limited: Study) -> None:
+    assert limited.sessions(limited.complete(seconds=300)) >= 2

@@ -14,9 +14,13 @@ from pbt_bench.spec import convert
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 _MEMORY = re.compile(r"[1-9]\d*[KMGT]?")
+_OPTION = re.compile(r"[a-z][a-z0-9_-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")  # a line break would begin a directive of its own
+_DIRECTIVE = re.compile(r"\s*#\s*(SBATCH|PBS|BSUB)")
 _OWN = {
     "partition", "account", "qos", "constraint", "gpus-per-node", "cpus-per-task", "mem", "time", "array", "signal",
-    "job-name", "comment", "output", "error", "open-mode", "requeue", "ntasks-per-node", "nodes",
+    "job-name", "comment", "output", "error", "open-mode", "requeue", "no-requeue", "ntasks-per-node", "nodes",
+    "parsable", "test-only", "wait", "wrap",
 }  # fmt: skip
 
 
@@ -51,15 +55,32 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"{name} = {value} must be at least {low}")
+        for name, text in self._texts():
+            if _CONTROL.search(text):
+                raise ValueError(f"{name} = {text!r}: line breaks and control characters are not allowed")
+        for line in self.setup:
+            if _DIRECTIVE.match(line):
+                raise ValueError(f"setup: {line!r} is an option of sbatch; those go below [sbatch]")
         if self.memory is not None and not _MEMORY.fullmatch(self.memory):
             raise ValueError(f"memory = {self.memory!r} must be a number and K, M, G or T, for example '16G'")
         if self.device not in (None, "cpu", "cuda"):
             raise ValueError(f"device = {self.device!r} must be 'cpu' or 'cuda'")
         if self.signal_delay >= 60 * self.minutes:
             raise ValueError(f"signal_delay = {self.signal_delay} seconds must be below time = {self.time!r}")
-        for option in self.sbatch:
-            if option.replace("_", "-") in _OWN:
+        for option, value in self.sbatch.items():
+            if not _OPTION.fullmatch(option):
+                raise ValueError(f"sbatch: {option!r} must be the long name of an option of sbatch, without dashes")
+            if any(own.startswith(option.replace("_", "-")) for own in _OWN):  # sbatch takes abbreviations
                 raise ValueError(f"sbatch.{option} is set by pbt-bench or by a key of its own")
+            if value is False:
+                raise ValueError(f"sbatch.{option} = false: leave the key out")
+
+    def _texts(self) -> list[tuple[str, str]]:
+        """(key, value) of everything that goes into the script as it is written."""
+        names = ("partition", "account", "qos", "constraint", "data")
+        texts = [(name, text) for name in names if isinstance(text := getattr(self, name), str)]
+        texts += [("setup", line) for line in self.setup]
+        return texts + [(f"sbatch.{name}", value) for name, value in self.sbatch.items() if isinstance(value, str)]
 
     @property
     def minutes(self) -> int:

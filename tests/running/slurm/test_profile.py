@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pbt_bench.errors import RequestError
@@ -34,6 +38,19 @@ def test_time_is_read_as_slurm_reads_it(time: str | int, minutes: int) -> None:
         ('device = "tpu"', "device = 'tpu' must be 'cpu' or 'cuda'"),
         ('sbatch = { array = "1-4" }', "sbatch.array is set by pbt-bench or by a key of its own"),
         ("gpus =", "not a TOML file"),
+        (r'partition = "a\n#SBATCH --uid=0"', r"partition = 'a\n#SBATCH --uid=0': line breaks and control characters"),
+        (r'account = "a\rb"', r"account = 'a\rb': line breaks and control characters"),
+        (r'constraint = "a\u2028b"', "constraint = 'a\\u2028b': line breaks and control characters"),
+        (r'setup = ["true\n#SBATCH --hold"]', "setup = 'true\\n#SBATCH --hold': line breaks"),
+        ('setup = ["  #SBATCH --hold"]', "setup: '  #SBATCH --hold' is an option of sbatch; those go below [sbatch]"),
+        (r'sbatch = { exclude = "n1\n#SBATCH --hold" }', "sbatch.exclude = 'n1\\n#SBATCH --hold': line breaks"),
+        (r'sbatch = { "hold\n#SBATCH --uid" = 0 }', "sbatch: 'hold\\n#SBATCH --uid' must be the long name"),
+        ('sbatch = { "hold --uid" = 0 }', "sbatch: 'hold --uid' must be the long name of an option"),
+        ('sbatch = { "--hold" = true }', "sbatch: '--hold' must be the long name of an option"),
+        ('sbatch = { arr = "1-4" }', "sbatch.arr is set by pbt-bench or by a key of its own"),
+        ("sbatch = { ntasks = 4 }", "sbatch.ntasks is set by pbt-bench or by a key of its own"),
+        ("sbatch = { wrap = true }", "sbatch.wrap is set by pbt-bench or by a key of its own"),
+        ("sbatch = { exclusive = false }", "sbatch.exclusive = false: leave the key out"),
     ],
 )
 def test_a_bad_profile_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -74,3 +91,23 @@ def test_what_is_not_said_is_left_to_the_cluster() -> None:
     text = script(HERE, "study", Profile(), arrays=1, array=0, elements=1)
     for option in ("partition", "account", "qos", "constraint", "gpus", "mem", "array"):
         assert f"--{option}" not in text
+
+
+@pytest.mark.parametrize(
+    "text", ["a b", "a;touch x", "$(touch x)", "`x`", "a' --uid=0 '", '"', "#SBATCH --hold", "a\\\\"]
+)
+def test_odd_characters_stay_inside_their_one_option(text: str) -> None:
+    plain = script(HERE, "study", Profile(partition="p", sbatch={"exclude": "n"}), arrays=1, array=0, elements=2)
+    odd = script(HERE, "study", Profile(partition=text, sbatch={"exclude": text}), arrays=1, array=0, elements=2)
+    assert [line.split("=")[0] for line in odd.splitlines()] == [line.split("=")[0] for line in plain.splitlines()]
+    values = [
+        shlex.split(line.split("=", 1)[1]) for line in odd.splitlines() if "--partition" in line or "exclude" in line
+    ]
+    assert values == [[text], [text]]
+
+
+def test_the_documentation_lists_every_key_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", (ROOT / "docs/slurm.md").read_text(), re.MULTILINE)
+    keys = {field.name: field.default for field in msgspec.structs.fields(Profile)} | {"sbatch": {}}
+    shown = {name: "none" if value is None else json.dumps(value) for name, value in keys.items()}
+    assert dict(rows) == shown

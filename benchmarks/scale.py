@@ -1,0 +1,253 @@
+"""How a study of 100,000 runs is planned, submitted and looked at, what claims cost 1,000 workers, and the harness one.
+
+Slurm is played by shell scripts, a slow file system by a pause in every file operation. Merges its figures into
+results/speed.json. `python benchmarks/scale.py [FIGURE...]`; `--runs N` and `--workers N` make it smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import records
+
+from pbt_bench.running.claims import Claims
+from pbt_bench.running.slurm.submissions import submissions
+from pbt_bench.running.store import Store
+
+Figures = dict[str, float]
+LATENCY = 0.02  # seconds per file operation
+RUN_SECONDS = 10.0  # of a simulated run
+RUNS_PER_WORKER = 3
+COMMANDS = {
+    "sbatch": 'n=$(cat "$0.n" 2>/dev/null || echo 1000); echo $((n + 1)) >"$0.n"; echo "Submitted batch job $n"',
+    "scontrol": "echo 'MaxArraySize = 1001'",
+    "squeue": 'cat "$0.out" 2>/dev/null || true',
+    "sacct": "true",
+    "srun": "true",
+}
+
+
+@contextmanager
+def study(runs: int) -> Iterator[Path]:
+    """A folder with `grid.toml` of at least `runs` runs, and Slurm's commands in `bin`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        axes = records.grid("scale", runs).grid
+        lists = "\n".join(
+            f"{key} = {json.dumps(getattr(axes, key))}" for key in ("dataset", "model", "method", "sparsity", "seed")
+        )
+        (folder / "grid.toml").write_text(f'name = "scale"\n[grid]\n{lists}\n')
+        (folder / "here.toml").write_text('partition = "gpu"\ngpus = 1\nruns_per_job = 8\narray_parallelism = 500\n')
+        (folder / "bin").mkdir()
+        for command, script in COMMANDS.items():
+            path = folder / "bin" / command
+            path.write_text(f"#!/bin/sh\n{script}\n")
+            path.chmod(0o755)
+        yield folder
+
+
+def measured(folder: Path, *words: str) -> tuple[float, float, str]:
+    """Seconds and peak GiB of `pbt-bench WORDS`, a process of its own, and what it said."""
+    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    start = time.perf_counter()
+    with (folder / "said").open("w+") as said:
+        line = [sys.executable, "-m", "pbt_bench.cli", *words]
+        process = subprocess.Popen(line, cwd=folder, env=environment, stdout=said)
+        _, code, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(code)
+        seconds = time.perf_counter() - start
+        said.seek(0)
+        text = said.read()
+    if process.returncode not in (0, 1):
+        raise SystemExit(f"{words}: exit code {process.returncode}")
+    return seconds, usage.ru_maxrss / 2**20, text
+
+
+def submit(options: argparse.Namespace) -> Figures:
+    """Plan and submit, and submit again while everything is in the queue; then status with half of it done."""
+    with study(options.runs) as folder:
+        seconds, gib, said = measured(folder, "submit", "grid.toml", "--cluster", "here.toml")
+        print(f"submit: {said.splitlines()[0]}")
+        store = Store(folder / "results/scale")
+        (made,) = submissions(store.folder)
+        entries = [
+            f"{made.jobs[array]}_{element}|{element}|PENDING||Priority|{made.comment(array)}"
+            for array, content in enumerate(made.elements)
+            for element in range(len(content))
+        ]
+        (folder / "bin/squeue.out").write_text("\n".join(entries) + "\n")
+        again, _, said = measured(folder, "submit", "grid.toml", "--cluster", "here.toml")
+        print(f"submit again: {said.strip()}")
+        specs = records.grid("scale", options.runs).runs()
+        records.write(specs[: len(specs) // 2], store.folder)
+        look, _, said = measured(folder, "status", "grid.toml")
+        print(f"status: {said.splitlines()[0]}")
+    return {
+        "submit_100k_seconds": seconds,
+        "submit_100k_gib": gib,
+        "submit_100k_again_seconds": again,
+        "status_100k_seconds": look,
+    }
+
+
+@contextmanager
+def slow_files(seconds: float) -> Iterator[None]:
+    """Every operation on a file takes so long: open (twice that to write), stat, make, rename, remove, renew."""
+    kept = [
+        (os, name, getattr(os, name)) for name in ("stat", "fstat", "mkdir", "unlink", "utime", "replace", "listdir")
+    ]
+    kept.append((io, "open", io.open))
+
+    def slowed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            writes = function is kept[-1][2] and any(letter in str(arguments[1:]) for letter in "wx")
+            time.sleep(seconds * (1 + writes))
+            return function(*arguments, **options)
+
+        return call
+
+    for module, name, function in kept:
+        setattr(module, name, slowed(function))
+    try:
+        yield
+    finally:
+        for module, name, function in kept:
+            setattr(module, name, function)
+
+
+def claim(options: argparse.Namespace) -> Figures:
+    """Share of their time that workers spend on claims in one folder; one in ten has the runs of another, too."""
+    spent, worked = [], []
+
+    def worker(folder: Path, runs: list[str]) -> None:
+        store, claims = Store(folder), Claims(folder)
+        begin, busy = time.perf_counter(), 0.0
+        for run in runs:  # what running/worker.py does around a run
+            if not store.path(run).exists() and claims.take(run):
+                if not store.path(run).exists():
+                    start = time.perf_counter()
+                    time.sleep(RUN_SECONDS)
+                    busy += time.perf_counter() - start
+                    claims.check()
+                claims.release()
+        total = time.perf_counter() - begin
+        if busy:
+            spent.append(total - busy)
+            worked.append(busy)
+        claims.close()
+
+    with tempfile.TemporaryDirectory() as name, slow_files(LATENCY):
+        lists = [[f"{worker:08x}{run:08x}" for run in range(RUNS_PER_WORKER)] for worker in range(options.workers)]
+        lists += lists[::10]
+        threads = [threading.Thread(target=worker, args=(Path(name), runs)) for runs in lists]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    share = sum(spent) / (sum(spent) + sum(worked))
+    each = sum(spent) / len(spent) / RUNS_PER_WORKER
+    how = f"{RUN_SECONDS:.0f} s at {LATENCY * 1e3:.0f} ms per operation"
+    print(f"claims: {len(lists)} workers, {each:.3f} s per run of {how}")
+    return {"claims_share_1000_workers": share, "claims_seconds_per_run_at_20ms": each}
+
+
+def overhead(options: argparse.Namespace) -> Figures:
+    """Share of a worker's time on the digits grid that is not scoring, training or evaluation, once it is started."""
+    import torch
+
+    from pbt_bench.running import execute
+    from pbt_bench.running.worker import Advanced, Job, keep_freed_memory, work
+    from pbt_bench.spec import load_grid
+
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    inside = 0.0
+    depth = 0
+
+    def timed(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal inside, depth
+            depth += 1
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                depth -= 1
+                inside += (time.perf_counter() - start) * (depth == 0)
+
+        setattr(owner, name, call)
+
+    timed(execute, "train")
+    timed(execute, "evaluate")
+    timed(execute._Shared, "_prune")
+    grid = load_grid(Path(__file__).parents[1] / "grids/digits.toml")
+    specs = [spec for spec in grid.runs() if spec.model == "resnet8" and spec.seed == 0]
+
+    class Link:
+        """Hands out the runs, and starts the clock with the second: the first one loads what all share."""
+
+        left = iter(specs)
+        start = 0.0
+        sent = 0
+
+        def recv(self) -> Job | None:
+            nonlocal inside
+            self.sent += 1
+            if self.sent == 2:
+                self.start, inside = time.perf_counter(), 0.0
+            spec = next(self.left, None)
+            return Job(spec.to_json(), tuple(grid.grid.method), False) if spec else None
+
+        def send(self, message: object) -> None:
+            assert isinstance(message, Advanced) or getattr(message, "status", "") in ("done", "collapsed"), message
+
+    link = Link()
+    with tempfile.TemporaryDirectory() as name:
+        store = Store(Path(name) / "digits")
+        store.prepare()
+        work(link, store.folder, Path(name), "cpu", 300.0)  # type: ignore[arg-type]
+        total = time.perf_counter() - link.start
+    print(f"overhead: {total - inside:.2f} of {total:.1f} s for {link.sent - 2} runs of the digits grid")
+    return {"overhead_share": (total - inside) / total}
+
+
+FIGURES: dict[str, Callable[[argparse.Namespace], Figures]] = {"submit": submit, "claims": claim, "overhead": overhead}
+
+
+def main() -> int:
+    """Measure what the arguments name, or everything."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)}; default: all")
+    parser.add_argument("--runs", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=1_000)
+    options = parser.parse_args()
+    if odd := set(options.figures) - set(FIGURES):
+        parser.error(f"unknown figure {', '.join(sorted(odd))} (valid: {', '.join(FIGURES)})")
+    path = Path("results/speed.json")
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for name in options.figures or FIGURES:
+        for key, value in FIGURES[name](options).items():
+            found[key] = round(value, 4)
+            print(f"  {key:34} {value:9.3f}", flush=True)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
