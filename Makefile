@@ -61,7 +61,7 @@ lint: $(VENV)/installed-dev    ## formatter, linter, type checker and the order 
 	@$(BIN)/lint-imports
 
 docs: $(VENV)/installed-docs    ## the documentation: build/docs/index.html; a warning is an error
-	@$(BIN)/python -m sphinx -b html -W --keep-going -q -d build/doctrees docs build/docs
+	@$(BIN)/python -m sphinx -b html -a -W --keep-going -q -d build/doctrees docs build/docs
 	@echo "docs: build/docs/index.html"
 
 clean:                ## remove .venv and caches; results stay

@@ -68,3 +68,11 @@ def test_toml_in_the_pages_is_a_grid_or_a_profile(page: Path, tmp_path: Path) ->
         if language == "toml":
             (tmp_path / "file.toml").write_text(text, encoding="utf-8")
             (load_grid if "[grid]" in text else load_profile)(tmp_path / "file.toml")
+
+
+def test_every_section_of_a_report_is_explained() -> None:
+    page = (ROOT / "pbt_bench" / "analysis" / "page.html.j2").read_text(encoding="utf-8")
+    sections = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    terms = re.findall(r"^(.+)\n: ", (ROOT / "docs" / "guide" / "report.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(sections) > 5
+    assert [section for section in sections if section not in terms] == []
