@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pbt_bench.analysis.paired import FEWEST, Comparison, Standing
+from pbt_bench.analysis.style import tick_label
 from pbt_bench.analysis.summary import Panel, summarise
 
 _EQUAL = 1e-12  # accuracies that differ by less are the same
@@ -35,7 +36,7 @@ def conclusions(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
         first = standing.against[0] if standing.against else None
         said.append(
             Conclusion(
-                sparsity=f"{standing.sparsity:g}",
+                sparsity=tick_label(standing.sparsity),
                 sentence=_sentence(standing, f"{standing.leader} ({mean:.2f} %)"),
                 nearest=first.other if first else "",
                 difference=_difference(first) if first else "",
@@ -54,7 +55,7 @@ def sentences(panel: Panel, found: Sequence[Standing]) -> list[str]:
     for i, standing in enumerate(found):
         tie = standing.against and abs(standing.against[0].mean) < _EQUAL
         wins.setdefault("no single method" if tie else standing.leader, []).append(i)
-    sparsities = [f"{standing.sparsity:g}" for standing in found]
+    sparsities = [tick_label(standing.sparsity) for standing in found]
     ranked = sorted(wins.items(), key=lambda win: -len(win[1]))
     said = [f"Highest mean accuracy: {'; '.join(f'{method} at {_spans(at, sparsities)}' for method, at in ranked)}."]
     settled = [i for i, standing in enumerate(found) if standing.settled]
@@ -113,7 +114,7 @@ def _against_dense(panel: Panel) -> list[str]:
         return [f"No method comes within one percentage point of the dense network ({100 * dense:.2f} %)."]
     return [
         f"The best method stays within one percentage point of the dense network ({100 * dense:.2f} %) "
-        f"up to sparsity {near.index.max():g}."
+        f"up to sparsity {tick_label(near.index.max())}."
     ]
 
 
@@ -134,7 +135,7 @@ def _collapses(runs: pd.DataFrame) -> list[str]:
     counts = diagnosed["method"].value_counts()
     empty = diagnosed[diagnosed["collapsed_layers"] > 0]
     parts = [
-        f"{method} in {len(own)} of {counts[method]} runs (from sparsity {own['sparsity'].min():g})"
+        f"{method} in {len(own)} of {counts[method]} runs (from sparsity {tick_label(own['sparsity'].min())})"
         for method, own in empty.groupby("method")
     ]
     if parts:

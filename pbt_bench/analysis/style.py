@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -130,8 +131,9 @@ def sparsity_axis(axes: Axes, sparsities: Sequence[float], inches: float) -> Non
 
 
 def tick_label(sparsity: float) -> str:
-    """A sparsity as short as a tick allows: 0.995, but 0.9953 for 0.995278."""
-    return f"{sparsity:.4g}"
+    """A sparsity as short as a tick allows: 0.995, but 0.9953 for 0.995278, and 0.999997 for 0.9999968."""
+    decimals = max(4, 1 - math.floor(math.log10(1 - sparsity)))
+    return f"{sparsity:.{decimals}f}".rstrip("0").rstrip(".")
 
 
 def text_inches(text: str) -> float:

@@ -14,6 +14,7 @@ import pandas as pd
 from pbt_bench.analysis.frame import STATUSES
 from pbt_bench.analysis.paired import Standing
 from pbt_bench.analysis.published import Published, differences, matching
+from pbt_bench.analysis.style import tick_label
 from pbt_bench.analysis.summary import Panel, counted_accuracy, summarise
 from pbt_bench.spec import DENSE
 
@@ -69,7 +70,7 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
     alone = len(rows) > 0 and not numbers["n"].any()
     lines = []
     for sparsity in sorted(numbers["sparsity"].unique()):
-        label = f"{sparsity:g}" if sparsity else "0 (dense)"
+        label = tick_label(sparsity) if sparsity else "0 (dense)"
         by_method = {row["method"]: row for row in numbers[numbers["sparsity"] == sparsity].to_dict("records")}
         columns = [DENSE] if sparsity == 0 else methods
         here = [_cell(by_method[method], panel.seeds, marks.get((method, sparsity), "")) for method in columns]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pbt_bench.analysis.paired import Comparison, accuracies, compare
+from pbt_bench.analysis.style import tick_label
 from pbt_bench.analysis.summary import Panel
 from pbt_bench.analysis.tables import Cell, Row, Table
 from pbt_bench.spec import RunSpec
@@ -100,7 +101,7 @@ def _lines(panel: Panel, base: Panel) -> dict[str, list[Comparison]]:
     if not some:
         return {}
     gaps, methods = gaps[:, :, some], [methods[i] for i in some]
-    lines = dict(zip((f"{sparsity:g}" for sparsity in sparsities), compare(gaps, methods), strict=True))
+    lines = dict(zip((tick_label(sparsity) for sparsity in sparsities), compare(gaps, methods), strict=True))
     # Sparsities of one seed are not independent: their mean is one value.
     known = ~np.isnan(gaps)
     sums = np.where(known, gaps, 0).sum(axis=1, keepdims=True)

@@ -53,6 +53,14 @@ def test_a_users_method_never_looks_like_a_known_one():
         assert own.marker not in {look.marker for look in known}
 
 
+def test_a_label_never_rounds_to_one_and_log_spaced_ones_differ():
+    spaced = [1 - 10 ** (-k / 4) for k in range(1, 25)]
+    labels = [style.tick_label(sparsity) for sparsity in spaced]
+    assert len(set(labels)) == 24
+    assert labels[-2:] == ["0.9999982", "0.999999"]
+    assert [style.tick_label(s) for s in (0, 0.5, 0.995, 0.995278, 0.0001)] == ["0", "0.5", "0.995", "0.9953", "0.0001"]
+
+
 def test_high_sparsities_stand_apart():
     places = style.position([0.9, 0.98, 0.99, 0.995])
     assert np.allclose(places, [1, 1.69897, 2, 2.30103])
