@@ -151,7 +151,7 @@ class _Put(torch.autograd.Function):
         """To `values` the gradient at `index`, to `base` the rest."""
         (index,) = ctx.saved_tensors
         rest = gradient.clone().index_fill_(1, index, 0) if ctx.needs_input_grad[0] else None
-        return rest, gradient[:, index], None
+        return rest, _select(gradient, index), None
 
 
 class _Sum(torch.autograd.Function):
@@ -172,7 +172,7 @@ class _Sum(torch.autograd.Function):
         constants = None
         if ctx.needs_input_grad[3]:
             constants = gradient.sum([d for d in range(gradient.dim()) if d != 1]).index_fill_(0, index, 0)
-        return gradient, gradient[:, index], None, constants
+        return gradient, _select(gradient, index), None, constants
 
 
 class _Take(torch.autograd.Function):
@@ -183,8 +183,7 @@ class _Take(torch.autograd.Function):
         """In the memory format of `values`."""
         ctx.save_for_backward(index)
         ctx.like = values
-        taken: Tensor = values[:, index]
-        return taken
+        return _select(values, index)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -208,6 +207,15 @@ class _Block(torch.autograd.Function):
         weight, outputs, inputs = ctx.saved_tensors
         rows = torch.zeros_like(weight[: len(outputs)]).index_copy_(1, inputs, gradient)
         return torch.zeros_like(weight).index_copy_(0, outputs, rows), None, None
+
+
+def _select(values: Tensor, index: Tensor) -> Tensor:
+    """Channels `index`, in the memory format of `values` (which indexing would lose, and all that follows be slow)."""
+    if values.dim() != 4 or not values.is_contiguous(memory_format=torch.channels_last):
+        return values.index_select(1, index)
+    n, channels, height, width = values.shape
+    rows = values.permute(0, 2, 3, 1).reshape(-1, channels).index_select(1, index)
+    return rows.view(n, height, width, len(index)).permute(0, 3, 1, 2)
 
 
 def _empty(shape: torch.Size, like: Tensor) -> Tensor:

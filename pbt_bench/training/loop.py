@@ -20,6 +20,7 @@ from pbt_bench.pruning.masks import Masks
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import Recipe
 from pbt_bench.training.compact import Compact
+from pbt_bench.training.kept import SPARSE, Kept
 from pbt_bench.training.optimizer import learning_rate, optimizer
 
 EVALUATION_BATCH = 512
@@ -74,14 +75,23 @@ class Stepper:
         model.to(memory_format=torch.channels_last)  # convolutions are faster so, on a CPU and on a GPU
         parameters = dict(model.named_parameters())
         partial = {name: mask for name, mask in masks.items() if not bool(mask.all())}
-        self._weights = [parameters[name].data for name in partial]
-        self._masks = [mask.to(parameters[name].dtype) for name, mask in partial.items()]
-        self._compact = Compact(model, partial, recipe.execution == "compact") if recipe.execution != "dense" else None
-        self.optimizer = optimizer(recipe, model)
+        for name, mask in partial.items():
+            parameters[name].data.mul_(mask)
+        sparse = recipe.execution != "dense"
+        self._compact = Compact(model, partial, recipe.execution == "compact") if sparse else None
+        self._kept = {
+            name: Kept(parameters[name], mask)
+            for name, mask in partial.items()
+            if sparse and int(mask.sum()) <= SPARSE * mask.numel()
+        }
+        rest = [name for name in partial if name not in self._kept]
+        self._weights = [parameters[name].data for name in rest]
+        self._masks = [partial[name].to(parameters[name].dtype) for name in rest]
+        updated = [self._kept[name].vector if name in self._kept else p for name, p in parameters.items()]
+        self.optimizer = optimizer(recipe, updated)
         self.steps_per_epoch = len(list(self._batches(len(data.train))))
         self.step = 0
         self._now: _Epoch | None = None
-        self._mask()
 
     def _mask(self) -> None:
         if self._weights:
@@ -112,13 +122,17 @@ class Stepper:
                 inputs = self.data.inputs(batch.pixels)
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.learning_rate
-                self.optimizer.zero_grad(set_to_none=True)
+                self.model.zero_grad(set_to_none=True)
                 cast = torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
                 with cast, self._compact or nullcontext():
                     logits = self.model(inputs)
                     loss = F.cross_entropy(logits, batch.targets, label_smoothing=recipe.label_smoothing)
                 loss.backward()
+                for kept in self._kept.values():
+                    kept.read_gradient()
                 self.optimizer.step()
+                for kept in self._kept.values():
+                    kept.write()
                 self._mask()
                 self.step += 1
                 now.steps += 1
@@ -139,6 +153,8 @@ class Stepper:
     def load(self, state: State) -> None:
         """Continue from `state`. Raises what a state of another training makes torch raise."""
         self.model.load_state_dict(state["model"])
+        for kept in self._kept.values():
+            kept.read()
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         self._now = state["epoch"] and _Epoch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import cos, pi
 
 import torch
@@ -10,14 +11,12 @@ from torch import nn
 from pbt_bench.spec import Recipe
 
 
-def optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW over all parameters; weight decay applies to every one of them."""
+def optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW; weight decay applies to every one of `parameters`."""
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
-        )
+        return torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
     return torch.optim.SGD(
-        model.parameters(),
+        parameters,
         recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,

@@ -1,0 +1,42 @@
+"""The kept weights of a sparse tensor as a vector of their own: what the optimiser updates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SPARSE = 0.25  # share of kept weights up to which gathering them costs less than updating all
+
+
+class Kept:
+    """The weights of `parameter` that `mask` keeps.
+
+    An optimiser that treats every weight alone (SGD, AdamW) makes of `vector` exactly what it makes of these weights
+    in the whole tensor, in proportion to their number. Pruned weights are not touched: they stay zero.
+    """
+
+    def __init__(self, parameter: nn.Parameter, mask: Tensor) -> None:
+        self._parameter = parameter
+        self._index = _flat(torch.empty_like(parameter, dtype=torch.bool).copy_(mask)).nonzero().flatten()
+        self.vector = nn.Parameter(_flat(parameter.data).index_select(0, self._index))
+
+    def read(self) -> None:
+        """The vector from the weights."""
+        self.vector.data.copy_(_flat(self._parameter.data).index_select(0, self._index))
+
+    def read_gradient(self) -> None:
+        """The vector's gradient from that of the weights, which is no longer needed."""
+        gradient = self._parameter.grad
+        if gradient is not None and gradient.stride() != self._parameter.stride():
+            gradient = torch.empty_like(self._parameter).copy_(gradient)
+        self.vector.grad = None if gradient is None else _flat(gradient).index_select(0, self._index)
+        self._parameter.grad = None
+
+    def write(self) -> None:
+        """The weights from the vector."""
+        _flat(self._parameter.data).index_copy_(0, self._index, self.vector.data)
+
+
+def _flat(dense: Tensor) -> Tensor:
+    """A view of all entries in the order of memory, whatever the memory format."""
+    return dense.as_strided((dense.numel(),), (1,))
