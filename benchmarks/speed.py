@@ -293,7 +293,6 @@ FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
     "load_100k_records_gib": ("100,000 records into a frame, peak GiB", large("load", "gib")),
     "report_100k_records_seconds": ("100,000 records read and reported, seconds", large("first", "seconds")),
     "report_100k_again_seconds": ("reported once more, from the cache, seconds", large("again", "seconds")),
-=======
     **{
         f"epoch_speedup_over_plain_loop.{sparsity}": (
             f"epoch at {sparsity:g}, plain loop / ours",
