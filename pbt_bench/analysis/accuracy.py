@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from pbt_bench.analysis import style
 from pbt_bench.analysis.multiples import multiples, nothing
-from pbt_bench.analysis.published import Published, matching
 from pbt_bench.analysis.summary import Panel, counted_accuracy, summarise
 from pbt_bench.spec import DENSE
 
@@ -20,7 +19,7 @@ _MOST_SEEDS = 10  # points of one cell; of more runs the lowest, the quartiles a
 _QUARTILES = np.linspace(0, 1, 5)
 
 
-def accuracy_figure(panels: Sequence[Panel], published: Published | None = None) -> Figure:
+def accuracy_figure(panels: Sequence[Panel]) -> Figure:
     """One panel each for `panels` (those of one data set and setting); accuracies in percent.
 
     Hollow points are runs that diverged or collapsed. Methods are dodged sideways so that none hides another. What
@@ -29,12 +28,12 @@ def accuracy_figure(panels: Sequence[Panel], published: Published | None = None)
     methods = style.method_order({method for panel in panels for method in panel.methods})
 
     def draw(axes: Axes, panel: Panel) -> None:
-        _draw(axes, panel, methods, matching(published, panel) if published else pd.DataFrame())
+        _draw(axes, panel, methods)
 
     return multiples(panels, draw, methods, (_WIDTH, _HEIGHT))
 
 
-def _draw(axes: Axes, panel: Panel, methods: Sequence[str], printed: pd.DataFrame) -> None:
+def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
     axes.set_title(style.title(panel.title, _WIDTH))
     axes.set_ylabel("test accuracy (%)")
     style.sparsity_axis(axes, panel.sparsities, _WIDTH - 1.3)
@@ -42,7 +41,7 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str], printed: pd.DataFram
     gap = np.diff(places).min() if len(places) > 1 else 0.3
     axes.set_xlim(places[0] - 0.5 * gap, places[-1] + 0.5 * gap)
     runs = panel.runs.assign(test_accuracy=counted_accuracy(panel.runs)).dropna(subset=["test_accuracy"])
-    seen = _draw_published(axes, printed, methods, gap) if len(printed) else []
+    seen = _draw_published(axes, panel.printed, methods, gap)
     if runs.empty and seen:
         axes.set_title(style.title(f"{panel.title} (published only)", _WIDTH))
         axes.set_ylim(min(seen) - 5, max(seen) + 5)

@@ -13,7 +13,10 @@ from pbt_bench.analysis.summary import Panel, summarise
 
 
 def compression_figure(panels: Sequence[Panel]) -> Figure:
-    """One panel each: mean test accuracy in percent over 1 / (1 - sparsity) on a log axis, ± standard deviation."""
+    """One panel each: mean test accuracy in percent over 1 / (1 - sparsity) on a log axis, ± standard deviation.
+
+    What a paper printed for the same cells is a thin line with a dash at each mean.
+    """
     methods = style.method_order({method for panel in panels for method in panel.methods})
     return multiples.multiples(panels, _draw, methods)
 
@@ -30,12 +33,19 @@ def _draw(axes: Axes, panel: Panel) -> None:
             cells = 100 * table.loc[method, ["mean", "std"]]
             ratio = 1 / (1 - cells.index.to_numpy(dtype=float))
             multiples.line(axes, method, ratio, cells["mean"].to_numpy(), cells["std"].to_numpy())
+    printed = panel.printed[panel.printed["sparsity"] > 0].sort_values("sparsity")
+    for name, rows in printed.groupby("method"):
+        look = style.look(str(name))
+        there = 1 / (1 - rows["sparsity"])
+        axes.plot(
+            there, 100 * rows["mean"], color=look.colour, linestyle=look.dash, linewidth=0.7, marker="_", zorder=2
+        )
     levels = [100 * panel.runs["chance_accuracy"].mean()]
     axes.axhline(levels[0], color="0.45", linestyle=":", linewidth=1.1)
     if panel.dense["test_accuracy"].notna().any():
         levels.append(100 * panel.dense["test_accuracy"].mean())
         axes.axhline(levels[1], color="black", linewidth=1.1)
-    seen = [*levels, *(100 * table["mean"])]
+    seen = [*levels, *(100 * table["mean"]), *(100 * printed["mean"])]
     margin = 0.05 * (max(seen) - min(seen)) + 0.5
     axes.set_ylim(min(seen) - margin, max(seen) + margin)
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))

@@ -29,11 +29,22 @@ def critical_sparsities(panel: Panel) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "critical", "reached"])
 
 
+def printed_critical(panel: Panel) -> dict[str, float]:
+    """By method, the highest sparsity before any published run has an empty layer, where one has."""
+    found = {}
+    rows = panel.printed.dropna(subset="empty_layers").sort_values("sparsity")
+    for method, own in rows[rows["sparsity"] > 0].groupby("method"):
+        empty = (own["empty_layers"] > 0).to_numpy(dtype=bool)
+        if empty.any() and not empty[0]:
+            found[str(method)] = float(own["sparsity"].iloc[int(empty.argmax()) - 1])
+    return found
+
+
 def critical_figure(panels: Sequence[Panel]) -> Figure:
     """One panel each, a row per method: the median over seeds, a line from lowest to highest seed.
 
     Hollow: in half of the seeds or more no layer is empty in the whole study. A cross at the left edge: the median seed
-    has an empty layer at the lowest sparsity already.
+    has an empty layer at the lowest sparsity already. A black bar is what a paper's masks give for the same sparsities.
     """
     rows = max((len(panel.methods) for panel in panels), default=1)
     names = max((style.text_inches(method) for panel in panels for method in panel.methods), default=0)
@@ -68,6 +79,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
             markeredgecolor=look.colour,
             clip_on=False,
         )
+    for method, critical in printed_critical(panel).items():
+        row = panel.methods.index(method)
+        axes.plot([style.position(critical)], [row], color="black", marker="|", markersize=12, zorder=5)
     axes.set_xlim(edge, places[-1] + (places[-1] - edge) * 0.04)
     axes.set_yticks(range(len(panel.methods)), panel.methods)
     axes.set_ylim(len(panel.methods) - 0.5, -0.5)

@@ -20,7 +20,6 @@ from pbt_bench.analysis.curves import curve_figure
 from pbt_bench.analysis.effective import effective_figure
 from pbt_bench.analysis.gallery import Gallery, Picture
 from pbt_bench.analysis.profiles import profile_figure
-from pbt_bench.analysis.published import Published
 from pbt_bench.analysis.summary import Panel, slug
 from pbt_bench.analysis.variants import Variant
 
@@ -49,14 +48,14 @@ def panel_pictures(gallery: Gallery, panel: Panel) -> dict[str, Picture | None]:
     }
 
 
-def group_pictures(gallery: Gallery, parts: Iterable[Panel], published: Published) -> list[dict[str, Picture | None]]:
+def group_pictures(gallery: Gallery, parts: Iterable[Panel]) -> list[dict[str, Picture | None]]:
     """The figures of each data set in one setting, its models side by side."""
-    printed, found = published.rows.to_csv(), []
+    found = []
     for title, group in _by_dataset(parts).items():
         about = f"Accuracy against sparsity, {title}"
-        draw = partial(accuracy_figure, group, published)
+        draw = partial(accuracy_figure, group)
         pictures: dict[str, Picture | None] = {
-            "accuracy": gallery.picture(slug(f"accuracy {title}"), about, draw, [printed, *states(*group)])
+            "accuracy": gallery.picture(slug(f"accuracy {title}"), about, draw, states(*group))
         }
         some = any(panel.runs["status"].ne(MISSING).any() for panel in group)
         for kind, (figure, what) in _OF_GROUP.items():
@@ -78,9 +77,9 @@ def ablation_picture(gallery: Gallery, variants: Sequence[Variant], parts: Seque
 
 
 def states(*parts: Panel) -> list[str]:
-    """What identifies all records of `parts`, and the runs that have none."""
+    """What identifies all records of `parts`, the runs that have none, and what papers printed beside them."""
     rows = pd.concat([part for panel in parts for part in (panel.runs, panel.dense)])
-    return [*(panel.title for panel in parts), *rows["run_id"], *rows["state"]]
+    return [*(panel.title + panel.printed.to_csv() for panel in parts), *rows["run_id"], *rows["state"]]
 
 
 def _by_dataset(parts: Iterable[Panel]) -> dict[str, list[Panel]]:

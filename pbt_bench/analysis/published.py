@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ class Published:
     """All rows and what stands behind their files.
 
     `rows` has the columns `file`, `source`, `statistic`, `dataset`, `model` (None where no model here is meant),
-    `published_model`, `method` ("dense" at sparsity 0), `sparsity`, `density`, `mean` and `std` (fractions), `n` and
-    `note`.
+    `published_model`, `method` ("dense" at sparsity 0), `sparsity`, `density`, `mean` and `std` (fractions), `n`,
+    `note` and `empty_layers` (the most that any run had; NaN where the source does not say).
     """
 
     rows: pd.DataFrame
@@ -65,7 +65,7 @@ def load_published(folder: Path) -> Published:
         about[path.stem] = _about(path.with_suffix(".toml"))
         rows += _rows(path, about[path.stem])
     columns = ["file", "source", "statistic", "dataset", "model", "published_model", "method", "sparsity", "density"]
-    frame = pd.DataFrame(rows, columns=[*columns, "mean", "std", "n", "note"])
+    frame = pd.DataFrame(rows, columns=[*columns, "mean", "std", "n", "note", "empty_layers"])
     return Published(frame.astype({"model": "object"}), about)
 
 
@@ -96,6 +96,11 @@ def matching(published: Published, panel: Panel) -> pd.DataFrame:
     dense = dense.merge(dense[of_one].head(1), on=of_one)
     rows = pd.concat([_pooled(dense), rows[rows["method"] != DENSE]])
     return rows.drop_duplicates(["method", "sparsity"]).reset_index(drop=True)
+
+
+def beside(parts: Iterable[Panel], published: Published) -> list[Panel]:
+    """The panels with their `matching` rows in `printed`, for figures."""
+    return [replace(panel, printed=matching(published, panel)) for panel in parts]
 
 
 def differences(published: Published, panel: Panel, rows: pd.DataFrame) -> list[str]:
@@ -131,8 +136,10 @@ def _unlike(about: About, panel: Panel) -> list[str]:
 def _about(path: Path) -> About:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not a TOML file: {error}") from None
     about = convert(table, About, str(path))
     if about.recipe not in PRESETS:
         raise unknown("recipe", about.recipe, PRESETS, str(path))
@@ -185,6 +192,7 @@ def _row(line: Mapping[str, Any], about: About, path: Path, where: str) -> dict[
         "std": _number(line, "top1_std", 0, 100, where) / 100 if line["top1_std"] else np.nan,
         "n": round(_number(line, "n_runs", 1, 10**6, where)),
         "note": line["note"].strip() or about.left_out.get(model, ""),
+        "empty_layers": _number(line, empty, 0, 10**6, where) if line.get(empty := "max_empty_layers") else np.nan,
     }
 
 

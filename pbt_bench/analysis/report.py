@@ -25,7 +25,7 @@ from pbt_bench.analysis.overlap import Masks, Overlaps, overlap_sentence, overla
 from pbt_bench.analysis.overlap_figure import overlap_figure
 from pbt_bench.analysis.paired import standings
 from pbt_bench.analysis.pictures import ablation_picture, group_pictures, panel_pictures, states
-from pbt_bench.analysis.published import load_published, published_folder
+from pbt_bench.analysis.published import beside, load_published, published_folder
 from pbt_bench.analysis.rank_figure import rank_figure
 from pbt_bench.analysis.ranks import rank_sentences, ranks
 from pbt_bench.analysis.style import method_order
@@ -48,7 +48,7 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
     published = load_published(published_folder(store.folder.parent))
     table = study_frame(specs, store)
     masks = _masks(store, table)
-    parts = panels(table)
+    parts = beside(panels(table), published)
     gallery = Gallery(out / "figures")
     sections = []
     for panel in parts:
@@ -89,7 +89,7 @@ def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -
         missing=missing_runs(table),
         time_left=time_left(specs, table),
         errors=_commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
-        groups=group_pictures(gallery, parts, published),
+        groups=group_pictures(gallery, parts),
         variants=ablation_picture(gallery, changed, parts),
         changes=changes,
         rank_sentences=rank_sentences(ranked),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,8 @@ _EXTRA = ["scope", "sanity", "warmup", "rewind", "protocol"]  # what only a prun
 _NESTED = ("recipe", "scoring")
 _OVER_SEEDS = {"n": "count", "mean": "mean", "std": "std"}
 
+_NONE = pd.DataFrame({"method": [], "sparsity": [], "mean": [], "empty_layers": []})
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -34,6 +36,7 @@ class Panel:
     slug: str  # a file name's stem, unique in the study
     runs: pd.DataFrame  # pruned runs, missing ones included
     dense: pd.DataFrame  # their baseline, perhaps empty
+    printed: pd.DataFrame = field(default_factory=lambda: _NONE)  # the rows of a paper, from `published.beside`
 
     @property
     def title(self) -> str:

@@ -14,7 +14,7 @@ from pbt_bench.analysis import style
 from pbt_bench.analysis.accuracy import accuracy_figure
 from pbt_bench.analysis.collapse import collapse_figure, short_names
 from pbt_bench.analysis.frame import frame
-from pbt_bench.analysis.published import load_published
+from pbt_bench.analysis.published import beside, load_published
 from pbt_bench.analysis.summary import panels
 from pbt_bench.running.record import Layer
 from pbt_bench.spec import Recipe, RunSpec
@@ -109,7 +109,7 @@ def test_published_means_are_drawn_beside_the_runs_or_alone(record):
         for sparsity in (0.9, 0.98)
     ]
     for runs in (specs, list(map(record, specs))):
-        (axes,) = accuracy_figure(panels(frame(runs)), published).axes
+        (axes,) = accuracy_figure(beside(panels(frame(runs)), published)).axes
         (line,) = [line for line in axes.lines if line.get_marker() == "_"]
         assert list(line.get_ydata()) == pytest.approx([90.55, 87.24])
         assert line.get_color() == style.look("fts").colour

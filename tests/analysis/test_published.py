@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pbt_bench.analysis import style
+from pbt_bench.analysis.compression import compression_figure
+from pbt_bench.analysis.critical import critical_figure, printed_critical
 from pbt_bench.analysis.frame import frame
 from pbt_bench.analysis.missing import missing_runs, time_left
-from pbt_bench.analysis.published import differences, load_published, matching
+from pbt_bench.analysis.published import beside, differences, load_published, matching
 from pbt_bench.analysis.summary import panels
 from pbt_bench.errors import RequestError
 from pbt_bench.spec import RunSpec, load_grid
@@ -77,6 +80,26 @@ def test_the_dense_rows_of_a_paper_are_pooled(published):
     assert row["std"] == pytest.approx(np.sqrt(squares / 14))
 
 
+def test_figures_draw_the_rows_beside_the_runs(published, record):
+    sparsities = (0.9, 0.99, 0.9968377, 0.999, 0.9996838)
+    specs = [
+        RunSpec(dataset="cifar100", model="vgg16-bias", seed=0, method="magnitude", sparsity=sparsity)
+        for sparsity in sparsities
+    ]
+    (panel,) = beside(panels(frame(map(record, specs))), published)
+    rows = panel.printed[panel.printed["sparsity"] > 0]
+    (axes,) = compression_figure([panel]).axes
+    (line,) = [line for line in axes.lines if line.get_marker() == "_"]
+    assert list(line.get_xdata()) == pytest.approx([1 / (1 - sparsity) for sparsity in sparsities])
+    assert list(line.get_ydata()) == pytest.approx(list(100 * rows["mean"]))
+    first = rows.loc[rows["empty_layers"] > 0, "sparsity"].min()
+    before = max(sparsity for sparsity in sparsities if sparsity < first)
+    assert printed_critical(panel) == {"magnitude": before}
+    (axes,) = critical_figure([panel]).axes
+    (bar,) = [line for line in axes.lines if line.get_marker() == "|"]
+    assert list(bar.get_xdata()) == pytest.approx([style.position(before)])
+
+
 @pytest.mark.parametrize(
     ("text", "about", "message"),
     [
@@ -91,7 +114,7 @@ def test_the_dense_rows_of_a_paper_are_pooled(published):
         (HEAD + ROW + ROW, ABOUT, "data rows 1 and 2 are of the same cell"),
         (HEAD + ROW + '"open', ABOUT, "not a csv file"),
         ("\0\0", ABOUT, "x.csv"),
-        (HEAD + ROW, None, "x.toml: cannot be read"),
+        (HEAD + ROW, None, "x.toml: cannot be read: No such file"),
         (HEAD + ROW, "recipe = 1", "x.toml"),
         (HEAD + ROW, ABOUT.replace("fts-2025", "fts-25"), "unknown recipe 'fts-25'; did you mean 'fts-2025'"),
     ],
