@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,7 +195,7 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64]
     )
 
 
-@cache
+@lru_cache(maxsize=4)  # of 111 rows it is 9 MB
 def _resamples(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How often each of n rows is drawn, per resample, and the probability of that resample."""
     if n > _EXACT_UP_TO:
