@@ -50,10 +50,13 @@ def collapse_figure(panel: Panel) -> Figure:
         for i, (axes, method) in enumerate(zip(grid.flat, methods, strict=False)):
             axes.set_title(method)
             axes.tick_params(length=0, labelsize=7)
-            axes.set_xticks(range(len(sparsities)), map(style.tick_label, sparsities))
+            lowest = i + columns >= len(methods)
+            axes.set_xticks(
+                range(len(sparsities)) if lowest else [], map(style.tick_label, sparsities) if lowest else []
+            )
             axes.tick_params(axis="x", rotation=0 if cell == _CELL[0] else 90)
-            axes.set_yticks(range(len(names)), names if i % columns == 0 else [""] * len(names))
-            if i + columns >= len(methods):
+            axes.set_yticks(range(len(names)) if i % columns == 0 else [], names if i % columns == 0 else [])
+            if lowest:
                 axes.set_xlabel("sparsity")
             _draw(axes, [cells.get((method, sparsity)) for sparsity in sparsities], norm, 7 if cell == _CELL[0] else 4)
         if cells:

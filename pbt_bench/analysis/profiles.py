@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
 from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.summary import Panel
@@ -38,7 +38,7 @@ def profile_figure(panel: Panel) -> Figure:
             multiples.at_the_edge(axes, method, place[mean == 0], lowest)
         axes.set_ylim(lowest, 1.3)
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("layer, from input to output")
         axes.set_ylabel("density")

@@ -157,8 +157,11 @@ def save(figure: Figure, stem: Path) -> bytes:
     """Write `stem`.png and `stem`.svg; returns the SVG. The same figure gives the same bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     with rc_context(RC):
+        figure.set_dpi(RC["savefig.dpi"])
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+        figure.set_layout_engine(None)  # the places are found: a figure with an engine is drawn twice each time
         figure.savefig(stem.with_name(f"{stem.name}.png"))
-        figure.set_layout_engine("none")  # the places are found: not again for the SVG
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "pbt-bench"})
     stem.with_name(f"{stem.name}.svg").write_bytes(buffer.getvalue())
