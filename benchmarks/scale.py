@@ -28,7 +28,7 @@ from pbt_bench.running.store import Store
 
 Figures = dict[str, float]
 LATENCY = 0.02  # seconds per file operation
-RUN_SECONDS = 10.0  # of a simulated run
+RUN_SECONDS = 15.0  # of a simulated run
 RUNS_PER_WORKER = 3
 COMMANDS = {
     "sbatch": 'n=$(cat "$0.n" 2>/dev/null || echo 1000); echo $((n + 1)) >"$0.n"; echo "Submitted batch job $n"',
@@ -164,36 +164,48 @@ def claim(options: argparse.Namespace) -> Figures:
 
 
 def overhead(options: argparse.Namespace) -> Figures:
-    """Share of a worker's time on the digits grid that is not scoring, training or evaluation, once it is started."""
+    """Share of a worker's time on the digits grid that is not scoring, training or evaluation, once it is started.
+
+    What a training is interrupted for, its log, checkpoints and progress, counts as overhead.
+    """
     import torch
 
     from pbt_bench.running import execute
+    from pbt_bench.running.checkpoint import Checkpoint
+    from pbt_bench.running.log import RunLog
     from pbt_bench.running.worker import Advanced, Job, keep_freed_memory, work
     from pbt_bench.spec import load_grid
 
     keep_freed_memory()
     torch.set_num_threads(1)
     inside = 0.0
-    depth = 0
+    work_now = [False]  # innermost last: is it what the study is for, or overhead?
+    since = 0.0
 
-    def timed(owner: Any, name: str) -> None:
+    def switch(to: bool | None) -> None:
+        nonlocal inside, since
+        now = time.perf_counter()
+        inside += (now - since) * work_now[-1]
+        since = now
+        work_now.pop() if to is None else work_now.append(to)
+
+    def timed(owner: Any, name: str, is_work: bool) -> None:
         function = getattr(owner, name)
 
         def call(*arguments: Any, **keywords: Any) -> Any:
-            nonlocal inside, depth
-            depth += 1
-            start = time.perf_counter()
+            switch(is_work)
             try:
                 return function(*arguments, **keywords)
             finally:
-                depth -= 1
-                inside += (time.perf_counter() - start) * (depth == 0)
+                switch(None)
 
         setattr(owner, name, call)
 
-    timed(execute, "train")
-    timed(execute, "evaluate")
-    timed(execute._Shared, "_prune")
+    timed(execute, "train", True)
+    timed(execute, "evaluate", True)
+    timed(execute._Shared, "_prune", True)
+    timed(RunLog, "append", False)
+    timed(Checkpoint, "_poll", False)
     grid = load_grid(Path(__file__).parents[1] / "grids/digits.toml")
     specs = [spec for spec in grid.runs() if spec.model == "resnet8" and spec.seed == 0]
 

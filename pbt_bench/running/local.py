@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
 _LOOK_SECONDS = 2.0  # between looks at what others are at
+_LOOK_CLAIMS = 20  # at so many claims each time, in turn: on a slow file system thousands would take minutes
 
 
 @dataclass
@@ -143,14 +144,17 @@ def run(
 
     def look_elsewhere() -> None:
         """Which of the runs that others had are done, which did they leave?"""
+        there = set(os.listdir(store.runs))
         for run_id, spec in list(elsewhere.items()):
-            if record := store.finished(run_id, plan.retry_failed):
+            if f"{run_id}.json" in there and (record := store.finished(run_id, plan.retry_failed)):
+                del elsewhere[run_id]
                 progress.finished(spec, finished(record))
-            elif not claims.busy(run_id):
-                queues.put(spec)
-            else:
-                continue
+        for run_id, spec in list(elsewhere.items())[:_LOOK_CLAIMS]:
             del elsewhere[run_id]
+            if claims.busy(run_id):
+                elsewhere[run_id] = spec  # at the end
+            else:
+                queues.put(spec)
         for worker in [w for w in workers if w.current is None]:
             assign(worker)
 
