@@ -20,7 +20,7 @@ from pbt_bench.spec import DENSE, convert
 
 COLUMNS = ("paper", "dataset", "model", "method", "sparsity", "top1_mean", "top1_std", "n_runs", "note")
 _TOLERANCE = 0.005  # relative, of the density: 0.4376587 and 1 - 10^-0.25 are the same setting
-_PLAIN = {"scope": "global", "sanity": "none", "warmup": "none", "rewind": False}  # as all published runs were
+_PLAIN = {"scope": "global", "warmup": "none", "rewind": False}  # as all published runs were
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     init: str
     statistic: str
     models: dict[str, str]
+    sanity: dict[str, str] = {}  # of methods that are one here only under another sanity transform
     datasets: dict[str, str] = {}
     model_notes: dict[str, str] = {}
     left_out: dict[str, str] = {}
@@ -41,7 +42,8 @@ class Published:
 
     `rows` has the columns `file`, `source`, `statistic`, `dataset`, `model` (None where no model here is meant),
     `published_model`, `method` ("dense" at sparsity 0), `sparsity`, `density`, `mean` and `std` (fractions), `n`,
-    `note` and `empty_layers` (the most that any run had; NaN where the source does not say).
+    `note`, `sanity` (under which the method here is the published one) and `empty_layers` (the most that any run had;
+    NaN where the source does not say).
     """
 
     rows: pd.DataFrame
@@ -65,7 +67,7 @@ def load_published(folder: Path) -> Published:
         about[path.stem] = _about(path.with_suffix(".toml"))
         rows += _rows(path, about[path.stem])
     columns = ["file", "source", "statistic", "dataset", "model", "published_model", "method", "sparsity", "density"]
-    frame = pd.DataFrame(rows, columns=[*columns, "mean", "std", "n", "note", "empty_layers"])
+    frame = pd.DataFrame(rows, columns=[*columns, "mean", "std", "n", "note", "sanity", "empty_layers"])
     return Published(frame.astype({"model": "object"}), about)
 
 
@@ -74,7 +76,8 @@ def matching(published: Published, panel: Panel) -> pd.DataFrame:
 
     They agree in dataset, model, method and sparsity, and are of one paper: the one whose recipe is nearest. Of several
     numbers for one cell, the last epoch's goes before the best over all epochs. Its dense rows are one, of all their
-    runs. A study that changes scope, sanity, warm-up or rewind is beside nothing.
+    runs. A study that changes scope, warm-up or rewind is beside nothing; one that changes sanity is beside the rows of
+    that sanity. `comparable` says whether a row is of the same method as the cell, or of one that only has its name.
     """
     first = panel.runs.iloc[0]
     rows: pd.DataFrame = published.rows
@@ -82,6 +85,9 @@ def matching(published: Published, panel: Panel) -> pd.DataFrame:
         return rows.iloc[:0]
     rows = rows[(rows["dataset"] == panel.dataset) & (rows["model"] == panel.model)]
     rows = rows[rows["method"].isin([*panel.methods, DENSE])]
+    rows = rows.assign(comparable=(rows["sanity"] == first["sanity"]) | (rows["method"] == DENSE))
+    if first["sanity"] != "none":
+        rows = rows[rows["comparable"]]
     own = np.array([0.0, *panel.sparsities])
     ratios = np.abs(rows["density"].to_numpy()[:, None] / (1 - own) - 1)
     rows = rows.assign(sparsity=own[ratios.argmin(axis=1)])[ratios.min(axis=1) <= _TOLERANCE]
@@ -113,7 +119,9 @@ def differences(published: Published, panel: Panel, rows: pd.DataFrame) -> list[
     parts += [about.model_notes[model] for model in rows["published_model"].unique() if model in about.model_notes]
     said = ["; ".join(parts) + "."]
     for note, own in rows[rows["note"] != ""].groupby("note", sort=False):
-        said.append(f"Published {', '.join(own['method'].unique())}: {note}.")
+        other = own.loc[~own["comparable"], "sanity"].unique()
+        only = f"; it is comparable with sanity = {other[0]!r} only" if len(other) else ""
+        said.append(f"Published {', '.join(own['method'].unique())}: {note}{only}.")
     return said
 
 
@@ -192,6 +200,7 @@ def _row(line: Mapping[str, Any], about: About, path: Path, where: str) -> dict[
         "std": _number(line, "top1_std", 0, 100, where) / 100 if line["top1_std"] else np.nan,
         "n": round(_number(line, "n_runs", 1, 10**6, where)),
         "note": line["note"].strip() or about.left_out.get(model, ""),
+        "sanity": about.sanity.get(method, "none"),
         "empty_layers": _number(line, empty, 0, 10**6, where) if line.get(empty := "max_empty_layers") else np.nan,
     }
 

@@ -67,7 +67,7 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
     # Where no method is told from the leader, marking all of them would say nothing.
     groups = [standing for standing in found if len(standing.tied) < len(standing.against)]
     marks |= {(method, standing.sparsity): "tied" for standing in groups for method in standing.tied}
-    alone = len(rows) > 0 and not numbers["n"].any()
+    alone = len(rows) > 0 and (rows["sparsity"] > 0).any() and not numbers["n"].any()
     lines = []
     for sparsity in sorted(numbers["sparsity"].unique()):
         label = tick_label(sparsity) if sparsity else "0 (dense)"
@@ -159,7 +159,7 @@ def _numbers(panel: Panel, methods: Sequence[str]) -> pd.DataFrame:
 
 def _beside(numbers: pd.DataFrame, rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
     """`numbers` with what papers printed and the difference, of the same statistic where these runs have it."""
-    names = {name: f"published_{name}" for name in ("mean", "std", "n", "statistic", "source", "note")}
+    names = {name: f"published_{name}" for name in ("mean", "std", "n", "statistic", "source", "note", "comparable")}
     numbers = numbers.merge(rows[["method", "sparsity", *names]].rename(columns=names), "outer", ["method", "sparsity"])
     numbers[["n", *STATUSES]] = numbers[["n", *STATUSES]].fillna(0).astype(int)
     runs = pd.concat([panel.dense, panel.runs])
@@ -169,7 +169,8 @@ def _beside(numbers: pd.DataFrame, rows: pd.DataFrame, panel: Panel) -> pd.DataF
     of_maximum = numbers["published_statistic"].str.startswith("max").fillna(False).to_numpy(dtype=bool)
     like = np.where(of_maximum, highest.reindex(own).to_numpy(), np.nan)
     measured = np.where(np.isnan(like), numbers["mean"], like)
-    return numbers.assign(difference=measured - numbers["published_mean"])
+    same = numbers.pop("published_comparable").eq(True)
+    return numbers.assign(difference=(measured - numbers["published_mean"]).where(same))
 
 
 def _cell(row: Mapping[Hashable, Any], seeds: int, mark: str) -> Cell:

@@ -65,8 +65,22 @@ def test_log_spaced_sparsities_match_as_they_are_rounded(published, sparsity):
 def test_other_sparsities_methods_and_settings_match_nothing(published):
     assert matching(published, panel_of(method="snip", sparsity=0.4))["method"].tolist() == ["dense"]
     assert matching(published, panel_of(method="fts", sparsity=0.9))["method"].tolist() == ["dense"]
-    for change in ({"sanity": "shuffle"}, {"warmup": "1 epochs"}, {"scope": "layer"}, {"model": "vgg16"}):
+    for change in ({"warmup": "1 epochs"}, {"scope": "layer"}, {"model": "vgg16"}):
         assert matching(published, panel_of(**({"method": "snip", "sparsity": 0.9} | change))).empty
+
+
+def test_a_method_of_the_same_name_only_is_compared_where_it_is_the_same(published):
+    panel = panel_of(method="grasp", sparsity=0.9)
+    rows = matching(published, panel).set_index("method")
+    assert rows["comparable"].to_dict() == {"dense": True, "grasp": False}
+    assert differences(published, panel, matching(published, panel))[1].endswith(
+        "; it is comparable with sanity = 'invert' only."
+    )
+    panel = panel_of(method="grasp", sparsity=0.9, sanity="invert")
+    rows = matching(published, panel).set_index("method")
+    assert rows["comparable"].to_dict() == {"dense": True, "grasp": True}
+    assert "comparable" not in " ".join(differences(published, panel, rows.reset_index()))
+    assert matching(published, panel_of(method="snip", sparsity=0.9, sanity="invert"))["method"].tolist() == ["dense"]
 
 
 def test_the_dense_rows_of_a_paper_are_pooled(published):

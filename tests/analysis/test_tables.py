@@ -158,6 +158,15 @@ def test_a_maximum_over_epochs_is_compared_with_a_maximum(record, published):
     assert accuracy_table(panel, standings(panel), published).rows[2].cells == [Cell("-10.00")], "not all have one"
 
 
+def test_a_published_method_that_is_another_one_has_no_difference(tmp_path, record):
+    (tmp_path / "x.toml").write_text(ABOUT.replace("[models]", 'sanity = { snip = "invert" }\n[models]'))
+    (tmp_path / "x.csv").write_text(HEAD + "P,digits,paper_vgg,snip,0.9,89.5,0.5,3,inverted,\n")
+    plain = made(record, {("snip", 0.9): [0.90, 0.92]}, load_published(tmp_path))
+    assert [(row.kind, row.cells[0].mean) for row in plain.rows] == [("here", "91.00"), ("published", "89.50")]
+    inverted = made(record, {("snip", 0.9): [0.90, 0.92]}, load_published(tmp_path), sanity="invert")
+    assert [row.cells[0].mean for row in inverted.rows] == ["91.00", "89.50", "+1.50"]
+
+
 def test_without_a_run_the_table_is_the_published_one_alone(record, published):
     table = made(record, {("snip", 0.9): [None] * 3, ("fts", 0.98): [None] * 3}, published)
     assert [(row.sparsity, row.kind) for row in table.rows] == [("0.9", "published")]
