@@ -67,7 +67,7 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
     # Where no method is told from the leader, marking all of them would say nothing.
     groups = [standing for standing in found if len(standing.tied) < len(standing.against)]
     marks |= {(method, standing.sparsity): "tied" for standing in groups for method in standing.tied}
-    alone = len(rows) > 0 and (rows["sparsity"] > 0).any() and not numbers["n"].any()
+    alone = len(rows) > 0 and bool((rows["sparsity"] > 0).any()) and not numbers["n"].any()
     lines = []
     for sparsity in sorted(numbers["sparsity"].unique()):
         label = tick_label(sparsity) if sparsity else "0 (dense)"
