@@ -154,13 +154,6 @@ class _Gradients(Intercept):
                 target += self._state.listed(name, other)
 
 
-def _multiply(delta: Tensor, columns: Tensor, into: Tensor) -> None:
-    if len(into) > 1:
-        torch.bmm(delta, columns, out=into)
-    else:
-        torch.mm(delta[0], columns[0], out=into[0])
-
-
 _ADD = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 _SCALED_THROUGH = """
     relu relu_ leaky_relu dropout pad max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
