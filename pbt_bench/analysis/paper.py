@@ -14,8 +14,9 @@ from pbt_bench.analysis.missing import time_left
 from pbt_bench.analysis.paired import standings
 from pbt_bench.analysis.published import Published, load_published, published_folder
 from pbt_bench.analysis.report import write_report
-from pbt_bench.analysis.summary import panels
+from pbt_bench.analysis.summary import panels, slug
 from pbt_bench.analysis.tables import PUBLISHED, Table, accuracy_table
+from pbt_bench.analysis.variants import variant_sentence, variant_table, variants
 from pbt_bench.errors import RequestError
 from pbt_bench.running.plan import check_names
 from pbt_bench.running.store import Store
@@ -38,6 +39,9 @@ _TABLE = r"""\begin{minipage}{\linewidth}
 
 \bigskip
 """
+
+
+_FIGURES = ("accuracy-*", "compression-*", "critical-*", "variants")  # the others are on the study's own page
 
 
 @dataclass(frozen=True)
@@ -92,12 +96,17 @@ def _study(path: Path, results: Path, out: Path, published: Published) -> Study:
     store, specs = Store(results / grid.name), grid.runs()
     runs = study_frame(specs, store)
     shown = []
-    for panel in panels(runs):
+    parts, folder = panels(runs), f"{grid.name}/tables"
+    for panel in parts:
         found = standings(panel)
         table = accuracy_table(panel, found, published)
         if found or any(row.kind == PUBLISHED and len(row.cells) > 1 for row in table.rows):
-            shown.append(Shown(f"{grid.name}/tables/{panel.slug}", table, sentences(panel, found) if found else []))
+            shown.append(Shown(f"{folder}/{panel.slug}", table, sentences(panel, found) if found else []))
+    for variant in variants(parts):
+        table = variant_table(variant)
+        shown.append(Shown(f"{folder}/{slug(f'change {table.title}')}", table, [variant_sentence(variant)]))
     page = write_report(grid.name, specs, store, out / grid.name) if shown else None
+    figures = out / grid.name / "figures"
     return Study(
         name=grid.name,
         file=path,
@@ -106,7 +115,7 @@ def _study(path: Path, results: Path, out: Path, published: Published) -> Study:
         recorded=int(runs["status"].ne(MISSING).sum()),
         left=time_left(specs, runs),
         page=page.relative_to(out).as_posix() if page else "",
-        figures=[file.relative_to(out).as_posix() for file in sorted((out / grid.name).glob("figures/accuracy-*.svg"))],
+        figures=[file.relative_to(out).as_posix() for kind in _FIGURES for file in sorted(figures.glob(f"{kind}.svg"))],
         tables=shown,
     )
 

@@ -66,7 +66,7 @@ def test_every_study_is_listed_with_what_there_is(folder, studies):
 
 def test_every_link_leads_somewhere(folder, studies):
     links = re.findall(r'(?:href|src)="([^"]+)"', (folder / "out/index.html").read_text())
-    assert len(links) == 1 + 2 * (1 + 3 + 1), "tables.tex; per study its page, three table files and a figure"
+    assert len(links) == 1 + 2 * (1 + 3) + 3 + 1, "tables.tex; per study its page and three table files; figures"
     for link in links:
         assert (folder / "out" / link).stat().st_size > 0
 
@@ -79,6 +79,20 @@ def test_all_tables_compile_as_one_document(folder, studies):
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout
     assert (folder / "out/tables.pdf").stat().st_size > 10_000
+
+
+def test_variants_are_on_the_page_too(tmp_path, record, stored):
+    (tmp_path / "grids").mkdir()
+    text = GRID.format(name="ablation", dataset="digits").replace(
+        "seed = [0]", 'seed = [0, 1, 2]\nsanity = ["none", "invert"]'
+    )
+    (tmp_path / "grids/ablation.toml").write_text(text)
+    stored(tmp_path / "results/ablation", [record(spec) for spec in load_grid(tmp_path / "grids/ablation.toml").runs()])
+    (study,) = write_paper(tmp_path / "grids", tmp_path / "results", tmp_path / "out")
+    assert [shown.table.title for shown in study.tables][-1] == "digits / resnet18: sanity invert against none"
+    assert study.figures[-1] == "ablation/figures/variants.svg"
+    for path in [*study.figures, *(f"{shown.stem}.tex" for shown in study.tables)]:
+        assert (tmp_path / "out" / path).stat().st_size > 0
 
 
 def test_the_command_line(folder, capsys, tmp_path):
