@@ -187,9 +187,10 @@ def _report(options: argparse.Namespace) -> int:
 
     grid, store = _load(options)
     specs = grid.runs()
-    page = write_report(grid.name, specs, store, options.out or store.folder / "report")
+    table = study_frame(specs, store)
+    page = write_report(grid.name, specs, store, options.out or store.folder / "report", table)
     print(f"report: {page}")
-    left = time_left(specs, study_frame(specs, store))
+    left = time_left(specs, table)
     if left:
         print(f"runs are missing, the page lists them. {left}")
     return 0

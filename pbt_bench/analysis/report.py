@@ -39,14 +39,16 @@ from pbt_bench.spec import DENSE, RunSpec
 _LISTED = 20  # distinct errors, and values of one environment field, before "and n more"
 
 
-def write_report(name: str, specs: Sequence[RunSpec], store: Store, out: Path) -> Path:
+def write_report(
+    name: str, specs: Sequence[RunSpec], store: Store, out: Path, table: pd.DataFrame | None = None
+) -> Path:
     """Write `out`/index.html, figures/ and tables/ from what `store` holds of `specs`; returns the page's path.
 
     A spec without a record counts as missing. Beside the results stands what papers printed, where they printed it.
-    The same records give the same bytes.
+    The same records give the same bytes. `table` is study_frame(specs, store), if it is at hand.
     """
     published = load_published(published_folder(store.folder.parent))
-    table = study_frame(specs, store)
+    table = study_frame(specs, store) if table is None else table
     masks = _masks(store, table)
     parts = beside(panels(table), published)
     gallery = Gallery(out / "figures")

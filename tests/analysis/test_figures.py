@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from xml.etree import ElementTree
 
 import msgspec
 import numpy as np
@@ -171,3 +172,17 @@ def test_of_many_seeds_the_lowest_the_quartiles_and_the_highest_are_drawn(grid, 
     (axes,) = accuracy_figure(panels(frame(runs))).axes
     points = [line for line in axes.lines if line.get_linestyle() == "None" and len(line.get_xdata())]
     assert [list(np.round(line.get_ydata(), 6)) for line in points] == [2 * [50, 56.125, 62.25, 68.375, 74.5]]
+
+
+def test_a_saved_svg_is_the_picture_that_was_drawn_without_the_names_in_comments(tmp_path):
+    figure = style.new_figure(2, 1)
+    axes = figure.subplots()
+    axes.plot([1, 2, 3], [1, 1.23456789, 2])
+    axes.set_title("a-->name<!--")
+    root = ElementTree.fromstring(style.save(figure, tmp_path / "x"))
+    assert (tmp_path / "x.svg").read_bytes().count(b"name") == 0
+    paths = [element.get("d") for element in root.iter("{http://www.w3.org/2000/svg}path")]
+    (line,) = [path.split() for path in paths if path and path.count("L") == 2 and "M" in path and path.count(".") > 4]
+    x, y = np.array([word for word in line if word not in "ML"], float).reshape(3, 2).T
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.02)
+    assert (y[1] - y[0]) / (y[2] - y[0]) == pytest.approx(0.23456789, abs=0.002)
