@@ -16,7 +16,6 @@ from pbt_bench.analysis.summary import Panel
 _WIDTH = 10.5  # of the figure at most, if more than one heat map stands in a row, inches
 _CELL = (0.42, 0.19)  # width and height of one cell; many sparsities make it narrower
 _NARROW = 0.2
-_LONGEST_NAME = 26
 
 
 def collapse_figure(panel: Panel) -> Figure:
@@ -48,7 +47,7 @@ def collapse_figure(panel: Panel) -> Figure:
         for axes in list(grid.flat)[len(methods) :]:
             axes.set_axis_off()
         for i, (axes, method) in enumerate(zip(grid.flat, methods, strict=False)):
-            axes.set_title(method)
+            axes.set_title(style.shortened(method))
             axes.tick_params(length=0, labelsize=7)
             lowest = i + columns >= len(methods)
             axes.set_xticks(
@@ -70,9 +69,7 @@ def short_names(names: Sequence[str]) -> list[str]:
     parts = [name.removesuffix(".weight").split(".") for name in names]
     while min(map(len, parts)) > 1 and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
-    short = [".".join(part) for part in parts]
-    half = _LONGEST_NAME // 2 - 1
-    return [name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[-half:]}" for name in short]
+    return [style.shortened(".".join(part)) for part in parts]
 
 
 def _draw(axes: Axes, columns: Sequence[np.ndarray | None], norm: LogNorm, count_size: float) -> None:

@@ -47,7 +47,7 @@ def critical_figure(panels: Sequence[Panel]) -> Figure:
     has an empty layer at the lowest sparsity already. A black bar is what a paper's masks give for the same sparsities.
     """
     rows = max((len(panel.methods) for panel in panels), default=1)
-    names = max((style.text_inches(method) for panel in panels for method in panel.methods), default=0)
+    names = max((style.text_inches(style.shortened(name)) for panel in panels for name in panel.methods), default=0)
     return multiples.multiples(panels, _draw, [], (max(multiples.COLUMN[0], 2.3 + names), 0.9 + 0.22 * rows))
 
 
@@ -83,6 +83,6 @@ def _draw(axes: Axes, panel: Panel) -> None:
         row = panel.methods.index(method)
         axes.plot([style.position(critical)], [row], color="black", marker="|", markersize=12, zorder=5)
     axes.set_xlim(edge, places[-1] + (places[-1] - edge) * 0.04)
-    axes.set_yticks(range(len(panel.methods)), panel.methods)
+    axes.set_yticks(range(len(panel.methods)), map(style.shortened, panel.methods))
     axes.set_ylim(len(panel.methods) - 0.5, -0.5)
     return None

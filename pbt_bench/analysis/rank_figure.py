@@ -43,7 +43,7 @@ def rank_figure(found: Ranks) -> Figure:
             axes.plot([rank, rank, end], [0, y, y], color=look.colour, linewidth=0.9, linestyle="-", clip_on=False)
             axes.plot([rank], [0], color=look.colour, marker=look.marker, clip_on=False, zorder=4)
             axes.annotate(
-                f"{name} {rank:.2f}" if on_left else f"{rank:.2f} {name}",
+                f"{style.shortened(name)} {rank:.2f}" if on_left else f"{rank:.2f} {style.shortened(name)}",
                 (end, y),
                 xytext=(-4 if on_left else 4, 0),
                 textcoords="offset points",

@@ -142,6 +142,12 @@ def text_inches(text: str) -> float:
     return 0.085 * len(text)
 
 
+def shortened(name: str, most: int = 26) -> str:
+    """A name in at most so many letters: a long one loses its middle."""
+    half = most // 2 - 1
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+
+
 def title(text: str, inches: float) -> str:
     """A bold title, wrapped to about that width."""
     return textwrap.fill(text, max(20, int(inches / 0.105)))
