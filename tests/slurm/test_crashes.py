@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def test_a_node_loses_power(study, cluster, slurm) -> None:
-    study.submit(long=0.7, checkpoint_minutes=0.02)
+    study.submit(long=1.0, checkpoint_minutes=0.02)
     state = study.wait(lambda state: study.long_run(state)["epoch"] == 1)
     node = study.node(study.long_run(state)["job"])
     dead = set(slurm("squeue", "-h", "-r", "-w", node, "-o", "%i").split())
@@ -15,7 +15,7 @@ def test_a_node_loses_power(study, cluster, slurm) -> None:
 
 
 def test_slurmd_dies_alone_and_two_copies_of_a_job_are_at_work(study, cluster, slurm) -> None:
-    study.submit(long=2.0)
+    study.submit(long=2.5)
     state = study.wait(lambda state: study.long_run(state)["state"] == "running")
     job = study.long_run(state)["job"]
     cluster.kill(f"slurmd-{study.node(job)}")

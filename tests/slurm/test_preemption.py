@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def test_a_job_of_high_priority_takes_both_nodes(study, slurm) -> None:
-    study.submit(long=0.7)
+    study.submit(long=1.0)
     study.wait(lambda state: study.long_run(state)["epoch"] == 1)
     slurm("sbatch", "-p", "high", "-N", "2", "--exclusive", "--job-name=urgent", "-o", "/dev/null", "--wrap", "sleep 4")
     study.wait(lambda _: slurm("squeue", "-h", "-n", "urgent", "-t", "RUNNING"))
@@ -15,7 +15,7 @@ def test_a_job_of_high_priority_takes_both_nodes(study, slurm) -> None:
 
 
 def test_cancelled_elements_are_lost_until_they_are_submitted_again(study, slurm) -> None:
-    study.submit(long=0.7, array_parallelism=1, runs_per_job=12)
+    study.submit(long=1.0, array_parallelism=1, runs_per_job=12)
     state = study.wait(lambda state: study.long_run(state)["epoch"] == 1)
     running = study.long_run(state)["job"]
     pending = f"{running.split('_')[0]}_1"
@@ -24,5 +24,5 @@ def test_cancelled_elements_are_lost_until_they_are_submitted_again(study, slurm
     state = study.wait(lambda state: state["lost"] == 24 - state["done"], never="failed missing")
     assert {run["job"] for run in state["runs"]} == {running, pending}
     assert all("cancelled" in run["why"] for run in state["runs"])
-    assert f"{state['lost']} to submit" in study.submit(long=0.7)
+    assert f"{state['lost']} to submit" in study.submit(long=1.0)
     assert study.sessions(study.complete()) >= 2

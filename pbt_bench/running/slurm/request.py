@@ -28,6 +28,9 @@ def request(
 
     Raises RequestError if Slurm does not answer or refuses.
     """
+    path = str(store.folder.absolute())
+    if not path.isprintable() or any(character in path for character in "%\\"):
+        raise RequestError(f"{path!r}: Slurm cannot write logs to a path with %, a backslash or a line break")
     specs = grid.runs()
     ids = {spec.run_id: spec for spec in specs}
     found = outcomes(store.runs, ids)

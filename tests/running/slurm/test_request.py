@@ -187,3 +187,12 @@ def test_submit_starts_without_torch(fake, tmp_path: Path) -> None:
     assert "job 1000: 1 array element for 2 runs" in done.stdout
     (folder,) = (tmp_path / "results/tiny/slurm").iterdir()
     assert json.loads((folder / "submission.json").read_text())["data"] == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["%j", "a\\b", "a\n#SBATCH --hold"])
+def test_a_folder_that_slurm_would_misread_is_refused(fake, tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path / name / "tiny")
+    with pytest.raises(RequestError, match="Slurm cannot write logs to a path with") as caught:
+        ask(store)
+    assert "\n" not in str(caught.value)
+    assert not store.folder.exists()
