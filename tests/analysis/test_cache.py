@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pbt_bench.analysis.cache import cache_path
+from pbt_bench.analysis.cache import cache_path, read
 from pbt_bench.analysis.columns import decode, encode
 from pbt_bench.analysis.frame import frame, load_results, study_frame
 from pbt_bench.running.store import Store
@@ -176,3 +176,16 @@ def test_layers_and_curves_are_sequences_of_what_was_recorded(record, specs):
     assert curve == run.curve
     assert curve[-1] == run.curve[-1]
     assert list(curve.column("train_loss")) == [epoch.train_loss for epoch in run.curve]
+
+
+def test_a_run_takes_a_few_kilobytes_and_what_repeats_is_there_once(tmp_path, grid, record, stored):
+    specs = grid(seed=tuple(range(12))).runs()
+    store = stored(tmp_path, [record(spec) for spec in specs])
+    for _ in range(2):  # from the records, and from the cache
+        table = read(store)
+        assert table.num_rows == len(specs) > 1000
+        assert table.nbytes / len(specs) < 3000
+        assert cache_path(store).stat().st_size / len(specs) < 3000
+        rows = decode(table)
+        assert len({id(recipe) for recipe in rows["recipe"]}) == 1
+        assert len({id(layers.names) for layers in rows["layers"]}) == 1
