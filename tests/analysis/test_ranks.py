@@ -10,6 +10,7 @@ from scipy import stats
 from pbt_bench.analysis.frame import frame
 from pbt_bench.analysis.rank_figure import rank_figure
 from pbt_bench.analysis.ranks import Ranks, rank_sentences, ranks, signed_rank
+from pbt_bench.analysis.style import save
 from pbt_bench.analysis.summary import panels
 from pbt_bench.spec import RunSpec
 
@@ -96,6 +97,15 @@ def test_bars_join_what_cannot_be_told_apart(apart, groups):
     bars = [line for line in axes.lines if line.get_linewidth() == 3]
     assert len(bars) == len(groups)
     assert [text.get_text() for text in axes.texts] == ["a 1.00", "b 2.00", "3.00 c", "4.00 d"]
+
+
+def test_a_long_name_is_cut_and_leaves_room_for_the_axis(tmp_path):
+    found = made([], ["a" * 100, "b" * 100])
+    figure = rank_figure(found)
+    save(figure, tmp_path / "ranks")
+    (axes,) = figure.axes
+    assert len(axes.texts[0].get_text()) < 40
+    assert axes.get_position().width > 0.2
 
 
 def test_without_runs_there_is_nothing_to_rank(grid):
