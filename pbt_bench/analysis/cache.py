@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pbt_bench import __version__
-from pbt_bench.analysis.columns import SCHEMA, encode
+from pbt_bench.analysis.columns import SCHEMA, encode, uncollected
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import MOST_BYTES, Store
 
@@ -33,6 +33,7 @@ def cache_path(store: Store) -> Path:
     return store.folder / "cache" / "runs.parquet"
 
 
+@uncollected()
 def read(store: Store, ids: Collection[str] | None = None) -> pa.Table:
     """The readable records, sorted by run id, of all runs or of `ids`: the columns of `encode`, and KEY.
 
