@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,6 +26,8 @@ class Picture:
     slug: str  # figures/<slug>.png and .svg
     alt: str
     data: str  # the SVG as a data URI: nothing to fetch, and ids of two figures cannot clash
+    width: int  # in CSS pixels, so that the page keeps its place free until it is seen
+    height: int
 
 
 class Gallery:
@@ -48,7 +51,10 @@ class Gallery:
         if self._before.get(slug) != (key, self._files(slug)):
             save(draw(), stem)
         self._now[slug] = (key, self._files(slug))
-        return Picture(slug, alt, "data:image/svg+xml;base64," + b64encode(self._read(slug, "svg")).decode())
+        svg = self._read(slug, "svg")
+        points = [re.search(rb'<svg[^>]* %s="([0-9.]+)pt"' % side, svg) for side in (b"width", b"height")]
+        width, height = (round(float(found[1]) * 4 / 3) if found else 0 for found in points)
+        return Picture(slug, alt, "data:image/svg+xml;base64," + b64encode(svg).decode(), width, height)
 
     def close(self) -> None:
         """Remember what was drawn."""
