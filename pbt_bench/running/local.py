@@ -167,7 +167,11 @@ def run(
             for worker in [w for w in workers if w.link in ready]:
                 answer(worker)
             if elsewhere and monotonic() - looked > _LOOK_SECONDS:
-                look_elsewhere()
+                try:
+                    look_elsewhere()
+                except OSError as error:
+                    why = error.strerror or error
+                    raise StoreError(f"{store.folder}: results cannot be written: {why}") from None
                 looked = monotonic()
             progress.tick()
     finally:
