@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from records import result
 
+from pbt_bench.running.claims import Claims
 from pbt_bench.running.store import Store
+from pbt_bench.spec import RunSpec
 
 
 @pytest.fixture
@@ -100,3 +102,21 @@ def test_a_results_folder_that_disappears(folder: Path, start: Any, uninterrupte
     _, err = last.communicate(timeout=240)
     assert last.returncode == 0, err
     assert finished(study) == uninterrupted
+
+
+def test_a_results_folder_that_disappears_while_a_run_of_another_is_awaited(
+    folder: Path, start: Any, specs: list[RunSpec]
+) -> None:
+    study = folder / "results/study"
+    Store(study).prepare()
+    claims = Claims(study)
+    assert claims.take(next(spec for spec in specs if spec.method == "dense" and spec.seed == 0).run_id)
+    small = ("grid.seed=[0]", "grid.method=['snip']", "grid.sparsity=[0.9]", "grid.warmup=['none']")
+    call = start("run", "study.toml", "--workers", "1", *(word for value in small for word in ("--set", value)))
+    while not list(study.glob("runs/*.json")) and call.poll() is None:
+        time.sleep(0.05)
+    os.rename(folder / "results", folder / "elsewhere")
+    _, err = call.communicate(timeout=120)
+    claims.close()
+    assert call.returncode == 1, err
+    assert "results cannot be written: No such file or directory" in one_line(err)
