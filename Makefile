@@ -31,7 +31,7 @@ benchmark: $(VENV)/installed   ## six methods on real images on this machine, th
 	@echo "== drawing"
 	@$(BIN)/pbt-bench report grids/digits.toml
 
-test: $(VENV)/installed-dev    ## the whole test suite
+test: $(VENV)/installed-dev    ## the test suite; the long tests of faults are in test-faults
 	@echo "== tests"
 	@$(BIN)/python -m pytest
 
@@ -40,9 +40,9 @@ submit: $(VENV)/installed      ## a grid as Slurm job arrays: make submit GRID=g
 	@echo "== submitting $(GRID) to the cluster of $(CLUSTER)"
 	@$(BIN)/pbt-bench submit $(GRID) --cluster $(CLUSTER)
 
-test-faults: $(VENV)/installed-dev ## the tests of faults with all their kills and bad inputs (minutes)
+test-faults: $(VENV)/installed-dev ## kills, full disks, hostile files, a failing Slurm cluster: all of them (minutes)
 	@echo "== faults"
-	@PBT_BENCH_FAULTS=all $(BIN)/python -m pytest tests/faults
+	@PBT_BENCH_FAULTS=all $(BIN)/python -m pytest tests/faults tests/slurm
 
 paper: $(VENV)/installed       ## every table and figure of the papers from the results there are
 	@echo "== drawing what results/ holds, beside the published numbers"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytestmark = pytest.mark.long
+
 
 def test_a_node_loses_power(study, cluster, slurm) -> None:
     study.submit(long=1.0, checkpoint_minutes=0.02)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytestmark = pytest.mark.long
+
 
 def test_a_job_of_high_priority_takes_both_nodes(study, slurm) -> None:
     study.submit(long=1.0)

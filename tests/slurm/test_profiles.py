@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from slurm_study import Study
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module", autouse=True)
 def limited(cluster, known, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
