@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 help:                 ## what the targets do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml pbt_bench/training/sparse.c
 	@echo "== creating $(VENV) and installing (torch is large: minutes the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pbt-bench needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -20,16 +20,24 @@ class Kept:
         self._index = _flat(torch.empty_like(parameter, dtype=torch.bool).copy_(mask)).nonzero().flatten()
         self.vector = nn.Parameter(_flat(parameter.data).index_select(0, self._index))
 
+    def slots(self, places: Tensor) -> Tensor:
+        """Where in the vector the weights are that have these indices [weights, dimensions] in the tensor."""
+        strides = torch.tensor(self._parameter.stride(), device=places.device)
+        return torch.searchsorted(self._index, (places * strides).sum(1))
+
     def read(self) -> None:
         """The vector from the weights."""
         self.vector.data.copy_(_flat(self._parameter.data).index_select(0, self._index))
 
     def read_gradient(self) -> None:
-        """The vector's gradient from that of the weights, which is no longer needed."""
+        """Add the gradient of the tensor, which is no longer needed, to the vector's own."""
         gradient = self._parameter.grad
-        if gradient is not None and gradient.stride() != self._parameter.stride():
+        if gradient is None:
+            return
+        if gradient.stride() != self._parameter.stride():
             gradient = torch.empty_like(self._parameter).copy_(gradient)
-        self.vector.grad = None if gradient is None else _flat(gradient).index_select(0, self._index)
+        of_kept = _flat(gradient).index_select(0, self._index)
+        self.vector.grad = of_kept if self.vector.grad is None else self.vector.grad + of_kept
         self._parameter.grad = None
 
     def write(self) -> None:

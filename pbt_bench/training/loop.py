@@ -78,12 +78,12 @@ class Stepper:
         for name, mask in partial.items():
             parameters[name].data.mul_(mask)
         sparse = recipe.execution != "dense"
-        self._compact = Compact(model, partial, recipe.execution == "compact") if sparse else None
         self._kept = {
             name: Kept(parameters[name], mask)
             for name, mask in partial.items()
             if sparse and int(mask.sum()) <= SPARSE * mask.numel()
         }
+        self._compact = Compact(model, partial, self._kept, recipe.execution == "compact") if sparse else None
         rest = [name for name in partial if name not in self._kept]
         self._weights = [parameters[name].data for name in rest]
         self._masks = [partial[name].to(parameters[name].dtype) for name in rest]
@@ -122,7 +122,7 @@ class Stepper:
                 inputs = self.data.inputs(batch.pixels)
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.learning_rate
-                self.model.zero_grad(set_to_none=True)
+                self.optimizer.zero_grad(set_to_none=True)
                 cast = torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
                 with cast, self._compact or nullcontext():
                     logits = self.model(inputs)

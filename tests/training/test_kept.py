@@ -38,6 +38,7 @@ def test_kept_weights_are_updated_as_in_the_whole(
     for _ in range(4):
         gradient = torch.randn(8, 6, 3, 3)  # contiguous, whatever the weight is
         whole.grad, part.grad = gradient.clone(), gradient.clone()
+        second.zero_grad()
         first.step()
         whole.data.mul_(mask)
         kept.read_gradient()

@@ -1,0 +1,279 @@
+"""An activation as its live channels, and what normalisation, activations, pooling and sums make of it.
+
+Anything else gets the whole tensor, so nothing in a model's code changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pbt_bench.training import layout
+
+FEW = 0.75  # share of channels that is worth taking out of, or putting back into, all of them
+
+
+class Live:
+    """An activation [n, c, ...] as its live channels `values` [n, live, ...] and the constants of the others.
+
+    `index` [live] holds the live channels, ascending; `constants` [c] those of the dead ones (others do not count),
+    None if all are zero for good. `still` says that a constant of zero has no gradient, because it comes through
+    a ReLU: then it may be left out of a sum.
+    """
+
+    def __init__(self, values: Tensor, index: Tensor, channels: int, constants: Tensor | None, still: bool) -> None:
+        self.values, self.index, self.channels, self.constants, self.still = values, index, channels, constants, still
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the whole tensor."""
+        return torch.Size([self.values.shape[0], self.channels, *self.values.shape[2:]])
+
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return self.values.dim()
+
+    def within(self, channels: Tensor) -> Tensor:
+        """`channels`, which hold all live ones, of the whole tensor."""
+        if len(channels) == len(self.index):
+            return self.values
+        shape = (self.values.shape[0], len(channels), *self.values.shape[2:])
+        if self.constants is None:
+            base = self.values.new_zeros(()).expand(shape)
+        else:
+            base = row(self.constants.index_select(0, channels), self.values).expand(shape)
+        return _Put.apply(base, self.values, places(self.index, channels))  # type: ignore[no-any-return]
+
+    def whole(self) -> Tensor:
+        """The whole tensor, in an order of memory that torch's functions are fast with."""
+        whole = self.within(all_channels(self.channels, self.index.device))
+        return layout.move(whole, layout.channels_last(whole.dim())) if layout.is_batch_last(whole) else whole
+
+    def batch_last(self) -> Live:
+        """The same with the batch last in memory."""
+        values = layout.move(self.values, layout.batch_last(self.dim()))
+        return Live(values, self.index, self.channels, self.constants, self.still)
+
+    def __add__(self, other: Any) -> Any:
+        return _add(self, other)
+
+    __radd__ = __add__
+
+    def __iadd__(self, other: Any) -> Live:
+        return self._becomes(_add(self, other))
+
+    def _becomes(self, other: Live | Tensor) -> Live:
+        """The result of an operation in place: every name of this activation sees it."""
+        if not isinstance(other, Live):
+            other = Live(other, all_channels(self.channels, other.device), self.channels, None, still=True)
+        self.__dict__.update(other.__dict__)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.whole(), name)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if (carry := _CARRIED.get(function)) is not None and (result := carry(*args, **kwargs)) is not NotImplemented:
+            return result
+        return function(*map(_whole, args), **{name: _whole(value) for name, value in kwargs.items()})
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, Live):
+        return value.whole()
+    return type(value)(map(_whole, value)) if type(value) in (list, tuple) else value
+
+
+def row(vector: Tensor, like: Tensor) -> Tensor:
+    """A number per channel, to be broadcast over an activation."""
+    return vector.to(like.dtype).view(1, -1, *[1] * (like.dim() - 2))
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    return lambda self, *others: getattr(self.whole(), name)(*map(_whole, others))
+
+
+for _name in ("getitem", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg", "matmul", "len"):
+    setattr(Live, f"__{_name}__", _operator(f"__{_name}__"))  # operators are not looked up by __getattr__
+
+
+# Positions are computed once for every pair of lists (tensors are compared by identity), so no step waits for them.
+@lru_cache(maxsize=1 << 12)
+def all_channels(channels: int, device: torch.device) -> Tensor:
+    """Their list."""
+    return torch.arange(channels, device=device)
+
+
+@lru_cache(maxsize=1 << 12)
+def _union(a: Tensor, b: Tensor) -> Tensor:
+    union: Tensor = torch.cat([a, b]).unique()
+    return union
+
+
+@lru_cache(maxsize=1 << 12)
+def places(some: Tensor, among: Tensor) -> Tensor:
+    """Positions of `some` in `among`, both ascending."""
+    return torch.searchsorted(among, some)
+
+
+@lru_cache(maxsize=1 << 12)
+def shared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """What of `a` is in `b`, and what is not."""
+    inside = torch.isin(a, b)
+    return a[inside], a[~inside]
+
+
+class _Put(torch.autograd.Function):
+    """`base`, expanded from one row or one number, with the channels `index` replaced by `values`."""
+
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, values: Tensor, index: Tensor) -> Tensor:
+        """In the memory format of `values`."""
+        ctx.save_for_backward(index)
+        return layout.put(layout.empty(base.shape, values).copy_(base), index, values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        """To `values` the gradient at `index`, to `base` the rest."""
+        (index,) = ctx.saved_tensors
+        rest = gradient.clone().index_fill_(1, index, 0) if ctx.needs_input_grad[0] else None
+        return rest, layout.select(gradient, index), None
+
+
+class _Sum(torch.autograd.Function):
+    """`base` with `values` added to its channels `index`, and `constants` to the others."""
+
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, values: Tensor, index: Tensor, constants: Tensor | None) -> Tensor:
+        """A new tensor."""
+        ctx.save_for_backward(index)
+        out = layout.empty(base.shape, base)
+        out = out.zero_() if constants is None else out.copy_(row(constants, base).expand_as(out))
+        return layout.put(out, index, values.to(base.dtype)).add_(base)  # index_add_ is far slower
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None]:
+        """The sum over batch and positions for `constants`."""
+        (index,) = ctx.saved_tensors
+        constants = None
+        if ctx.needs_input_grad[3]:
+            constants = gradient.sum([d for d in range(gradient.dim()) if d != 1]).index_fill_(0, index, 0)
+        return gradient, layout.select(gradient, index), None, constants
+
+
+class Take(torch.autograd.Function):
+    """Channels `index` of `values`."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, index: Tensor) -> Tensor:
+        """In the memory format of `values`."""
+        ctx.save_for_backward(index)
+        ctx.like = values
+        return layout.select(values, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Zero in the other channels."""
+        (index,) = ctx.saved_tensors
+        return layout.put(layout.empty(ctx.like.shape, gradient).zero_(), index, gradient), None
+
+
+def _add(a: Any, b: Any) -> Any:
+    if not isinstance(b, Live):
+        a, b = b, a
+    if not isinstance(a, (Tensor, Live)) or a.shape != b.shape:
+        return _whole(a) + _whole(b)
+    if isinstance(a, Tensor):
+        if not layout.is_batch_last(b.values):
+            return _Sum.apply(a, b.values, b.index, b.constants)
+        a = Live(a, all_channels(b.channels, a.device), b.channels, None, still=True)
+    if layout.is_batch_last(a.values) or layout.is_batch_last(b.values):
+        a, b = a.batch_last(), b.batch_last()
+    union = _union(a.index, b.index)
+    if len(union) > FEW * a.channels:
+        union = all_channels(a.channels, union.device)
+    more = None if b.constants is None else b.constants.index_select(0, union)
+    values = _Sum.apply(a.within(union), b.values, places(b.index, union), more)
+    known = [x.constants for x in (a, b) if x.constants is not None]
+    constants = known[0] + known[1] if len(known) == 2 else known[0] if known else None
+    return Live(values, union, a.channels, constants, a.still and b.still)
+
+
+def _batch_norm(
+    x: Any,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Live channels as usual; a constant c becomes the shift while training, (c - mean)·scale + shift otherwise."""
+    if not isinstance(x, Live) or not (training or mean is not None) or (mean is None) != (var is None):
+        return NotImplemented
+    live = x.index
+
+    def some(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.index_select(0, live)
+
+    of_live = (some(mean), some(var))
+    values = layout.by_rows(F.batch_norm, x.values, *of_live, some(weight), some(bias), training, momentum, eps)
+    constants = bias
+    if training and mean is not None and var is not None:
+        with torch.no_grad():
+            mean.mul_(1 - momentum)
+            if x.constants is not None:
+                mean.add_(x.constants, alpha=momentum)
+            mean.index_copy_(0, live, of_live[0])  # type: ignore[arg-type]
+            var.mul_(1 - momentum).index_copy_(0, live, of_live[1])  # type: ignore[arg-type]
+    elif mean is not None and var is not None:
+        constants = (-mean if x.constants is None else x.constants - mean) * (var + eps).rsqrt()
+        constants = constants if weight is None else constants * weight
+        constants = constants if bias is None else constants + bias
+    return Live(values, live, x.channels, constants, still=False)
+
+
+def _relu(x: Any, inplace: bool = False) -> Any:
+    constants = None if x.constants is None else F.relu(x.constants)
+    result = Live(F.relu(x.values), x.index, x.channels, constants, still=True)
+    return x._becomes(result) if inplace else result
+
+
+def _pooling(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Pooling takes every channel alone; it keeps a constant unless it averages padding in."""
+
+    def pool(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("return_indices") or kwargs.get("divisor_override"):
+            return NotImplemented
+        if function is F.avg_pool2d and (len(args) > 2 or kwargs.get("padding", 0) not in (0, (0, 0))):
+            return NotImplemented
+        return Live(layout.by_images(function, x.values, *args, **kwargs), x.index, x.channels, x.constants, x.still)
+
+    return pool
+
+
+def _plus(a: Any, b: Any, **kwargs: Any) -> Any:
+    return NotImplemented if kwargs else _add(a, b)
+
+
+_CARRIED: dict[Any, Callable[..., Any]] = {
+    F.batch_norm: _batch_norm,
+    F.relu: _relu,
+    torch.relu: _relu,
+    torch.add: _plus,
+    Tensor.add: _plus,
+    Tensor.add_: lambda a, b, **kwargs: NotImplemented if kwargs or not isinstance(a, Live) else a.__iadd__(b),
+    F.adaptive_avg_pool2d: _pooling(F.adaptive_avg_pool2d),
+    F.avg_pool2d: _pooling(F.avg_pool2d),
+    F.max_pool2d: _pooling(F.max_pool2d),
+}

@@ -1,0 +1,265 @@
+"""Convolutions that multiply kept weights alone, on a CPU, and their gradients: the kernels are in sparse.c.
+
+    y[q, o, :] = Σ_k w_k · x[p(q, k), c_k, :]      over the kept weights k of output channel o
+    δx         = the same sum with inputs and outputs exchanged
+    δw_k       = Σ_q Σ_n δy[q, o_k, n] · x[p(q, k), c_k, n]
+
+for activations [positions, channels, n] in memory. The cost is that of the kept weights, whatever the pattern of the
+mask. Every sum has a fixed order, whatever the number of threads. Where no C compiler was there when pbt-bench was
+installed, `kernels()` is None and nothing here is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_TYPES = {torch.float32: ("float", 4), torch.float64: ("double", 8)}
+_WIDTH = {"plain": 16, "avx2": 32, "avx512": 64}  # bytes of a vector
+Ints = NDArray[np.signedinteger[Any]]
+_FIELDS = ("base", "list", "kind", "first", "runs", "start", "offset", "slot")
+
+
+class _Struct(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in _FIELDS),
+        *((name, ctypes.c_int64) for name in ("positions", "rows", "taps")),
+    )
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The compiled library, and the instruction set of this processor that is used."""
+
+    library: ctypes.CDLL
+    set: str
+
+    def call(self, name: str, dtype: torch.dtype, *arguments: Any) -> None:
+        """A kernel for a number type."""
+        getattr(self.library, f"{name}_{_TYPES[dtype][0]}_{self.set}")(*arguments)
+
+
+@cache
+def kernels() -> Kernels | None:
+    """The kernels, if they were compiled."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_sparse{suffix}")
+        if path.exists():
+            library = ctypes.CDLL(str(path))
+            library.best_set.restype = ctypes.c_char_p
+            return Kernels(library, library.best_set().decode())
+    return None
+
+
+def takes(x: Tensor) -> bool:
+    """Whether the kernels are there and know the number type and device."""
+    return x.device.type == "cpu" and x.dtype in _TYPES and kernels() is not None
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def _shared(part: Callable[[int, int], None], count: int) -> None:
+    """`part(from, to)` for ranges of `count`, one for each thread that torch may use."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        part(0, count)
+        return
+    cuts = [count * index // threads for index in range(threads + 1)]
+    list(_pool(threads).map(part, cuts[:-1], cuts[1:]))
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def transpose(to: Tensor, x: Tensor, rows: int, columns: int) -> None:
+    """The memory of `x` as a matrix, transposed into that of `to`."""
+    loaded = kernels()
+    assert loaded is not None
+    size = (ctypes.c_long(rows), ctypes.c_long(columns))
+    loaded.call("transpose", x.dtype, _pointer(to), _pointer(x), *size)
+
+
+def out_sizes(
+    sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """The sizes of a convolution's outputs."""
+    along = zip(sizes, kernel, stride, padding, dilation, strict=True)
+    return [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in along]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Along one dimension: where the positions of one side find those of the other.
+
+    Position a finds base[a] + offset[variant[a], t] by tap t, if `member[variant[a], t]` and `inside[a, t]`.
+    """
+
+    base: Ints  # [positions, 1]
+    variant: Ints  # [positions, 1]
+    inside: NDArray[np.bool_]  # [positions, taps]
+    offset: Ints  # [variants, taps]
+    member: NDArray[np.bool_]  # [variants, taps]
+
+
+def _sides(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[_Side, _Side]:
+    """From outputs to inputs, and from inputs to outputs."""
+    (places,) = out_sizes([size], [kernel], [stride], [padding], [dilation])
+    step = dilation * np.arange(kernel)
+    base = np.arange(places)[:, None] * stride - padding
+    inside = (base + step >= 0) & (base + step < size)
+    every = np.ones((1, kernel), dtype=bool)
+    to_inputs = _Side(base, np.zeros_like(base), inside, step[None], every)
+
+    first, variant = np.divmod(np.arange(size)[:, None] + padding, stride)
+    offset, rest = np.divmod(np.arange(stride)[:, None] - step, stride)
+    found = first + offset[variant[:, 0]]
+    inside = (found >= 0) & (found < places)
+    return to_inputs, _Side(first, variant, inside, offset, rest == 0)
+
+
+def _outer(function: np.ufunc, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """`function` of all combinations of rows, and of columns, of matrices."""
+    found = parts[0]
+    for part in parts[1:]:
+        found = function.outer(found, part).swapaxes(1, 2).reshape(len(found) * len(part), -1)
+    return found
+
+
+class _Lists:
+    """For every position of one side of a convolution, what its weights multiply on the other side, for the kernels.
+
+    Weight k joins channel `row[k]` of this side with `column[k]` of the other by kernel tap `tap[k]`.
+    """
+
+    def __init__(
+        self, along: Sequence[_Side], sizes: Sequence[int], row: Ints, column: Ints, tap: Ints, slot: Ints, shape: Any
+    ) -> None:
+        rows, columns = shape
+        strides = [int(np.prod(sizes[dim + 1 :])) for dim in range(len(sizes))]
+        base = _outer(np.add, [side.base * stride for side, stride in zip(along, strides, strict=True)])
+        offset = _outer(np.add, [side.offset * stride for side, stride in zip(along, strides, strict=True)])
+        member = _outer(np.logical_and, [side.member for side in along])
+        inside = _outer(np.logical_and, [side.inside for side in along])
+        variant = along[0].variant
+        for side in along[1:]:
+            variant = _outer(np.add, [variant * len(side.member), side.variant])
+        variant = variant[:, 0]
+        taps = inside.shape[1]
+        # a tap that a variant has no weights for may be in a run: nothing is found there
+        patterns, kind = np.unique(inside | ~member[variant], axis=0, return_inverse=True)
+        edges = [np.flatnonzero(np.diff(pattern, prepend=False, append=False)) for pattern in patterns]
+        starts: list[Ints] = []
+        order: list[Ints] = []
+        for v, taken in enumerate(member):
+            of_variant = np.flatnonzero(taken[tap])
+            key = row[of_variant].astype(np.int64) * taps + tap[of_variant]
+            starts.append(
+                sum(map(len, order)) + np.concatenate([[0], np.bincount(key, minlength=rows * taps).cumsum()])
+            )
+            order.append(of_variant[np.argsort(key, kind="stable")])
+            offset[v] *= columns
+        self._arrays = {
+            "base": base * columns,
+            "list": variant * (rows * taps + 1),
+            "kind": kind,
+            "first": np.cumsum([0, *(len(edge) // 2 for edge in edges)]),
+            "runs": np.concatenate(edges),
+            "start": np.concatenate(starts),
+            "offset": np.concatenate([offset[v][tap[k]] + column[k] for v, k in enumerate(order)]),
+            "slot": slot[np.concatenate(order)],
+        }
+        self._arrays = {name: np.ascontiguousarray(a.reshape(-1), dtype=np.int32) for name, a in self._arrays.items()}
+        self.positions, self.rows = len(base), rows
+        pointers = (self._arrays[name].ctypes.data for name in _FIELDS)
+        self.struct = ctypes.byref(_Struct(*pointers, self.positions, rows, taps))
+
+
+class Pattern:
+    """The kept weights of a convolution, for inputs of one size.
+
+    `places` [weights, 2 + spatial dimensions] are their indices in the weight tensor [rows, columns, *kernel] and
+    `slots` [weights] their places in the vector of weights; `geometry` is (stride, padding, dilation).
+    """
+
+    def __init__(
+        self,
+        places: Tensor,
+        slots: Tensor,
+        shape: Sequence[int],
+        sizes: Sequence[int],
+        geometry: tuple[Sequence[int], Sequence[int], Sequence[int]],
+    ) -> None:
+        rows, columns, *kernel = shape
+        sides = [_sides(*each) for each in zip(sizes, kernel, *geometry, strict=True)]
+        self.out_sizes = [len(to_inputs.base) for to_inputs, _ in sides]
+        row, column, *along = places.numpy(force=True).T
+        tap = np.ravel_multi_index(along, kernel)
+        slot = slots.numpy(force=True)
+        self.rows, self.columns = rows, columns
+        self.to_inputs = _Lists([a for a, _ in sides], sizes, row, column, tap, slot, (rows, columns))
+        self.to_outputs = _Lists([b for _, b in sides], self.out_sizes, column, row, tap, slot, (columns, rows))
+
+
+def convolve(x: Tensor, weights: Tensor, pattern: Pattern) -> Tensor:
+    """The convolution of `x` [n, columns, ...] with a vector of weights: [n, rows, ...], both batch-last in memory."""
+    result: Tensor = _Convolution.apply(x, weights, pattern)
+    return result
+
+
+def _gather(x: Tensor, weights: Tensor, lists: _Lists, shape: Sequence[int]) -> Tensor:
+    dims = len(shape)
+    out = torch.empty_permuted(shape, (*range(2, dims), 1, 0), dtype=x.dtype)
+    loaded = kernels()
+    assert loaded is not None
+
+    def part(start: int, end: int) -> None:
+        assert loaded is not None
+        bounds = (ctypes.c_long(start), ctypes.c_long(end), ctypes.c_long(shape[0]))
+        loaded.call("gather", x.dtype, _pointer(out), _pointer(x), _pointer(weights), lists.struct, *bounds)
+
+    _shared(part, lists.positions)
+    return out
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, pattern: Pattern) -> Tensor:
+        ctx.save_for_backward(x, weights)
+        ctx.pattern = pattern
+        return _gather(x, weights, pattern.to_inputs, (len(x), pattern.rows, *pattern.out_sizes))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weights = ctx.saved_tensors
+        order = (*range(2, x.dim()), 1, 0)
+        delta = gradients[0].permute(order).contiguous()  # [..., rows, n]
+        onward = _gather(delta, weights, ctx.pattern.to_outputs, x.shape) if ctx.needs_input_grad[0] else None
+        return onward, _dots(x, delta, len(weights), ctx.pattern.to_inputs, len(x)), None
+
+
+def _dots(x: Tensor, delta: Tensor, count: int, lists: _Lists, n: int) -> Tensor:
+    loaded = kernels()
+    assert loaded is not None
+    parts = x.new_zeros((count, _WIDTH[loaded.set] // _TYPES[x.dtype][1]))
+
+    def part(start: int, end: int) -> None:
+        bounds = (ctypes.c_long(start), ctypes.c_long(end), ctypes.c_long(n))
+        loaded.call("dots", x.dtype, _pointer(parts), _pointer(x), _pointer(delta), lists.struct, *bounds)
+
+    _shared(part, lists.rows)
+    return parts.sum(1)
