@@ -125,6 +125,7 @@ def _load(options: argparse.Namespace) -> tuple[Grid, Any]:
 
 def _run(options: argparse.Namespace) -> int:
     from pbt_bench.running import local
+    from pbt_bench.running.environment import emulates_bfloat16
     from pbt_bench.running.plan import check_data, plan
     from pbt_bench.running.progress import Progress
     from pbt_bench.running.status import summary
@@ -135,6 +136,9 @@ def _run(options: argparse.Namespace) -> int:
     if todo.missing:
         places = local.devices(options.device, options.workers)
         check_data(todo.missing, options.data)
+        if grid.recipe.precision == "bfloat16" and "cpu" in places and emulates_bfloat16():
+            note = "precision = 'bfloat16' is emulated by this processor, many times slower than 'float32'"
+            print(f"note: {note}", file=sys.stderr)
         before = [r.status for r in todo.records.values() if not (options.retry_failed and r.status == "failed")]
         with Progress(grid.name, len(todo.specs), before, min(len(places), len(todo.missing))) as progress:
             every = 60 * options.checkpoint_minutes

@@ -14,6 +14,7 @@ import numpy
 import torch
 
 import pbt_bench
+from pbt_bench.training.sparse import kernels
 
 
 @cache
@@ -33,6 +34,15 @@ def commit() -> str | None:
         return None
 
 
+def emulates_bfloat16() -> bool:
+    """Whether this is an x86 processor without bfloat16 instructions: that precision is many times slower then."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "avx2" in flags and not {"avx512_bf16", "amx_bf16"} & set(flags)
+
+
 def describe(device: torch.device) -> dict[str, Any]:
     """Versions, device, commit, host and process of this worker."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
@@ -44,6 +54,8 @@ def describe(device: torch.device) -> dict[str, Any]:
         "numpy": numpy.__version__,
         "device": device.type,
         "device_name": name,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "sparse_kernels": loaded.set if (loaded := kernels()) else None,
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }

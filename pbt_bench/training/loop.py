@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from math import isfinite
 from time import perf_counter
@@ -83,7 +83,10 @@ class Stepper:
             for name, mask in partial.items()
             if sparse and int(mask.sum()) <= SPARSE * mask.numel()
         }
-        self._compact = Compact(model, partial, self._kept, recipe.execution == "compact") if sparse else None
+        compact = recipe.execution == "compact"
+        self.execution: AbstractContextManager[Any] = (
+            Compact(model, partial, self._kept, compact) if sparse and partial else nullcontext()
+        )
         rest = [name for name in partial if name not in self._kept]
         self._weights = [parameters[name].data for name in rest]
         self._masks = [partial[name].to(parameters[name].dtype) for name in rest]
@@ -124,7 +127,7 @@ class Stepper:
                     group["lr"] = self.learning_rate
                 self.optimizer.zero_grad(set_to_none=True)
                 cast = torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-                with cast, self._compact or nullcontext():
+                with cast, self.execution:
                     logits = self.model(inputs)
                     loss = F.cross_entropy(logits, batch.targets, label_smoothing=recipe.label_smoothing)
                 loss.backward()
@@ -285,10 +288,10 @@ def train(
         if not isfinite(loss):
             _clear(model, masks)
             return Trained(tuple(curve), best and best[1], best and best[2], True, max(tests, default=None))
-        held = evaluate(model, data, data.validation, on_step) if len(data.validation) else None
-        if recipe.test_every_epoch:
-            test = evaluate(model, data, data.test, on_step).accuracy
-            tests.append(test)
+        with stepper.execution:
+            held = evaluate(model, data, data.validation, on_step) if len(data.validation) else None
+            if recipe.test_every_epoch:
+                tests.append(evaluate(model, data, data.test, on_step).accuracy)
         result = EpochResult(
             epoch=number,
             train_loss=loss,

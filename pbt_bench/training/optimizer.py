@@ -13,15 +13,18 @@ from pbt_bench.spec import Recipe
 
 def optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     """SGD with momentum or AdamW; weight decay applies to every one of `parameters`."""
+    on_gpu = any(parameter.is_cuda for parameter in parameters)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
+        decay = recipe.weight_decay
+        return torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=decay, foreach=not on_gpu, fused=on_gpu)
     return torch.optim.SGD(
         parameters,
         recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
-        foreach=True,
+        foreach=not on_gpu,
+        fused=on_gpu,
     )
 
 

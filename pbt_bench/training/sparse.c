@@ -145,13 +145,20 @@ void FUNCTION(dots)(T *dw, const T *x, const T *d, const Pattern *p, long from, 
   }
 }
 
-/* to[j, i] = from[i, j], by tiles that stay in the cache. */
+/* to[j, i] = from[i, j], by tiles that stay in registers or the cache. */
 void FUNCTION(transpose)(T *to, const T *from, long rows, long columns) {
   enum { TILE = 16 };
-  for (long i = 0; i < rows; i += TILE)
-    for (long j = 0; j < columns; j += TILE)
-      for (long b = j; b < j + TILE && b < columns; b++)
-        for (long a = i; a < i + TILE && a < rows; a++) to[b * rows + a] = from[a * columns + b];
+  for (long j = 0; j < columns; j += TILE)
+    for (long i = 0; i < rows; i += TILE)
+      if (i + TILE <= rows && j + TILE <= columns) {
+        T tile[TILE][TILE];
+        for (long a = 0; a < TILE; a++)
+          for (long b = 0; b < TILE; b++) tile[b][a] = from[(i + a) * columns + j + b];
+        for (long b = 0; b < TILE; b++)
+          for (long a = 0; a < TILE; a++) to[(j + b) * rows + i + a] = tile[b][a];
+      } else
+        for (long b = j; b < j + TILE && b < columns; b++)
+          for (long a = i; a < i + TILE && a < rows; a++) to[b * rows + a] = from[a * columns + b];
 }
 
 #undef VECTOR
