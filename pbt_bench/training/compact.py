@@ -117,17 +117,17 @@ class Compact(TorchFunctionMode):
     def __init__(self, model: nn.Module, masks: Masks, kept: Mapping[str, Kept], always: bool = False) -> None:
         super().__init__()
         self._least = 0 if always else WORTH
-        self._plans: dict[int, _Plan] = {}
+        self.plans: dict[int, _Plan] = {}
         for path, module in model.named_modules():
             name = f"{path}.weight" if path else "weight"
             if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and module.groups == 1 and name in masks:
                 plan = _Plan(masks[name], kept.get(name))
                 if plan.saved or plan.kept is not None:
-                    self._plans[id(module.weight)] = plan
+                    self.plans[id(module.weight)] = plan
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        plan = self._plans.get(id(args[1])) if function in CONVOLUTIONS and len(args) > 1 else None
+        plan = self.plans.get(id(args[1])) if function in CONVOLUTIONS and len(args) > 1 else None
         if plan is not None:
             x, weight, bias, options = split_call(args, kwargs)
             if plan.takes_weights(x, options, self._least):

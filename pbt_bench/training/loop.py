@@ -83,10 +83,8 @@ class Stepper:
             for name, mask in partial.items()
             if sparse and int(mask.sum()) <= SPARSE * mask.numel()
         }
-        compact = recipe.execution == "compact"
-        self.execution: AbstractContextManager[Any] = (
-            Compact(model, partial, self._kept, compact) if sparse and partial else nullcontext()
-        )
+        compact = Compact(model, partial, self._kept, recipe.execution == "compact")
+        self.execution: AbstractContextManager[Any] = compact if sparse and compact.plans else nullcontext()
         rest = [name for name in partial if name not in self._kept]
         self._weights = [parameters[name].data for name in rest]
         self._masks = [partial[name].to(parameters[name].dtype) for name in rest]

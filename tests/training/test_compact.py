@@ -83,7 +83,7 @@ def test_outputs_gradients_and_updates_are_those_of_the_masked_network(name: str
     names = [name for name in masks if parameters[name].dim() > 2 and by != "channels"]
     kept = {name: Kept(parameters[name], masks[name]) for name in (names[::2] if by == "both" else names)}
     mode = Compact(other, masks, kept, always=True)
-    assert mode._plans
+    assert mode.plans
     optimizers = [torch.optim.SGD(m.parameters(), 0.05, momentum=0.9, weight_decay=1e-3) for m in (model, other)]
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(6, 3, 16, 16, generator=generator, dtype=torch.float64).contiguous(
