@@ -84,7 +84,10 @@ class _Plan:
             return False
         if torch.is_autocast_enabled("cpu") or (least and len(values) < EXAMPLES):
             return False
-        stride, padding, dilation, _ = conv_geometry(options, self._mask)
+        try:
+            stride, padding, dilation, _ = conv_geometry(options, self._mask)
+        except NotImplementedError:  # padding that is not the same on both sides
+            return False
         sizes = sparse.out_sizes(values.shape[2:], self._mask.shape[2:], stride, padding, dilation)
         outputs = len(values) * math.prod(sizes)
         move = MOVE_COST * values.numel() * (-1 if layout.is_batch_last(values) else 1)
@@ -130,6 +133,8 @@ class Compact(TorchFunctionMode):
         plan = self.plans.get(id(args[1])) if function in CONVOLUTIONS and len(args) > 1 else None
         if plan is not None:
             x, weight, bias, options = split_call(args, kwargs)
+            if x.dim() != weight.dim():  # one example without a batch
+                return function(*args, **kwargs)
             if plan.takes_weights(x, options, self._least):
                 return _convolve(function, plan, x, weight, bias, options, weights=True)
             if plan.saved and plan.saved * x.shape[0] * x.shape[2:].numel() >= self._least:

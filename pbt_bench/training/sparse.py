@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -25,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_TYPES = {torch.float32: ("float", 4), torch.float64: ("double", 8)}
+_TYPES = {torch.float32: "float", torch.float64: "double"}
 _WIDTH = {"plain": 16, "avx2": 32, "avx512": 64}  # bytes of a vector
 Ints = NDArray[np.signedinteger[Any]]
 _FIELDS = ("base", "list", "kind", "first", "runs", "start", "offset", "slot")
@@ -45,17 +46,13 @@ class Kernels:
     library: ctypes.CDLL
     set: str
 
-    def call(self, name: str, dtype: torch.dtype, *arguments: Any) -> None:
-        """A kernel for a number type."""
-        getattr(self.library, f"{name}_{_TYPES[dtype][0]}_{self.set}")(*arguments)
-
 
 @cache
 def kernels() -> Kernels | None:
-    """The kernels, if they were compiled."""
+    """The kernels, if they were compiled, and for this kind of processor."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_sparse{suffix}")
-        if path.exists():
+        with suppress(OSError):
             library = ctypes.CDLL(str(path))
             library.best_set.restype = ctypes.c_char_p
             return Kernels(library, library.best_set().decode())
@@ -65,6 +62,15 @@ def kernels() -> Kernels | None:
 def takes(x: Tensor) -> bool:
     """Whether the kernels are there and know the number type and device."""
     return x.device.type == "cpu" and x.dtype in _TYPES and kernels() is not None
+
+
+def _call(name: str, tensors: Sequence[Tensor], *rest: Any) -> None:
+    """A kernel for the number type of the tensors; whole numbers are C's `long`."""
+    loaded = kernels()
+    assert loaded is not None
+    kernel = getattr(loaded.library, f"{name}_{_TYPES[tensors[0].dtype]}_{loaded.set}")
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
+    kernel(*pointers, *(ctypes.c_long(value) if isinstance(value, int) else value for value in rest))
 
 
 @cache
@@ -82,16 +88,9 @@ def _shared(part: Callable[[int, int], None], count: int) -> None:
     list(_pool(threads).map(part, cuts[:-1], cuts[1:]))
 
 
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
 def transpose(to: Tensor, x: Tensor, rows: int, columns: int) -> None:
     """The memory of `x` as a matrix, transposed into that of `to`."""
-    loaded = kernels()
-    assert loaded is not None
-    size = (ctypes.c_long(rows), ctypes.c_long(columns))
-    loaded.call("transpose", x.dtype, _pointer(to), _pointer(x), *size)
+    _call("transpose", (to, x), rows, columns)
 
 
 def out_sizes(
@@ -222,18 +221,17 @@ def convolve(x: Tensor, weights: Tensor, pattern: Pattern) -> Tensor:
 
 
 def _gather(x: Tensor, weights: Tensor, lists: _Lists, shape: Sequence[int]) -> Tensor:
-    dims = len(shape)
-    out = torch.empty_permuted(shape, (*range(2, dims), 1, 0), dtype=x.dtype)
+    out = torch.empty_permuted(shape, (*range(2, len(shape)), 1, 0), dtype=x.dtype)
+    _shared(lambda start, end: _call("gather", (out, x, weights), lists.struct, start, end, shape[0]), lists.positions)
+    return out
+
+
+def _dots(x: Tensor, delta: Tensor, count: int, lists: _Lists, n: int) -> Tensor:
     loaded = kernels()
     assert loaded is not None
-
-    def part(start: int, end: int) -> None:
-        assert loaded is not None
-        bounds = (ctypes.c_long(start), ctypes.c_long(end), ctypes.c_long(shape[0]))
-        loaded.call("gather", x.dtype, _pointer(out), _pointer(x), _pointer(weights), lists.struct, *bounds)
-
-    _shared(part, lists.positions)
-    return out
+    parts = x.new_zeros((count, _WIDTH[loaded.set] // x.element_size()))
+    _shared(lambda start, end: _call("dots", (parts, x, delta), lists.struct, start, end, n), lists.rows)
+    return parts.sum(1)
 
 
 class _Convolution(torch.autograd.Function):
@@ -246,20 +244,6 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weights = ctx.saved_tensors
-        order = (*range(2, x.dim()), 1, 0)
-        delta = gradients[0].permute(order).contiguous()  # [..., rows, n]
+        delta = gradients[0].permute(*range(2, x.dim()), 1, 0).contiguous()  # [..., rows, n]
         onward = _gather(delta, weights, ctx.pattern.to_outputs, x.shape) if ctx.needs_input_grad[0] else None
         return onward, _dots(x, delta, len(weights), ctx.pattern.to_inputs, len(x)), None
-
-
-def _dots(x: Tensor, delta: Tensor, count: int, lists: _Lists, n: int) -> Tensor:
-    loaded = kernels()
-    assert loaded is not None
-    parts = x.new_zeros((count, _WIDTH[loaded.set] // _TYPES[x.dtype][1]))
-
-    def part(start: int, end: int) -> None:
-        bounds = (ctypes.c_long(start), ctypes.c_long(end), ctypes.c_long(n))
-        loaded.call("dots", x.dtype, _pointer(parts), _pointer(x), _pointer(delta), lists.struct, *bounds)
-
-    _shared(part, lists.rows)
-    return parts.sum(1)

@@ -135,6 +135,25 @@ def test_dead_channels_are_not_computed() -> None:
     torch.testing.assert_close(y.whole(), conv(x))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding")  # torch tells what it will do
+@pytest.mark.parametrize("kept", [0, 5])
+def test_odd_padding_and_examples_without_a_batch(kept: int) -> None:
+    """Convolutions that cannot be taken apart are left as they are; one without any weight gives its bias."""
+    conv = nn.Conv2d(8, 16, 4, padding="same").double()
+    mask = torch.zeros_like(conv.weight, dtype=torch.bool)
+    mask.view(-1)[:kept] = True
+    conv.weight.data *= mask
+    mode = Compact(conv, {"weight": mask}, {"weight": Kept(conv.weight, mask)}, always=True)
+    x = torch.randn(5, 8, 6, 6, dtype=torch.float64)
+    plain = nn.Conv2d(8, 16, 4, padding=1).double()
+    plain.load_state_dict(conv.state_dict())
+    for module, inputs in ((conv, x), (conv, x[0]), (plain, x), (plain, x[0])):
+        other = Compact(module, {"weight": mask}, {"weight": Kept(module.weight, mask)}, always=True)
+        with mode if module is conv else other:
+            ours = module(inputs)
+        torch.testing.assert_close(ours.whole() if isinstance(ours, Live) else ours, module(inputs))
+
+
 def test_what_happens_in_place_is_seen_under_every_name() -> None:
     """As with tensors: an in-place ReLU or sum changes the activation that a shortcut holds."""
     conv = nn.Conv2d(32, 32, 1)
