@@ -104,7 +104,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
     split_seed: int = 0  # of that split; independent of the run's seed
     threads: int = 1  # CPU threads of the run: the bits of a result depend on it, so it is part of the run
     test_every_epoch: bool = False  # for best_test_accuracy_over_epochs, which papers print; never the headline
-    execution: str = "auto"  # a masked network: on its live channels where a fixed rule of mask and shapes says it pays
+    execution: str = "auto"  # a masked network: of what is kept where a fixed rule of mask and shapes says it pays
 
     def __post_init__(self) -> None:
         super().__post_init__()
