@@ -13,6 +13,7 @@ $(VENV)/installed: pyproject.toml pbt_bench/training/sparse.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pbt-bench needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@ls pbt_bench/training/_sparse*.so >/dev/null 2>&1 || echo "note: no C compiler here, so sparse networks will train slower (docs/execution.md)"
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
