@@ -10,8 +10,8 @@ rounding, and nothing in the model's code changes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Collection, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from pbt_bench.training.live import FEW, Live, Take, all_channels, places, row, 
 
 STEP = 8  # vector kernels take channels by so many
 WORTH = 10**8  # multiply-adds of a forward pass that `auto` must save in a layer to take it apart
+SPARSE = 0.25  # share of kept weights up to which they are few: to update them alone costs less than to update all
+LARGE = 10**5  # weights of a tensor from which that holds for any share of these
 EXAMPLES = 32  # in a batch, for kernels that take many at a time
 KEPT_COST = 2.5  # of a multiply-add with a kept weight, in those of a dense convolution
 MOVE_COST = 30  # of an entry of an activation whose order in memory must change, likewise
@@ -66,16 +68,20 @@ def filled(chosen: Tensor) -> Tensor:
 class _Plan:
     """One convolution: the channels that a kept weight joins, and its kept weights as a vector, if they are few."""
 
-    def __init__(self, mask: Tensor, kept: Kept | None) -> None:
+    def __init__(self, mask: Tensor) -> None:
         pairs = mask.flatten(2).any(2)
         self.outputs = filled(pairs.any(1))
         self.inputs = pairs.any(0).nonzero().flatten()
         self.whole = len(self.outputs) == len(pairs)
         self.weights, self.left = mask.numel(), int(mask.sum())
         self.saved = mask.numel() - len(self.outputs) * int(filled(pairs.any(0)).numel()) * mask[0, 0].numel()
-        self.kept = kept
+        self.kept: Kept | None = None
         self._mask = mask
         self._patterns: dict[Any, sparse.Pattern] = {}
+
+    def saves_most(self, inputs: int, outputs: int) -> float:
+        """Multiply-adds per example, at most, for so many positions."""
+        return max(self.saved * inputs, (self.weights - KEPT_COST * self.left) * outputs)
 
     def takes_weights(self, x: Live | Tensor, options: Mapping[str, Any], least: int) -> bool:
         """Whether to multiply kept weights alone: if that saves `least` multiply-adds over all other ways."""
@@ -109,37 +115,90 @@ class _Plan:
         return self._patterns[key]
 
 
-class Compact(TorchFunctionMode):
+class Compact:
     """While active, the masked convolutions of `model` (of one group) are executed on what is left of them.
 
-    All of them with `always`; otherwise those where that saves at least WORTH multiply-adds, by the mask and the
-    shapes alone: never by a timing, so that the same run does the same on every machine of a type. `kept` are weights
-    as vectors, by name: a convolution that multiplies them alone has its gradient in the vector.
+    All of them with `always`; otherwise those where that saves at least WORTH multiply-adds in a forward pass of
+    `batch` examples like `example` [1, ...]: by the mask and the shapes alone, never by a timing, so that the same run
+    does the same on every machine of a type. `kept` holds the kept weights of sparse tensors as vectors, by name: the
+    optimiser is to update these, and a convolution that multiplies them alone has its gradient there.
     """
 
-    def __init__(self, model: nn.Module, masks: Masks, kept: Mapping[str, Kept], always: bool = False) -> None:
-        super().__init__()
+    def __init__(
+        self, model: nn.Module, masks: Masks, example: Tensor | None = None, batch: int = 0, always: bool = False
+    ) -> None:
+        convolutions = {
+            f"{path}.weight" if path else "weight": module
+            for path, module in model.named_modules()
+            if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and module.groups == 1
+        }
         self._least = 0 if always else WORTH
-        self.plans: dict[int, _Plan] = {}
-        for path, module in model.named_modules():
-            name = f"{path}.weight" if path else "weight"
-            if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and module.groups == 1 and name in masks:
-                plan = _Plan(masks[name], kept.get(name))
-                if plan.saved or plan.kept is not None:
-                    self.plans[id(module.weight)] = plan
+        plans = {name: _Plan(masks[name]) for name in convolutions if name in masks}
+        if not always:
+            assert example is not None
+            sizes = _sizes(model, {convolutions[name] for name in plans}, example)
+            plans = {
+                name: plan
+                for name, plan in plans.items()
+                if plan.saves_most(*sizes.get(convolutions[name], (0, 0))) * batch >= WORTH
+            }
+        parameters = dict(model.named_parameters())
+        self.kept = {
+            name: Kept(parameters[name], mask)
+            for name, mask in masks.items()
+            if int(mask.sum()) <= SPARSE * mask.numel() and (name in plans or always or mask.numel() >= LARGE)
+        }
+        for name, plan in plans.items():
+            plan.kept = self.kept.get(name)
+        self.plans = {convolutions[name]: plan for name, plan in plans.items() if plan.saved or plan.kept}
+
+    def __enter__(self) -> Compact:
+        for module, plan in self.plans.items():
+            module.forward = partial(self._forward, module, plan)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for module in self.plans:
+            del module.forward
+
+    def _forward(self, module: Any, plan: _Plan, x: Any) -> Any:
+        with _Convolutions(self._least, module.weight, plan):
+            return type(module).forward(module, x)
+
+
+class _Convolutions(TorchFunctionMode):
+    """Executes the convolution with one weight by its plan, whatever else the module does with its inputs."""
+
+    def __init__(self, least: int, weight: Tensor, plan: _Plan) -> None:
+        super().__init__()
+        self._least, self._weight, self._plan = least, weight, plan
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        plan = self.plans.get(id(args[1])) if function in CONVOLUTIONS and len(args) > 1 else None
-        if plan is not None:
+        kwargs, plan = kwargs or {}, self._plan
+        if function in CONVOLUTIONS:
             x, weight, bias, options = split_call(args, kwargs)
-            if x.dim() != weight.dim():  # one example without a batch
-                return function(*args, **kwargs)
-            if plan.takes_weights(x, options, self._least):
-                return _convolve(function, plan, x, weight, bias, options, weights=True)
-            if plan.saved and plan.saved * x.shape[0] * x.shape[2:].numel() >= self._least:
-                return _convolve(function, plan, x, weight, bias, options, weights=False)
+            if weight is self._weight and x.dim() == weight.dim():  # not one example without a batch
+                if plan.takes_weights(x, options, self._least):
+                    return _convolve(function, plan, x, weight, bias, options, weights=True)
+                if plan.saved and plan.saved * x.shape[0] * x.shape[2:].numel() >= self._least:
+                    return _convolve(function, plan, x, weight, bias, options, weights=False)
         return function(*args, **kwargs)
+
+
+@torch.no_grad()
+def _sizes(model: nn.Module, modules: Collection[nn.Module], example: Tensor) -> dict[nn.Module, tuple[int, int]]:
+    """Positions of inputs and outputs of modules, the most if they are used more than once. Leaves eval mode."""
+    found: dict[nn.Module, tuple[int, int]] = {}
+
+    def see(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        now = inputs[0].shape[2:].numel(), output.shape[2:].numel()
+        found[module] = max(found.get(module, now), now)
+
+    hooks = [module.register_forward_hook(see) for module in modules]
+    model.eval()(example)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def _convolve(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-SPARSE = 0.25  # share of kept weights up to which gathering them costs less than updating all
-
 
 class Kept:
     """The weights of `parameter` that `mask` keeps.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -20,7 +20,7 @@ from pbt_bench.pruning.masks import Masks
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import Recipe
 from pbt_bench.training.compact import Compact
-from pbt_bench.training.kept import SPARSE, Kept
+from pbt_bench.training.kept import Kept
 from pbt_bench.training.optimizer import learning_rate, optimizer
 
 EVALUATION_BATCH = 512
@@ -77,14 +77,14 @@ class Stepper:
         partial = {name: mask for name, mask in masks.items() if not bool(mask.all())}
         for name, mask in partial.items():
             parameters[name].data.mul_(mask)
-        sparse = recipe.execution != "dense"
-        self._kept = {
-            name: Kept(parameters[name], mask)
-            for name, mask in partial.items()
-            if sparse and int(mask.sum()) <= SPARSE * mask.numel()
-        }
-        compact = Compact(model, partial, self._kept, recipe.execution == "compact")
-        self.execution: AbstractContextManager[Any] = compact if sparse and compact.plans else nullcontext()
+        self.execution: AbstractContextManager[object] = nullcontext()
+        self._kept: Mapping[str, Kept] = {}
+        if recipe.execution != "dense" and partial:
+            example, always = data.inputs(data.train.example()), recipe.execution == "compact"
+            compact = Compact(model, partial, example, min(recipe.batch_size, len(data.train)), always)
+            self._kept = compact.kept
+            if compact.plans:
+                self.execution = compact
         rest = [name for name in partial if name not in self._kept]
         self._weights = [parameters[name].data for name in rest]
         self._masks = [partial[name].to(parameters[name].dtype) for name in rest]

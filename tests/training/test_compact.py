@@ -80,10 +80,11 @@ def test_outputs_gradients_and_updates_are_those_of_the_masked_network(name: str
     apply(model, masks)
     other = copy.deepcopy(model)
     parameters = dict(other.named_parameters())
-    names = [name for name in masks if parameters[name].dim() > 2 and by != "channels"]
-    kept = {name: Kept(parameters[name], masks[name]) for name in (names[::2] if by == "both" else names)}
-    mode = Compact(other, masks, kept, always=True)
+    mode = Compact(other, masks, always=True)
     assert mode.plans
+    plans = list(mode.plans.values())
+    for plan in {"weights": [], "both": plans[::2], "channels": plans}[by]:
+        plan.kept = None
     optimizers = [torch.optim.SGD(m.parameters(), 0.05, momentum=0.9, weight_decay=1e-3) for m in (model, other)]
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(6, 3, 16, 16, generator=generator, dtype=torch.float64).contiguous(
@@ -100,7 +101,7 @@ def test_outputs_gradients_and_updates_are_those_of_the_masked_network(name: str
             else:
                 outputs.append(m(x))
             F.cross_entropy(outputs[-1], y).backward()
-        for path, of_path in kept.items():
+        for path, of_path in mode.kept.items():
             give_gradient(parameters[path], of_path)
         torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-9, atol=1e-9)
         for (path, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
@@ -111,7 +112,7 @@ def test_outputs_gradients_and_updates_are_those_of_the_masked_network(name: str
         for m, optimizer in zip((model, other), optimizers, strict=True):
             optimizer.step()
             apply(m, masks)
-        for of_path in kept.values():
+        for of_path in mode.kept.values():
             of_path.read()
     for (path, p), q in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
         torch.testing.assert_close(q, p, rtol=1e-8, atol=1e-9, msg=path)
@@ -127,7 +128,7 @@ def test_dead_channels_are_not_computed() -> None:
     mask[5:9, 3:7] = True
     conv.weight.data *= mask
     x = torch.randn(2, 64, 8, 8)
-    with Compact(conv, {"weight": mask}, {}, always=True):
+    with Compact(conv, {"weight": mask}, always=True):
         y = conv(x)
         assert isinstance(y, Live)
         assert y.values.shape == (2, compact.STEP, 8, 8)
@@ -143,13 +144,11 @@ def test_odd_padding_and_examples_without_a_batch(kept: int) -> None:
     mask = torch.zeros_like(conv.weight, dtype=torch.bool)
     mask.view(-1)[:kept] = True
     conv.weight.data *= mask
-    mode = Compact(conv, {"weight": mask}, {"weight": Kept(conv.weight, mask)}, always=True)
     x = torch.randn(5, 8, 6, 6, dtype=torch.float64)
     plain = nn.Conv2d(8, 16, 4, padding=1).double()
     plain.load_state_dict(conv.state_dict())
     for module, inputs in ((conv, x), (conv, x[0]), (plain, x), (plain, x[0])):
-        other = Compact(module, {"weight": mask}, {"weight": Kept(module.weight, mask)}, always=True)
-        with mode if module is conv else other:
+        with Compact(module, {"weight": mask}, always=True):
             ours = module(inputs)
         torch.testing.assert_close(ours.whole() if isinstance(ours, Live) else ours, module(inputs))
 
@@ -168,7 +167,7 @@ def test_what_happens_in_place_is_seen_under_every_name() -> None:
         z += x
         return torch.sigmoid(shortcut) + z
 
-    with Compact(conv, {"weight": mask}, {}, always=True):
+    with Compact(conv, {"weight": mask}, always=True):
         ours = forward()
     torch.testing.assert_close(torch.add(ours, 0), forward())
 
@@ -178,6 +177,8 @@ def test_auto_leaves_small_layers_as_they_are() -> None:
     model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
     mask = torch.zeros_like(model[0].weight, dtype=torch.bool)
     mask[:8] = True
-    with Compact(model, {"0.weight": mask}, {}):
+    assert not Compact(model, {"0.weight": mask}, torch.randn(1, 64, 8, 8), 32).plans
+    with Compact(model, {"0.weight": mask}, torch.randn(1, 64, 8, 8), 64):
         assert isinstance(model(torch.randn(2, 64, 8, 8)), Tensor)
         assert isinstance(model(torch.randn(64, 64, 8, 8)), Live)
+    assert isinstance(model(torch.randn(64, 64, 8, 8)), Tensor)

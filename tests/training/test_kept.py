@@ -14,6 +14,7 @@ from pbt_bench.data.images import prepare
 from pbt_bench.models import build
 from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
 from pbt_bench.spec import Recipe
+from pbt_bench.training import compact
 from pbt_bench.training.kept import Kept
 from pbt_bench.training.loop import Stepper
 
@@ -51,7 +52,8 @@ def test_kept_weights_are_updated_as_in_the_whole(
     assert torch.equal(kept.vector.data.sort().values, part.data[mask].sort().values)
 
 
-def test_a_sparse_network_is_trained_on_kept_weights_to_the_bits_of_the_whole() -> None:
+def test_a_sparse_network_is_trained_on_kept_weights_to_the_bits_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "LARGE", 0)
     data = prepare(datasets()["digits"].load(Path("nowhere")), 0.1, 0, torch.device("cpu"))
     results: list[dict[str, Tensor]] = []
     for sparse in (True, False):
