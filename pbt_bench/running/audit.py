@@ -1,23 +1,28 @@
 """Are the records of a study what their runs would give again?
 
-Every record is checked against itself and its mask file; the masks of a sample are computed anew from the run's
+Every record is checked against itself and its mask file; what the runs of a sample pruned is computed anew from their
 specification alone, on request the whole training too.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 
 from pbt_bench.pruning.masks import pruned_count
 from pbt_bench.running.execute import Executor
-from pbt_bench.running.record import RunRecord
+from pbt_bench.running.record import Metrics, Pruning, RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
+
+_TIMES = ("seconds", "scoring_seconds")  # all else of a result is the same bits each time
+_LISTED = 3  # values of one record that differ, before "and n more"
 
 
 @dataclass(frozen=True)
@@ -25,15 +30,23 @@ class Audit:
     """What was found."""
 
     name: str
+    runs: int  # of the study
     records: int  # results: without the failed ones
-    recomputed: int  # of them, masks (or whole runs) computed anew
+    recomputed: int  # of them, what they pruned (or whole runs) computed anew
+    uncommitted: int  # of them, made by code that no commit holds
     faults: tuple[tuple[RunSpec, str], ...]
 
     def text(self) -> str:
-        """`n of n verified`, and below it every fault."""
+        """`n of n verified`, what was not, and every fault."""
         bad = len({spec.run_id for spec, _ in self.faults})
-        first = f"{self.name}: {self.records - bad} of {self.records} verified, {self.recomputed} of them computed anew"
-        return "\n".join([first, *(f"fault: {spec.label} ({spec.run_id}): {what}" for spec, what in self.faults)])
+        lines = [
+            f"{self.name}: {self.records - bad} of {self.records} verified, {self.recomputed} of them computed anew"
+        ]
+        if self.records < self.runs:
+            lines.append(f"note: {self.runs - self.records} of {self.runs} runs have no result")
+        if self.uncommitted:
+            lines.append(f"note: {self.uncommitted} were made by code with changes that were not committed")
+        return "\n".join([*lines, *(f"fault: {spec.label} ({spec.run_id}): {what}" for spec, what in self.faults)])
 
 
 def audit(
@@ -45,12 +58,14 @@ def audit(
     fault too: the run that it should be of has no valid record.
     """
     records: list[RunRecord] = []
+    unreadable: list[RunSpec] = []
     faults: list[tuple[RunSpec, str]] = []
     for spec in specs:
         if not store.path(spec.run_id).exists():
             continue
         record = store.read(spec.run_id)
         if record is None:
+            unreadable.append(spec)
             faults.append((spec, "the record cannot be read, or is not of this run"))
         elif record.status != "failed":
             records.append(record)
@@ -60,7 +75,8 @@ def audit(
     executor = Executor(data, torch.device(device))
     for record in sorted(chosen, key=lambda record: repr(record.spec.group)):  # groups share data and statistics
         faults += [(record.spec, what) for what in _again(record, executor, retrain)]
-    return Audit(name, len(records) + sum("cannot be read" in what for _, what in faults), len(chosen), tuple(faults))
+    uncommitted = sum(str(record.environment.get("commit")).endswith("+changes") for record in records)
+    return Audit(name, len(specs), len(records) + len(unreadable), len(chosen), uncommitted, tuple(faults))
 
 
 def inconsistencies(record: RunRecord, store: Store) -> list[str]:
@@ -76,31 +92,80 @@ def inconsistencies(record: RunRecord, store: Store) -> list[str]:
     for epoch in record.curve:
         if epoch.realised_sparsity != pruning.sparsity:
             found.append(f"sparsity {epoch.realised_sparsity} of the weights after epoch {epoch.epoch}")
-    if sum(layer.kept for layer in pruning.layers) != pruning.kept:
+    sums = [sum(layer.prunable for layer in pruning.layers), sum(layer.kept for layer in pruning.layers)]
+    if sums != [pruning.prunable, pruning.kept]:
         found.append("the layers do not add up")
-    if store.read_masks(record) is None:
+    masks = store.read_masks(record)
+    if masks is None:
         found.append("its mask file is missing or has another digest")
+    elif [int(mask.sum()) for mask in masks.values()] != [layer.kept for layer in pruning.layers]:
+        found.append("its masks keep other numbers of weights than its layers say")
+    stated = {**msgspec.structs.asdict(pruning), **msgspec.structs.asdict(metrics)}
+    found += [
+        f"{name} is {stated[name]}, from its layers and epochs {value}"
+        for name, value in {**_of_layers(pruning), **_of_epochs(record, metrics)}.items()
+        if stated[name] != value
+    ]
+    epochs = [epoch.epoch for epoch in record.curve]
+    least = record.spec.recipe.epochs if record.status == "done" else 0
+    most = {"done": least, "collapsed": 0}.get(record.status, record.spec.recipe.epochs - 1)
+    if epochs != list(range(1, len(epochs) + 1)) or not least <= len(epochs) <= most:
+        found.append(f"{record.status} after {len(epochs)} of {record.spec.recipe.epochs} epochs")
     if not record.environment.get("pbt_bench"):
         found.append("the code that made it is unknown")
     return found
 
 
+def _of_layers(pruning: Pruning) -> dict[str, Any]:
+    """What follows from the layers."""
+    weights = max(1, pruning.prunable)
+    return {
+        "sparsity": 1 - pruning.kept / weights,
+        "collapsed_layers": sum(layer.kept == 0 for layer in pruning.layers),
+        "zero_score_share": sum(layer.zero_scores for layer in pruning.layers) / weights,
+    }
+
+
+def _of_epochs(record: RunRecord, metrics: Metrics) -> dict[str, Any]:
+    """What of the metrics follows from the curve."""
+    curve = record.curve
+    held = [epoch.validation_accuracy for epoch in curve if epoch.validation_accuracy is not None]
+    best = held.index(max(held)) + 1 if held else None
+    found: dict[str, Any] = {
+        "train_loss": curve[-1].train_loss if curve else None,
+        "best_validation_epoch": best,
+        "test_accuracy_at_best_validation": metrics.test_accuracy_at_best_validation if best else None,
+    }
+    if record.status == "done" and curve:  # then the last epoch's weights are those that were evaluated
+        found |= {name: getattr(curve[-1], name) for name in ("validation_accuracy", "validation_loss")}
+        if best == len(curve):
+            found["test_accuracy_at_best_validation"] = metrics.test_accuracy
+    return found
+
+
 def _again(record: RunRecord, executor: Executor, retrain: bool) -> list[str]:
-    assert record.pruning
-    assert record.metrics
     if retrain:
         other = executor.execute(record.spec)
-        if other.pruning is None or other.metrics is None:
+        if other.status == "failed":
             return [f"computed anew it failed: {other.error_line}"]
-        digests = [("mask", record.pruning.mask_digest, other.pruning.mask_digest)]
-        digests.append(("final weights", record.metrics.weights_digest, other.metrics.weights_digest))
     else:
         try:
-            digests = [("mask", record.pruning.mask_digest, executor.mask_digest(record.spec))]
+            other = msgspec.structs.replace(record, pruning=executor.pruning(record.spec))
         except Exception as error:  # a dataset that is gone, a method that fails now
             return [f"computed anew it failed: {type(error).__name__}: {error}"]
-    return [
-        f"computed anew its {what} has the digest {new[:12]}, not {old[:12]}"
-        for what, old, new in digests
-        if old != new
-    ]
+    old, new = (
+        dict(_leaves(msgspec.to_builtins(msgspec.structs.replace(each, environment={})))) for each in (record, other)
+    )
+    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    found = [f"computed anew its {name} is {new.get(name)}, not {old.get(name)}" for name in differing[:_LISTED]]
+    return found + [f"and {len(differing) - _LISTED} more values"] * (len(differing) > _LISTED)
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(place, value) of every number and text of a record but its times."""
+    if isinstance(value, (dict, list, tuple)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            if key not in _TIMES:
+                yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value

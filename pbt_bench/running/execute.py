@@ -87,12 +87,12 @@ class Executor:
         }
         return msgspec.structs.replace(record, environment=environment)
 
-    def mask_digest(self, spec: RunSpec) -> str:
-        """The digest of the masks of `spec`, computed from nothing else."""
+    def pruning(self, spec: RunSpec) -> Pruning:
+        """What `spec` prunes, computed from nothing else."""
         torch.set_num_threads(spec.recipe.threads)
         shared = self._prepare(spec)
         shared.warm_up(spec, no_poll, None)
-        return shared.mask(spec, ()).pruning.mask_digest
+        return shared.mask(spec, ()).pruning
 
     def _execute(
         self,

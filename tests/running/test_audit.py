@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,59 +45,125 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def audited(folder: Path, sample: int = 10, retrain: bool = False) -> Audit:
-    return audit("study", SPECS, Store(folder), folder, "cpu", sample, retrain)
+def audited(folder: Path, sample: int = 10, retrain: bool = False, specs: Sequence[RunSpec] = SPECS) -> Audit:
+    return audit("study", specs, Store(folder), folder, "cpu", sample, retrain)
+
+
+def first_line(found: Audit) -> str:
+    assert not found.faults, found.text()
+    return found.text().splitlines()[0]
 
 
 def test_sound_records_are_verified_to_the_last_bit(made: Path) -> None:
-    found = audited(made, retrain=True)
-    assert found.text() == "study: 5 of 5 verified, 5 of them computed anew"
-    assert audited(made, sample=2).text() == "study: 5 of 5 verified, 2 of them computed anew"
+    assert first_line(audited(made, retrain=True)) == "study: 5 of 5 verified, 5 of them computed anew"
+    assert first_line(audited(made, sample=2)) == "study: 5 of 5 verified, 2 of them computed anew"
 
 
-def changed(**pruning: Any) -> Callable[[RunRecord], RunRecord]:
-    return lambda record: msgspec.structs.replace(record, pruning=msgspec.structs.replace(record.pruning, **pruning))
+def changed(part: str = "pruning", **values: Any) -> Callable[[RunRecord], RunRecord]:
+    """A record with other `values` in its metrics, pruning, the first epoch of its curve, or itself."""
+
+    def change(record: RunRecord) -> RunRecord:
+        if part == "record":
+            return msgspec.structs.replace(record, **values)
+        old: Any = record.curve[0] if part == "curve" else getattr(record, part)
+        new = msgspec.structs.replace(old, **values)
+        return msgspec.structs.replace(record, **{part: (new, *record.curve[1:]) if part == "curve" else new})
+
+    return change
 
 
-def first_epoch_dense(record: RunRecord) -> RunRecord:
-    epoch = msgspec.structs.replace(record.curve[0], realised_sparsity=0.0)
-    return msgspec.structs.replace(record, curve=(epoch, *record.curve[1:]))
+def more_kept(record: RunRecord) -> RunRecord:
+    """One layer keeps a weight more, another one less."""
+    assert record.pruning
+    first, second, *rest = record.pruning.layers
+    moved = (msgspec.structs.replace(first, kept=first.kept + 1), msgspec.structs.replace(second, kept=second.kept - 1))
+    return changed(layers=(*moved, *rest))(record)
 
 
-def other_weights(record: RunRecord) -> RunRecord:
-    return msgspec.structs.replace(record, metrics=msgspec.structs.replace(record.metrics, weights_digest="0" * 64))
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (changed(kept=1), "weights pruned"),
-        (changed(realised_sparsity=0.0), "of the masks, 0.0 of the weights"),
-        (first_epoch_dense, "sparsity 0.0 of the weights after epoch 1"),
-        (changed(mask_digest="0" * 64), "its mask file is missing or has another digest"),
-        (changed(mask_digest="0" * 64), "computed anew its mask has the digest"),
-        (changed(layers=()), "the layers do not add up"),
-        (other_weights, "computed anew its final weights has the digest"),
-        (lambda record: msgspec.structs.replace(record, metrics=None), "without its pruning or its metrics"),
-        (lambda record: msgspec.structs.replace(record, environment={}), "the code that made it is unknown"),
-        (lambda record: msgspec.structs.replace(record, run_id="0" * 16), "cannot be read, or is not of this run"),
-    ],
-)
-def test_a_record_that_was_changed_is_a_fault(
-    made: Path, change: Callable[[RunRecord], RunRecord], reason: str
-) -> None:
-    store = Store(made)
-    path = store.path(SPECS[1].run_id)
+def found_in(folder: Path, change: Callable[[RunRecord], RunRecord], **audited_as: Any) -> Audit:
+    """What an audit says while the record of the first pruned run is changed."""
+    path = Store(folder).path(SPECS[1].run_id)
     sound = path.read_bytes()
-    record = store.read(SPECS[1].run_id)
+    record = Store(folder).read(SPECS[1].run_id)
     assert record is not None
     try:
         path.write_bytes(change(record).to_json())
-        found = audited(made, retrain=record.metrics != change(record).metrics and "weights" in reason)
+        return audited(folder, **audited_as)
     finally:
         path.write_bytes(sound)
+
+
+BY_ITSELF: dict[str, tuple[Callable[[RunRecord], RunRecord], str]] = {
+    "kept": (changed(kept=1), "weights pruned"),
+    "prunable": (changed(prunable=80000), "of 80000 weights pruned"),
+    "sparsity": (changed(sparsity=0.95), "sparsity is 0.95, from its layers and epochs 0.9"),
+    "realised": (changed(realised_sparsity=0.0), "of the masks, 0.0 of the weights"),
+    "epoch": (changed("curve", realised_sparsity=0.0), "sparsity 0.0 of the weights after epoch 1"),
+    "digest": (changed(mask_digest="0" * 64), "its mask file is missing or has another digest"),
+    "no layers": (changed(layers=()), "the layers do not add up"),
+    "other layers": (more_kept, "its masks keep other numbers of weights than its layers say"),
+    "collapsed": (changed(collapsed_layers=3), "collapsed_layers is 3, from its layers and epochs 0"),
+    "zeros": (changed(zero_score_share=0.75), "zero_score_share is 0.75, from its layers and epochs 0."),
+    "curve": (changed("record", curve=()), "done after 0 of 1 epochs"),
+    "count": (changed("curve", epoch=2), "done after 1 of 1 epochs"),
+    "status": (changed("record", status="collapsed"), "collapsed after 1 of 1 epochs"),
+    "diverged": (changed("record", status="diverged"), "diverged after 1 of 1 epochs"),
+    "loss": (changed("metrics", train_loss=0.5), "train_loss is 0.5, from its layers and epochs"),
+    "held": (changed("metrics", validation_accuracy=0.99), "validation_accuracy is 0.99, from its layers and epochs"),
+    "best": (changed("metrics", best_validation_epoch=7), "best_validation_epoch is 7, from its layers and epochs 1"),
+    "accuracy": (changed("metrics", test_accuracy=0.99), "test_accuracy_at_best_validation is"),
+    "no metrics": (changed("record", metrics=None), "without its pruning or its metrics"),
+    "no code": (changed("record", environment={}), "the code that made it is unknown"),
+    "id": (changed("record", run_id="0" * 16), "cannot be read, or is not of this run"),
+    "spec": (lambda r: changed("record", spec=msgspec.structs.replace(r.spec, seed=1))(r), "or is not of this run"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), BY_ITSELF.values(), ids=BY_ITSELF)
+def test_a_record_that_was_changed_is_a_fault(
+    made: Path, change: Callable[[RunRecord], RunRecord], reason: str
+) -> None:
+    found = found_in(made, change, sample=0)
     assert any(reason in what and spec == SPECS[1] for spec, what in found.faults), found.text()
     assert "4 of 5 verified" in found.text()
+
+
+ANEW: dict[str, tuple[Callable[[RunRecord], RunRecord], bool]] = {
+    "pruning.mask_digest": (changed(mask_digest="0" * 64), False),
+    "pruning.effective_sparsity": (changed(effective_sparsity=0.5), False),
+    "pruning.flops_sparse": (changed(flops_sparse=1), False),
+    "pruning.rounds": (changed(rounds=100), False),
+    "metrics.weights_digest": (changed("metrics", weights_digest="0" * 64), True),
+    "metrics.test_accuracy": (changed("metrics", test_accuracy=0.99, test_accuracy_at_best_validation=0.99), True),
+    "metrics.test_loss": (changed("metrics", test_loss=0.1), True),
+    "metrics.chance_accuracy": (changed("metrics", chance_accuracy=0.01), True),
+    "metrics.best_test_accuracy_over_epochs": (changed("metrics", best_test_accuracy_over_epochs=0.9), True),
+    "curve.0.train_accuracy": (changed("curve", train_accuracy=0.9), True),
+    "curve.0.learning_rate": (changed("curve", learning_rate=1.0), True),
+}
+
+
+@pytest.mark.parametrize(("place", "change", "retrain"), [(place, *what) for place, what in ANEW.items()], ids=ANEW)
+def test_a_number_that_fits_the_rest_is_a_fault_once_it_is_computed_anew(
+    made: Path, place: str, change: Callable[[RunRecord], RunRecord], retrain: bool
+) -> None:
+    found = found_in(made, change, retrain=retrain, specs=SPECS[1:2])
+    assert f"computed anew its {place} is " in found.text()
+    assert "0 of 1 verified" in found.text()
+
+
+def test_what_has_no_result_and_what_no_commit_holds_is_said(made: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.prepare()
+    record = Store(made).read(SPECS[1].run_id)
+    assert record is not None
+    changes = msgspec.structs.replace(record, environment={**record.environment, "commit": "abc+changes"})
+    store.write(changes, Store(made).read_masks(record))
+    assert audited(tmp_path, sample=0).text().splitlines() == [
+        "study: 1 of 1 verified, 0 of them computed anew",
+        "note: 4 of 5 runs have no result",
+        "note: 1 were made by code with changes that were not committed",
+    ]
 
 
 def test_a_mask_that_was_exchanged_is_a_fault(made: Path) -> None:
