@@ -30,3 +30,8 @@ def unknown(kind: str, name: object, valid: Iterable[str], where: str = "") -> R
     hint = f"; did you mean {ends[near[0]]!r}?" if near else ""
     place = f"{where}: " if where else ""
     return RequestError(f"{place}unknown {kind} {name!r}{hint} (valid: {', '.join(choices)})")
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would take for commands, or no file for characters: "?" in its place."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, get_args, overload
+from typing import Annotated, Any, get_args, get_origin, overload
 
 import msgspec
 import numpy as np
@@ -155,8 +155,9 @@ def _plan() -> dict[str, tuple[pa.DataType, Callable[[RunRecord], Any]]]:
 
 
 def _kind(field: msgspec.structs.FieldInfo) -> pa.DataType:
-    kinds = get_args(field.type) or (field.type,)
-    return next((_KINDS[kind] for kind in kinds if kind in _KINDS), _WORDS)
+    choices = get_args(field.type) if type(None) in get_args(field.type) else (field.type,)
+    plain = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in choices]
+    return next((_KINDS[kind] for kind in plain if kind in _KINDS), _WORDS)
 
 
 def _getter(part: str, name: str) -> Callable[[RunRecord], Any]:

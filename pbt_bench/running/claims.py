@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import threading
 from math import inf
@@ -67,7 +68,7 @@ class Claims:
                     file.write(self._owner)
             except FileExistsError:
                 age = self._age(run_id, generation)
-                if age is not None and age < self._stale:
+                if age is not None and abs(age) < self._stale:
                     return False
                 generation += age is not None  # one that was released this moment is free again
                 continue
@@ -111,21 +112,21 @@ class Claims:
         """Is there a claim of `run_id` that its owner renews?"""
         generation = 1
         while (age := self._age(run_id, generation)) is not None:
-            if age < self._stale:
+            if abs(age) < self._stale:
                 return True
             generation += 1
         return False
 
     def forget(self, run_id: str) -> None:
         """Remove every claim of a run that has a record, or whose worker is known to be dead."""
-        for path in sorted(self._folder.glob(f"{run_id}.*"), key=lambda path: int(path.suffix[1:])):
+        for _, _, path in _claims(self._folder, run_id):
             _remove(path)
 
     def _path(self, run_id: str, generation: int) -> Path:
         return self._folder / f"{run_id}.{generation}"
 
     def _age(self, run_id: str, generation: int) -> float | None:
-        """Seconds since the claim was renewed; None if there is none."""
+        """Seconds since the claim was renewed; None if there is none. Large below 0: the clock was set back since."""
         try:
             with self._path(run_id, generation).open("rb") as file:
                 return self._now() - os.fstat(file.fileno()).st_mtime
@@ -174,27 +175,33 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
+def _claims(folder: Path, run_id: str = "*") -> list[tuple[str, int, Path]]:
+    """(run id, generation, file) of every claim, the oldest of a run first; whatever else lies there is none."""
+    paths = [path for path in folder.glob(f"{run_id}.*") if re.fullmatch(r"[0-9a-f]{16}\.[1-9][0-9]*", path.name)]
+    return sorted((path.stem, int(path.suffix[1:]), path) for path in paths)
+
+
 def active(study: Path) -> dict[str, Owner]:
     """Who is at which run now: the newest claims of all runs, as far as they are renewed."""
-    newest: dict[str, int] = {}
-    for path in (study / "claims").glob("[!.]*.*"):
-        newest[path.stem] = max(newest.get(path.stem, 0), int(path.suffix[1:]))
+    newest = {run: generation for run, generation, _ in _claims(study / "claims")}
     claims = Claims(study)
     try:
         ages = {run: claims._age(run, generation) for run, generation in newest.items()}
     except OSError:  # a folder that can only be read: the clocks of the machines must do
-        now = time()
-        ages = {run: now - claims._path(run, newest[run]).stat().st_mtime for run in newest}
+        ages = {}
+        for run, generation in newest.items():
+            with contextlib.suppress(OSError):  # released meanwhile
+                ages[run] = time() - claims._path(run, generation).stat().st_mtime
     finally:
         claims.close()
-    fresh = [run for run, age in ages.items() if age is not None and age < STALE]
+    fresh = [run for run, age in ages.items() if age is not None and abs(age) < STALE]
     return {run: owner(study, run) or Owner("an unknown host", 0) for run in fresh}
 
 
 def owner(study: Path, run_id: str) -> Owner | None:
     """Who holds `run_id`, or held it last, for messages; None if nobody or not readable."""
-    paths = sorted((study / "claims").glob(f"{run_id}.*"), key=lambda path: int(path.suffix[1:]))
+    found = _claims(study / "claims", run_id)
     try:
-        return msgspec.json.decode(paths[-1].read_bytes(), type=Owner) if paths else None
+        return msgspec.json.decode(found[-1][2].read_bytes(), type=Owner) if found else None
     except (OSError, ValueError):
         return None

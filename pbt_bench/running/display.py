@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pbt_bench.errors import printable
 from pbt_bench.running.progress import duration
 from pbt_bench.running.status import Run, Summary
 
@@ -79,7 +80,7 @@ def _rows(state: Summary, kind: str) -> list[tuple[str, str]]:
     rows = describe(runs[:_ROWS] if kind in ("failed", "running") else runs)
     if kind in ("failed", "running") and len(runs) > _ROWS:
         rows.append(("", f"and {len(runs) - _ROWS} more (--json names all)"))
-    return rows
+    return [(printable(what), printable(detail)) for what, detail in rows]
 
 
 def _failed(runs: Sequence[Run]) -> list[tuple[str, str]]:

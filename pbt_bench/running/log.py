@@ -17,7 +17,7 @@ from pbt_bench.running.store import HOST
 from pbt_bench.spec import RunSpec
 
 _TAIL_BYTES = 16_384
-_LINE = re.compile(r"(\S+ \S+) (?:(start) |epoch (\d+)/(\d+))")
+_LINE = re.compile(r"(\d{4}-\d\d-\d\d [\d:]{8}) (?:(start) |epoch (\d{1,9})/(\d{1,9}) )")
 
 
 def log_path(study: Path, run_id: str) -> Path:
@@ -92,7 +92,8 @@ def position(path: Path) -> tuple[int, int, float | None] | None:
             if match[2]:
                 seen.clear()
             else:
-                seen.append((datetime.fromisoformat(match[1]), int(match[3]), int(match[4])))
+                with contextlib.suppress(ValueError):  # something else that a method printed
+                    seen.append((datetime.fromisoformat(match[1]), int(match[3]), int(match[4])))
     if not seen:
         return None
     (start, first, _), (now, epoch, epochs) = seen[0], seen[-1]

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from pbt_bench.running.record import Status, first_line
+from pbt_bench.running.store import content
 
 
 class _Environment(msgspec.Struct, frozen=True):
@@ -48,8 +49,7 @@ def outcomes(runs: Path, ids: Collection[str]) -> dict[str, Outcome]:
     found = {}
     for name in names:
         try:
-            with open(runs / name, "rb", buffering=0) as file:
-                outcome = _DECODER.decode(file.read())
+            outcome = _DECODER.decode(content(runs / name))
         except (OSError, ValueError, RecursionError):
             continue
         if outcome.run_id == name[:-5]:

@@ -4,57 +4,60 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from numpy.typing import NDArray
 
+from pbt_bench.errors import printable
 from pbt_bench.spec import RunSpec
 
 _LINE = 300  # characters of an error in one line
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Status = Literal["done", "diverged", "collapsed", "failed"]
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """Final numbers. Accuracies are fractions in [0, 1], losses mean cross-entropy in nats."""
 
-    test_accuracy: float  # of the last epoch's weights: the headline
+    test_accuracy: Share  # of the last epoch's weights: the headline
     test_loss: float | None  # None if it is not finite
-    validation_accuracy: float | None  # None where the recipe keeps no validation images
+    validation_accuracy: Share | None  # None where the recipe keeps no validation images
     validation_loss: float | None  # likewise
     train_loss: float | None  # mean over the last epoch; None if nothing was trained
-    best_validation_epoch: int | None  # counted from 1
-    test_accuracy_at_best_validation: float | None  # of the weights after that epoch
-    chance_accuracy: float  # 1 / number of classes
+    best_validation_epoch: Count | None  # counted from 1
+    test_accuracy_at_best_validation: Share | None  # of the weights after that epoch
+    chance_accuracy: Share  # 1 / number of classes
     weights_digest: str  # SHA-256 over the names and bits of the final weights and buffers
-    best_test_accuracy_over_epochs: float | None = None  # chosen on the test set; with recipe.test_every_epoch only
+    best_test_accuracy_over_epochs: Share | None = None  # chosen on the test set; with recipe.test_every_epoch only
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
     """One prunable tensor."""
 
     name: str
-    shape: tuple[int, ...]
-    prunable: int
-    kept: int
-    zero_scores: int  # exactly-zero scores
+    shape: tuple[Count, ...]
+    prunable: Count
+    kept: Count
+    zero_scores: Count  # exactly-zero scores
 
 
 class Pruning(msgspec.Struct, frozen=True, kw_only=True):
     """What was pruned. Counts are weights; flops are per example, forward, multiply-add = 2."""
 
-    prunable: int  # weights of convolutions and linear layers, the classifier included where the study says so
-    kept: int
-    sparsity: float  # 1 - kept / prunable, of the masks
-    realised_sparsity: float  # share of exact zeros in the weights that were evaluated
-    effective_sparsity: float  # 1 - (weights on a live input-output path) / prunable
-    zero_score_share: float  # of exactly-zero scores in the first round
-    collapsed_layers: int  # layers without a kept weight
-    flops_dense: int
-    flops_sparse: int  # of the kept weights
+    prunable: Count  # weights of convolutions and linear layers, the classifier included where the study says so
+    kept: Count
+    sparsity: Share  # 1 - kept / prunable, of the masks
+    realised_sparsity: Share  # share of exact zeros in the weights that were evaluated
+    effective_sparsity: Share  # 1 - (weights on a live input-output path) / prunable
+    zero_score_share: Share  # of exactly-zero scores in the first round
+    collapsed_layers: Count  # layers without a kept weight
+    flops_dense: Count
+    flops_sparse: Count  # of the kept weights
     scoring_seconds: float  # of the passes this method needs, shared or not
     layers: tuple[Layer, ...]
-    rounds: int  # of score and prune; 0 for the dense baseline
+    rounds: Count  # of score and prune; 0 for the dense baseline
     mask_digest: str  # SHA-256 over the names and bits of the masks
     notes: dict[str, dict[str, float]] = {}  # statistic -> what was measured of it, e.g. its standard error
 
@@ -62,13 +65,13 @@ class Pruning(msgspec.Struct, frozen=True, kw_only=True):
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the training curve."""
 
-    epoch: int  # counted from 1
+    epoch: Count  # counted from 1
     train_loss: float
-    train_accuracy: float
+    train_accuracy: Share
     validation_loss: float | None
-    validation_accuracy: float | None
+    validation_accuracy: Share | None
     learning_rate: float  # of the epoch's last step
-    realised_sparsity: float
+    realised_sparsity: Share
     seconds: float
 
 
@@ -101,11 +104,13 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 def first_line(error: str | None) -> str | None:
     """An error in one line: the first one, or of a traceback the message, joined if it has several lines."""
     lines = (error or "").strip().splitlines()
-    if not lines or not lines[0].startswith("Traceback"):
-        return lines[0].strip() if lines else None
-    last = max((number for number, line in enumerate(lines) if line.startswith("  File ")), default=0)
-    message = [line for number, line in enumerate(lines) if number > last and not line.startswith("    ")]
-    return " ".join(" ".join(message or lines[-1:]).split())[:_LINE]
+    if not lines:
+        return None
+    message = lines[:1]
+    if lines[0].startswith("Traceback"):
+        last = max((number for number, line in enumerate(lines) if line.startswith("  File ")), default=0)
+        message = [line for number, line in enumerate(lines) if number > last and not line.startswith("    ")]
+    return printable(" ".join(" ".join(message or lines[-1:]).split())[:_LINE])
 
 
 def digest(arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -86,9 +86,9 @@ class Store:
     def masks_of(self, run_id: str, layers: Sequence[Layer], mask_digest: str) -> dict[str, NDArray[np.bool_]] | None:
         """The same from parts of a record."""
         try:
-            content = _content(self.masks / f"{run_id}.bits")
+            stored = content(self.masks / f"{run_id}.bits")
             prunable = sum(layer.prunable for layer in layers)
-            packed = zlib.decompressobj().decompress(content, prunable // 8 + 1)
+            packed = zlib.decompressobj().decompress(stored, prunable // 8 + 1)
             bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).astype(bool)[:prunable]
             parts = np.split(bits, np.cumsum([layer.prunable for layer in layers])[:-1])
             masks = {layer.name: part.reshape(layer.shape) for layer, part in zip(layers, parts, strict=True)}
@@ -137,7 +137,7 @@ class Store:
         """The record of `run_id`; None, with a warning on stderr, if its file is damaged."""
         path = self.path(run_id)
         try:
-            record = _DECODER.decode(_content(path))
+            record = _DECODER.decode(content(path))
             if record.run_id != run_id or record.spec.run_id != run_id:
                 raise ValueError(f"it describes run {record.spec.run_id}, not {run_id}")
             return record
@@ -146,12 +146,17 @@ class Store:
             return None
 
 
-def _content(path: Path) -> bytes:
-    """Raises ValueError for what no store has written: a pipe would be waited for, a huge file would fill memory."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
-        raise ValueError(f"not a file of at most {MOST_BYTES} bytes")
-    return path.read_bytes()
+def content(path: Path) -> bytes:
+    """A whole file. Raises ValueError for a pipe, which would be waited for, and for a huge file."""
+    with open(path, "rb", buffering=0, opener=_at_once) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+            raise ValueError(f"not a file of at most {MOST_BYTES} bytes")
+        return file.read()
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _age(path: Path) -> float:

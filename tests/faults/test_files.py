@@ -17,14 +17,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pbt_bench.analysis.cache import read
 from pbt_bench.errors import RequestError
 from pbt_bench.running import worker
 from pbt_bench.running.checkpoint import Checkpoint, Stop
-from pbt_bench.running.claims import Claims
+from pbt_bench.running.claims import Claims, owner
+from pbt_bench.running.display import plain
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.record import RunRecord
+from pbt_bench.running.slurm.view import view
+from pbt_bench.running.status import summary
 from pbt_bench.running.store import Store, find
-from pbt_bench.spec import Grid, RunSpec, check_grid, load_grid
+from pbt_bench.spec import Axes, Grid, RunSpec, check_grid, load_grid
 
 CASES = 10_000 if os.environ.get("PBT_BENCH_FAULTS") == "all" else 500
 FUZZ = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -142,6 +146,64 @@ def test_a_huge_record_is_refused_quickly(
     os.mkfifo(path)  # reading it would wait for ever
     assert store.records() == []
     assert "not a file" in capsys.readouterr().err
+
+
+def test_what_else_lies_in_a_results_folder_stops_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """Claims, logs, submissions and records that no pbt-bench has written."""
+    axes = Axes(dataset=("digits",), model=("vgg8",), method=("snip",), sparsity=(0.9,), seed=(0,))
+    grid = Grid(name="study", grid=axes)
+    first, second = (spec.run_id for spec in grid.runs())
+    for folder in ("claims", "logs", "slurm/1-1-1", "slurm/2-2-2", "slurm/3-3-3", f"masks/{first}.bits", "runs/x.json"):
+        (store.folder / folder).mkdir(parents=True)
+    for name, content in {
+        "runs/.tmp": "",
+        "claims/note.txt": "",
+        f"claims/{first}.old": "",
+        f"claims/{first}.1.2": "",
+        f"claims/{first}.1": '{"host": "',
+        f"claims/{second}.1": '{"host": "\\u001b[2J", "pid": -1}',
+        f"logs/{first}.log": "my warm-up epoch 1/5\n9999-99-99 99:99:99 epoch 1/2 \n",
+        f"logs/{second}.log": f"2026-01-01 00:00:00 epoch 1/2 \n2026-01-01 00:00:01 epoch {'9' * 400}/2 \n",
+        "slurm/1-1-1/elements.json": "{",
+        "slurm/2-2-2/elements.json": f'[[["{first}"]]]',
+        "slurm/2-2-2/jobs": "0\n",
+        "slurm/3-3-3/elements.json": "[" * 100_000,
+    }.items():
+        (store.folder / name).write_text(content)
+    os.mkfifo(store.path(first))  # reading it would wait for ever
+    state = summary(grid, store)
+    assert state.counts["running"] == 2, plain(state)
+    assert "on an unknown host" in plain(state)
+    assert "on ?[2J" in plain(state)
+    assert owner(store.folder, second) is not None
+    store.sweep()
+    claims = Claims(store.folder)
+    assert not claims.take(second)
+    claims.forget(second)
+    assert claims.take(second)
+    claims.close()
+    assert view("study", store.folder, [first]).places == {}
+    warned = capsys.readouterr().err
+    assert all(f"slurm/{n}-{n}-{n} is not a submission" in warned for n in (1, 2, 3)), warned
+
+
+@pytest.mark.parametrize("text", ["-1", "9223372036854775808", "1e400", "1.5", '"\\ud800"', "null"])
+@pytest.mark.parametrize(
+    "place", ["pruning kept", "pruning layers 0 prunable", "metrics test_accuracy", "curve 0 train_accuracy"]
+)
+def test_a_count_or_share_that_cannot_be_is_no_record(
+    store: Store, sound: bytes, specs: list[RunSpec], text: str, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = msgspec.json.decode(sound)
+    *way, last = (int(part) if part.isdecimal() else part for part in place.split())
+    inner = table
+    for part in way:
+        inner = inner[part]
+    inner[last] = "HERE"
+    store.path(specs[0].run_id).write_bytes(msgspec.json.encode(table).replace(b'"HERE"', text.encode()))
+    assert read(store).num_rows == 0
+    assert store.records() == []
+    assert "is not a record" in capsys.readouterr().err
 
 
 def test_hostile_masks_are_refused(store: Store) -> None:

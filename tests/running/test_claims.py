@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pbt_bench.running.claims import ClaimLost, Claims, owner
+from pbt_bench.running.claims import ClaimLost, Claims, active, owner
 
 RUN = "0123456789abcdef"
 
@@ -114,3 +114,16 @@ def test_a_clock_that_is_wrong_changes_nothing(tmp_path: Path, monkeypatch: pyte
     assert mine.take(RUN)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert not other.take(RUN)
+
+
+def test_a_claim_from_the_future_is_nobodys(tmp_path: Path) -> None:
+    """The clock of the file system was set back after its owner died: it would be fresh until then."""
+    dead, mine = Claims(tmp_path), Claims(tmp_path)
+    assert dead.take(RUN)
+    dead._held = None
+    age(tmp_path, f"{RUN}.1", -86_400)
+    assert not mine.busy(RUN)
+    assert active(tmp_path) == {}
+    assert mine.take(RUN)
+    mine.close()
+    dead.close()

@@ -8,6 +8,7 @@ jobs              a line `N JOB_ID` per array that Slurm accepted
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,6 +98,14 @@ class Submission:
     def log(self, job: str) -> Path:
         """What a job of it said outside its runs."""
         return self.folder / f"{job}_0_log.err"
+
+    def readable(self) -> bool:
+        """Can it be told which runs its jobs have? If not it is named on stderr."""
+        try:
+            return bool(self.elements) and self.jobs is not None
+        except (OSError, ValueError, RecursionError) as error:
+            print(f"warning: {self.folder} is not a submission ({error}); ignored", file=sys.stderr)
+            return False
 
 
 def submissions(study: Path) -> Iterator[Submission]:

@@ -40,7 +40,7 @@ class View:
 def view(study: str, folder: Path, ids: Collection[str]) -> View:
     """Where the runs `ids` of the study in `folder` are. Asks Slurm only if anything was ever submitted."""
     wanted = set(ids)
-    known = list(submissions(folder))
+    known = [submission for submission in submissions(folder) if submission.readable()]
     if not known or not wanted:
         return View({})
     error = None
