@@ -39,6 +39,8 @@ def _score(entry: Pruner, name: str, arguments: Sequence[Tensor], invert: bool, 
         if not isinstance(score, Tensor) or score.shape != shape:
             got = f"shape {list(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
             raise ScoreError(f"{where}: scores have {got}, expected a tensor of shape {list(shape)}")
+        if score.layout != torch.strided or score.device != arguments[0].device:
+            raise ScoreError(f"{where}: scores are {score.layout} on {score.device}, expected a dense tensor")
         if score.is_complex():
             raise ScoreError(f"{where}: scores have {score.dtype}, expected real numbers")
         if not bool(score.sum().isfinite()):  # the sum is much faster to test than every score

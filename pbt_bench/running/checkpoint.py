@@ -18,7 +18,7 @@ import torch
 
 from pbt_bench.running.claims import ClaimLost, Claims
 from pbt_bench.running.store import Store
-from pbt_bench.running.worker import STOPPED
+from pbt_bench.running.worker import Stopped
 from pbt_bench.training.loop import Poll, State, no_poll
 
 _CHECKSUM = hashlib.sha256().digest_size
@@ -37,9 +37,9 @@ class Stop:
         self.check()
 
     def check(self) -> None:
-        """Raises SystemExit if that was asked and there is nothing to save."""
+        """Raises Stopped if that was asked and there is nothing to save."""
         if self.asked and not self.can_save:
-            sys.exit(STOPPED)
+            raise Stopped
 
 
 class Checkpoint:
@@ -97,7 +97,7 @@ class Checkpoint:
         self._stop.check()
 
     def _poll(self, state: Callable[[], State]) -> None:
-        """Save the state if it is time, stop if that was asked. Raises ClaimLost, SystemExit."""
+        """Save the state if it is time, stop if that was asked. Raises ClaimLost, Stopped."""
         self._stop.can_save = True
         if self._claims.lost:
             raise ClaimLost
@@ -112,7 +112,7 @@ class Checkpoint:
             print(f"warning: the state of {self._run_id} is not saved: {error}", file=sys.stderr)
         self._due = monotonic() + self._every
         if self._stop.asked:
-            sys.exit(STOPPED)
+            raise Stopped
 
 
 def saving(checkpoint: Checkpoint | None, **phase: Any) -> AbstractContextManager[Poll]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import resource
+import signal
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
@@ -30,9 +31,12 @@ from pbt_bench.running.checkpoint import Checkpoint, saving
 from pbt_bench.running.claims import ClaimLost
 from pbt_bench.running.environment import describe
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord, Status, digest
+from pbt_bench.running.worker import Stopped
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, RunSpec, Scoring
 from pbt_bench.training.loop import EpochResult, Poll, State, StateError, Trained, evaluate, no_poll, train, warm_up
+
+_MOST_ERROR = 10_000  # characters of an error that are kept, at either end
 
 
 class Executor:
@@ -62,7 +66,7 @@ class Executor:
         """
         started = datetime.now(UTC).isoformat(timespec="seconds")
         start = perf_counter()
-        torch.set_num_threads(spec.recipe.threads)
+        _settle(spec)
         if self._device.type == "cuda":
             torch.backends.cudnn.deterministic = True
         self.masks = None
@@ -74,10 +78,12 @@ class Executor:
                 assert checkpoint
                 checkpoint.refuse(error)
                 record = self._execute(spec, methods, on_epoch, checkpoint, None)
-        except ClaimLost:
+        except (ClaimLost, Stopped):
             raise
-        except Exception:  # the grid goes on; the record keeps the reason
-            record = RunRecord(run_id=spec.run_id, status="failed", spec=spec, error=traceback.format_exc())
+        except BaseException as error:  # the grid goes on; the record keeps the reason
+            if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+                raise  # the user's; a worker ignores Ctrl-C, so there it is a method's
+            record = RunRecord(run_id=spec.run_id, status="failed", spec=spec, error=_traceback())
         sessions = checkpoint.sessions if checkpoint else [perf_counter() - start]
         environment = describe(self._device) | {
             "started": started,
@@ -89,7 +95,7 @@ class Executor:
 
     def pruning(self, spec: RunSpec) -> Pruning:
         """What `spec` prunes, computed from nothing else."""
-        torch.set_num_threads(spec.recipe.threads)
+        _settle(spec)
         shared = self._prepare(spec)
         shared.warm_up(spec, no_poll, None)
         return shared.mask(spec, ()).pruning
@@ -111,6 +117,7 @@ class Executor:
                 shared.warm_up(spec, poll, state and state["training"])
             state = None
             masked = shared.mask(spec, methods)
+        _settle(spec)
         model, masks, pruning = masked.model, masked.masks, masked.pruning
         self.masks = {name: mask.cpu().numpy() for name, mask in masks.items()}
 
@@ -281,6 +288,19 @@ def _pruning(diagnosis: Diagnosis, pruned: Pruned, masks: Masks) -> Pruning:
         mask_digest=digest({name: mask.cpu().numpy() for name, mask in masks.items()}),
         notes=pruned.notes,
     )
+
+
+def _settle(spec: RunSpec) -> None:
+    """What methods can change for the whole process, and numbers depend on."""
+    torch.set_num_threads(spec.recipe.threads)
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
+
+
+def _traceback() -> str:
+    """Of the error being handled, as a record can hold it."""
+    text = traceback.format_exc().encode(errors="replace").decode()
+    return text if len(text) <= 2 * _MOST_ERROR else f"{text[:_MOST_ERROR]}\n…\n{text[-_MOST_ERROR:]}"
 
 
 def _peak_memory_gib(device: torch.device) -> float:

@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
@@ -38,6 +38,7 @@ from pbt_bench.spec import RunSpec
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
+_MOST_STOPS = 5  # of one run by signals to its worker alone, not to this process; one that goes on so never ends
 _LOOK_SECONDS = 2.0  # between looks at what others are at
 _LOOK_CLAIMS = 20  # at so many claims each time, in turn: on a slow file system thousands would take minutes
 
@@ -95,6 +96,7 @@ def run(
     context = multiprocessing.get_context("spawn")
     workers: list[_Worker] = []
     claims = Claims(store.folder)
+    stops: Counter[str] = Counter()
     looked = monotonic()
 
     def start(device: str) -> None:
@@ -120,7 +122,8 @@ def run(
         try:
             message = worker.link.recv()
         except (EOFError, ConnectionError):
-            finished = _died(worker, store, claims)
+            stops[worker.current.run_id] += 1
+            finished = _died(worker, store, claims, stops[worker.current.run_id] < _MOST_STOPS)
             workers.remove(worker)
             if finished:
                 progress.finished(worker.current, finished)
@@ -196,16 +199,19 @@ def stop(workers: Sequence[_Worker]) -> None:
             worker.process.join()
 
 
-def _died(worker: _Worker, store: Store, claims: Claims) -> Finished | None:
-    """Record the run that a worker died of; None if the worker was only asked to stop, and its run is still to do."""
+def _died(worker: _Worker, store: Store, claims: Claims, again: bool) -> Finished | None:
+    """Record the run that a worker died of; None if it was only asked to stop, and its run is to be tried `again`."""
     assert worker.current is not None
     worker.process.join(SAVE_SECONDS)
     code = worker.process.exitcode
-    if code in (STOPPED, -signal.SIGTERM, -signal.SIGUSR2):  # the latter two before it had its handlers
+    asked = code in (STOPPED, -signal.SIGTERM, -signal.SIGUSR2)  # the latter two before it had its handlers
+    if asked and again:
         return None
     reason = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
         reason += " (out of memory?)"
+    if asked:
+        reason = f"it was asked to stop {_MOST_STOPS} times ({reason})"
     error = f"the worker process died: {reason}"
     run_id = worker.current.run_id
     record = RunRecord(run_id=run_id, status="failed", spec=worker.current, error=error)

@@ -37,7 +37,7 @@ class RunLog:
 
     def append(self, text: str) -> None:
         """`text` as it is."""
-        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8", errors="replace") as file:
             file.write(text)
 
 

@@ -13,6 +13,7 @@ from pbt_bench.errors import printable
 from pbt_bench.spec import RunSpec
 
 _LINE = 300  # characters of an error in one line
+_QUOTED = ("    ", "  [Previous line repeated")  # how lines of a traceback begin that are not its message
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Status = Literal["done", "diverged", "collapsed", "failed"]
@@ -109,7 +110,7 @@ def first_line(error: str | None) -> str | None:
     message = lines[:1]
     if lines[0].startswith("Traceback"):
         last = max((number for number, line in enumerate(lines) if line.startswith("  File ")), default=0)
-        message = [line for number, line in enumerate(lines) if number > last and not line.startswith("    ")]
+        message = [line for number, line in enumerate(lines) if number > last and not line.startswith(_QUOTED)]
     return printable(" ".join(" ".join(message or lines[-1:]).split())[:_LINE])
 
 

@@ -27,6 +27,13 @@ SAVE_SECONDS = 60.0  # for a worker to save its state after it was asked to stop
 STOPPED = 143  # its exit code then
 
 
+class Stopped(SystemExit):
+    """This process was asked to stop; nothing that a run does by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(STOPPED)
+
+
 @dataclass(frozen=True)
 class Job:
     """What a worker is sent: one run."""
@@ -91,6 +98,7 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, stop)
+    data, results = data.absolute(), results.absolute()  # a method may change the working directory
     executor = Executor(data, torch.device(device))
     store, claims = Store(results), Claims(results)
 

@@ -66,6 +66,42 @@ def p_raise(weight):
     raise LookupError("nothing\\nto be found")
 
 @pruner(cite="poison")
+def p_unsaid(weight):
+    "raises what no file and no terminal takes, and a lot of it"
+    raise ValueError("\\udc80\\x1b[31m" + "x" * 10_000_000)
+
+@pruner(cite="poison")
+def p_leave(weight):
+    "ends Python as a worker does that was asked to stop"
+    raise SystemExit(143)
+
+@pruner(cite="poison")
+def p_interrupt(weight):
+    "what Ctrl-C raises, which a worker ignores"
+    raise KeyboardInterrupt("no")
+
+@pruner(cite="poison")
+def p_sparse(weight):
+    "not a dense tensor"
+    return weight.abs().to_sparse()
+
+@pruner(cite="poison")
+def p_global(weight):
+    "changes what holds for the whole process; the scores of magnitude"
+    os.chdir("/")
+    torch.set_num_threads(2)
+    torch.set_default_dtype(torch.float64)
+    torch._C._set_grad_enabled(False)
+    torch.manual_seed(0)
+    return weight.abs()
+
+@pruner(cite="poison")
+def p_stop(weight):
+    "asks its worker to stop, each time anew"
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+@pruner(cite="poison")
 def p_memory(weight):
     "wants more than there is"
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
@@ -96,12 +132,17 @@ REASONS = {
     "p_keys": "method 'p_keys', layer 'features.0.weight': scores have dict",
     "p_complex": "method 'p_complex', layer 'features.0.weight': scores have torch.complex64",
     "p_raise": "LookupError: nothing",
+    "p_unsaid": "ValueError: ??[31mxxxxxxxxxx",
+    "p_leave": "SystemExit: 143",
+    "p_interrupt": "KeyboardInterrupt: no",
+    "p_sparse": "method 'p_sparse', layer 'features.0.weight': scores are torch.sparse_coo on cpu",
     "p_memory": "memory",
     "p_segfault": "the worker process died: killed by signal 11",
     "p_killed": "the worker process died: killed by signal 9 (out of memory?)",
     "p_exit": "the worker process died: exit code 7",
 }
-SOUND = {"p_constant": "collapsed", "p_vandal": "done", "p_integer": "collapsed", "snip": "done"}  # kept by position
+SOUND = {"p_constant": "collapsed", "p_integer": "collapsed"}  # kept by position
+SOUND |= dict.fromkeys(("p_vandal", "p_global", "magnitude", "snip"), "done")
 
 
 def records(folder: Path) -> dict[str, RunRecord]:
@@ -115,8 +156,9 @@ def poisoned(folder: Path) -> Path:
     return folder
 
 
-def test_poisoned_methods_and_dying_workers(poisoned: Path, start: Any) -> None:
-    names = [*REASONS, *SOUND]
+def test_poisoned_methods_and_dying_workers(poisoned: Path, start: Any, everything: bool) -> None:
+    reasons = REASONS | ({"p_stop": "it was asked to stop 5 times"} if everything else {})  # five workers take a while
+    names = [*reasons, *SOUND]
     methods = ("--set", f"grid.method={json.dumps(names)}", "--set", "recipe.epochs=1", "--set", "grid.seed=[0]")
     one = (*methods, "--set", "grid.sparsity=[0.9]", "--set", "grid.warmup=['none']", "--set", "dense=false")
     call = start("run", "study.toml", "--workers", "1", *one, PBT_BENCH_METHODS="methods")
@@ -124,25 +166,28 @@ def test_poisoned_methods_and_dying_workers(poisoned: Path, start: Any) -> None:
     assert call.returncode == 1, err
     found = records(poisoned)
     assert {name: record.status for name, record in found.items()} == {
-        **dict.fromkeys(REASONS, "failed"),
+        **dict.fromkeys(reasons, "failed"),
         **SOUND,
     }
-    for name, reason in REASONS.items():
+    for name, reason in reasons.items():
         line = found[name].error_line
         assert line is not None
         assert reason in line, name
         assert "\n" not in line
         assert any(line in printed for printed in err.splitlines()), "said while it runs"
     shown, _ = start("status", "study.toml", *one, PBT_BENCH_METHODS="methods").communicate(timeout=60)
-    for name, reason in REASONS.items():
+    for name, reason in reasons.items():
         assert any(name in line and reason in line for line in shown.splitlines()), shown
-    assert f"{len(REASONS)} failed" in shown
+    assert f"{len(reasons)} failed" in shown
     for name in SOUND:
         pruning = found[name].pruning
         assert pruning is not None
         assert pruning.realised_sparsity == pruning.sparsity == pytest.approx(0.9, abs=1e-4)
     assert found["p_vandal"].metrics is not None
     assert found["p_vandal"].metrics.test_loss is not None, "the model that is trained was not touched"
+    same = [found[name].metrics.weights_digest for name in ("p_global", "magnitude")]  # type: ignore[union-attr]
+    assert same[0] == same[1], "what a method changed for the whole process outlived its scores"
+    assert max(path.stat().st_size for path in (poisoned / "results/study/runs").iterdir()) < 100_000
     assert list((poisoned / "results/study/claims").glob("*")) == []
 
 

@@ -109,6 +109,7 @@ def test_find_refuses_what_is_not_a_run_id(tmp_path: Path) -> None:
         ("Traceback (...):\n  File a.py, line 1\nKeyError: 'x'\n", "KeyError: 'x'"),
         ("Traceback (...):\n  File a.py\n    f()\n    ^^^\nE: one\n\ntwo\n", "E: one two"),
         ("Traceback (...):\n  File a.py\n    f()\nE: " + "x" * 1000, "E: " + "x" * 297),
+        ("Traceback (...):\n  File a.py\n    f()\n  [Previous line repeated 9 more times]\nE: deep", "E: deep"),
         ("x" * 1000, "x" * 300),
         ("E: \x1b[2J\x07 \udc80 é", "E: ?[2J? ? é"),
     ],
