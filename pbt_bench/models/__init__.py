@@ -195,7 +195,10 @@ def build(
     builder = entry.own or getattr(import_module(f"pbt_bench.models.{entry.module}"), entry.function)
     with torch.random.fork_rng(devices=[]):  # module constructors draw from the global generator
         torch.default_generator.manual_seed(derive(seed, "init"))  # of the CPU; torch.manual_seed would seed GPUs too
-        network: nn.Module = builder(channels, classes, **options)
+        network: Any = builder(channels, classes, **options)
+        if not isinstance(network, nn.Module):  # a user's own
+            where = registry.origin(builder)
+            raise RequestError(f"model {name!r} ({where}) is a {type(network).__name__}, not an nn.Module")
         if init == "kaiming":
             for module in network.modules():
                 if isinstance(module, (nn.Linear, _ConvNd)):

@@ -296,6 +296,32 @@ def test_a_hostile_pickle_is_never_opened(name: str, tmp_path: Path, monkeypatch
     assert not (tmp_path / "owned").exists()
 
 
+def test_an_archive_that_is_not_the_published_one_is_never_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = WRITE["cifar10"](tmp_path / "data", monkeypatch)
+    for path in made.inside:
+        path.unlink()
+    with tarfile.open(made.archive, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("../climbed"))
+        link = tarfile.TarInfo("cifar-10-batches-py/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        tar.addfile(link)
+    assert "is missing" in one_line("cifar10", tmp_path / "data")
+    assert not (tmp_path / "climbed").exists()
+    assert list((tmp_path / "data" / "cifar-10-batches-py").iterdir()) == []
+
+
+def test_what_old_versions_of_torchvision_saved_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = WRITE["mnist"](tmp_path / "data", monkeypatch)
+    (tmp_path / "data" / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        few = torch.zeros(5, 28, 28, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64)
+        torch.save(few, tmp_path / "data" / "MNIST" / "processed" / name)
+    data = load("mnist", tmp_path / "data")
+    assert images(data.train.pixels, data.train.targets) == images(*made.train)
+
+
 def test_a_damaged_folder_is_mended_from_an_intact_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = WRITE["cifar10"](tmp_path / "data", monkeypatch)
     made.inside[2].write_bytes(b"")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pbt_bench.errors import RequestError
-from pbt_bench.models import MODELS, build, find, listing
+from pbt_bench.models import MODELS, Model, build, find, listing
 
 NAMES = [
     *("resnet8", "vgg8", "resnet18", "resnet34", "resnet50", "resnet18-imagenet", "resnet18-tiny-imagenet"),
@@ -93,3 +93,14 @@ def test_sizes_that_cannot_be_taken_are_request_errors() -> None:
         build("lenet5", 1, 10, 0, size=15)
     with pytest.raises(RequestError, match="4x4 patches cannot cut up 30x30 images"):
         build("vit-tiny", 3, 10, 0, size=30)
+
+
+def test_an_own_model_must_be_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgotten(channels: int, classes: int) -> None:
+        """Returns nothing."""
+
+    monkeypatch.setattr("pbt_bench.models.find", lambda name: Model("", name, "none", "", own=forgotten))
+    with pytest.raises(
+        RequestError, match=r"model 'forgotten' \(.*test_model_catalogue.py:\d+\) is a NoneType, not an"
+    ):
+        build("forgotten", 3, 10, 0)
