@@ -9,6 +9,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from pbt_bench.analysis import style
 from pbt_bench.analysis.summary import Panel
@@ -60,7 +61,9 @@ def collapse_figure(panel: Panel) -> Figure:
             _draw(axes, [cells.get((method, sparsity)) for sparsity in sparsities], norm, 7 if cell == _CELL[0] else 4)
         if cells:
             mesh = next(axes.images[0] for axes in grid.flat if axes.images)
-            figure.colorbar(mesh, ax=grid, label="mean density", format="%g", aspect=30, shrink=0.9, pad=0.01)
+            figure.colorbar(
+                mesh, ax=grid, label="mean density", format=FuncFormatter(style.plain), aspect=30, shrink=0.9, pad=0.01
+            )
     return figure
 
 

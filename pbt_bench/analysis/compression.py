@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.summary import Panel, summarise
@@ -24,8 +25,11 @@ def compression_figure(panels: Sequence[Panel]) -> Figure:
 def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_title(style.title(panel.title, multiples.COLUMN[0]))
     table = summarise(panel.runs).dropna(subset="mean")
-    if table.empty:
+    printed = panel.printed[panel.printed["sparsity"] > 0].sort_values("sparsity")
+    if table.empty and printed.empty:
         return multiples.nothing(axes, "no run with an accuracy yet")
+    if table.empty:
+        axes.set_title(style.title(f"{panel.title} (published only)", multiples.COLUMN[0]))
     axes.set_xscale("log")
     axes.set_xlim(0.85 / (1 - panel.sparsities[0]), 1.18 / (1 - panel.sparsities[-1]))
     for method in panel.methods:
@@ -33,24 +37,22 @@ def _draw(axes: Axes, panel: Panel) -> None:
             cells = 100 * table.loc[method, ["mean", "std"]]
             ratio = 1 / (1 - cells.index.to_numpy(dtype=float))
             multiples.line(axes, method, ratio, cells["mean"].to_numpy(), cells["std"].to_numpy())
-    printed = panel.printed[panel.printed["sparsity"] > 0].sort_values("sparsity")
     for name, rows in printed.groupby("method"):
         look = style.look(str(name))
         there = 1 / (1 - rows["sparsity"])
         axes.plot(
             there, 100 * rows["mean"], color=look.colour, linestyle=look.dash, linewidth=0.7, marker="_", zorder=2
         )
-    levels = [100 * panel.runs["chance_accuracy"].mean()]
-    axes.axhline(levels[0], color="0.45", linestyle=":", linewidth=1.1)
-    if panel.dense["test_accuracy"].notna().any():
-        levels.append(100 * panel.dense["test_accuracy"].mean())
-        axes.axhline(levels[1], color="black", linewidth=1.1)
+    chance, dense = 100 * panel.runs["chance_accuracy"].mean(), 100 * panel.dense["test_accuracy"].mean()
+    levels = [level for level in (chance, dense) if not np.isnan(level)]
+    axes.axhline(chance, color="0.45", linestyle=":", linewidth=1.1)
+    axes.axhline(dense, color="black", linewidth=1.1)
     seen = [*levels, *(100 * table["mean"]), *(100 * printed["mean"])]
     margin = 0.05 * (max(seen) - min(seen)) + 0.5
     axes.set_ylim(min(seen) - margin, max(seen) + margin)
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(style.plain))
     axes.tick_params(axis="x", labelsize=7)
     axes.set_xlabel("compression (weights / kept weights)")
     axes.set_ylabel("test accuracy (%)")

@@ -12,8 +12,6 @@ from pbt_bench.analysis.paired import FEWEST, Comparison, Standing
 from pbt_bench.analysis.style import tick_label
 from pbt_bench.analysis.summary import Panel, summarise
 
-_EQUAL = 1e-12  # accuracies that differ by less are the same
-
 
 @dataclass(frozen=True)
 class Conclusion:
@@ -53,7 +51,7 @@ def sentences(panel: Panel, found: Sequence[Standing]) -> list[str]:
         return ["No run has an accuracy yet."]
     wins: dict[str, list[int]] = {}
     for i, standing in enumerate(found):
-        tie = standing.against and abs(standing.against[0].mean) < _EQUAL
+        tie = standing.against and standing.against[0].level
         wins.setdefault("no single method" if tie else standing.leader, []).append(i)
     sparsities = [tick_label(standing.sparsity) for standing in found]
     ranked = sorted(wins.items(), key=lambda win: -len(win[1]))
@@ -79,7 +77,7 @@ def _order(standing: Standing, leader: str) -> str:
         return f"{leader} is better than every other method."
     if not standing.against:
         return f"Only {leader} has an accuracy: nothing to compare."
-    level = [other.other for other in standing.against if abs(other.mean) < _EQUAL]
+    level = [other.other for other in standing.against if other.level]
     highest = f"{_listed([leader, *level])} {'share' if level else 'has'} the highest mean"
     pairs = min(comparison.pairs for comparison in standing.against)
     if pairs < FEWEST:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pbt_bench.analysis import multiples
+from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.summary import Panel, counted_accuracy
 
 _AXES = {
@@ -39,7 +39,7 @@ def cost_figure(panel: Panel) -> Figure:
             multiples.line(axes, method, own[cost].to_numpy(), own["accuracy"].to_numpy())
         if panel.dense["test_accuracy"].notna().any():
             axes.axhline(100 * panel.dense["test_accuracy"].mean(), color="black", linewidth=1.1)
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(style.plain))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(_AXES[cost])
         axes.set_ylabel("test accuracy (%)")

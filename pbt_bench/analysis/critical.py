@@ -53,8 +53,8 @@ def critical_figure(panels: Sequence[Panel]) -> Figure:
 
 def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_title(style.title(panel.title, multiples.COLUMN[0]))
-    table = critical_sparsities(panel)
-    if table.empty:
+    table, printed = critical_sparsities(panel), printed_critical(panel)
+    if table.empty and not printed:
         return multiples.nothing(axes, "no run yet")
     style.sparsity_axis(axes, panel.sparsities, multiples.COLUMN[0] - 1.3)
     places = style.position(panel.sparsities)
@@ -79,7 +79,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
             markeredgecolor=look.colour,
             clip_on=False,
         )
-    for method, critical in printed_critical(panel).items():
+    for method, critical in printed.items():
         row = panel.methods.index(method)
         axes.plot([style.position(critical)], [row], color="black", marker="|", markersize=12, zorder=5)
     axes.set_xlim(edge, places[-1] + (places[-1] - edge) * 0.04)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 
 from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.columns import Curve
-from pbt_bench.analysis.summary import Panel
+from pbt_bench.analysis.summary import ENDED, Panel
+from pbt_bench.spec import DENSE
 
 _MOST = 4  # sparsities that are shown
 
@@ -20,29 +20,26 @@ _MOST = 4  # sparsities that are shown
 def curve_figure(panel: Panel) -> Figure:
     """A panel for each of up to four sparsities: validation accuracy in percent, of the training images where none.
 
-    The mean of an epoch is over the runs that reached it; runs that were not trained have no curve. Black is dense.
+    The mean of an epoch is over the runs that have it; black is dense. Runs that collapsed, and so were not trained, or
+    that diverged count at chance accuracy from then on.
     """
-    dense = [curve for curve in panel.dense["curve"] if len(curve)]
 
     def draw(axes: Axes, sparsity: float) -> None:
         axes.set_title(f"sparsity {style.tick_label(sparsity)}")
         runs = panel.runs[panel.runs["sparsity"] == sparsity]
-        runs = runs[[len(curve) > 0 for curve in runs["curve"]]]
-        if runs.empty:
+        curves = {method: mean_curve(runs[runs["method"] == method]) for method in panel.methods}
+        if all(np.isnan(mean).all() for mean in curves.values()):
             return multiples.nothing(axes, "no trained run yet")
-        curves = {"dense": dense} if dense else {}
-        curves |= {method: list(runs.loc[runs["method"] == method, "curve"]) for method in panel.methods}
-        for method, own in curves.items():
-            if own:
-                look, mean = style.look(method), 100 * mean_curve(own)
-                epochs = np.arange(1, len(mean) + 1)
+        for method, mean in ({DENSE: mean_curve(panel.dense)} | curves).items():
+            if not np.isnan(mean).all():
+                look, epochs = style.look(method), np.arange(1, len(mean) + 1)
                 every = max(1, len(mean) // 8)
                 axes.plot(
                     epochs,
-                    mean,
+                    100 * mean,
                     color=look.colour,
                     linestyle=look.dash,
-                    marker=None if method == "dense" else look.marker,
+                    marker=None if method == DENSE else look.marker,
                     markevery=every,
                     markersize=4,
                     linewidth=1.3,
@@ -55,12 +52,13 @@ def curve_figure(panel: Panel) -> Figure:
     return multiples.multiples(multiples.spread(panel.sparsities, _MOST), draw, panel.methods, heading=panel.title)
 
 
-def mean_curve(curves: Sequence[Curve]) -> NDArray[np.float64]:
-    """Mean accuracy of each epoch, over the curves that are so long."""
-    values = [_accuracy(curve) for curve in curves]
-    table = np.full((len(values), max(map(len, values))), np.nan)
-    for row, own in zip(table, values, strict=True):
-        row[: len(own)] = own
+def mean_curve(runs: pd.DataFrame) -> NDArray[np.float64]:
+    """Mean accuracy of each epoch, NaN where no run has one; at chance is what collapsed or has diverged."""
+    table = np.full((len(runs), max([*runs["epochs"], *map(len, runs["curve"])], default=0)), np.nan)
+    ended = runs["status"].isin(ENDED)
+    for row, curve, chance in zip(table, runs["curve"], runs["chance_accuracy"].where(ended), strict=True):
+        row[: len(curve)] = _accuracy(curve)
+        row[len(curve) :] = chance
     known = ~np.isnan(table)
     count = known.sum(axis=0)
     mean: NDArray[np.float64] = np.where(count, np.where(known, table, 0).sum(axis=0) / np.maximum(count, 1), np.nan)

@@ -32,7 +32,7 @@ def multiples(
     width, height = size
     with rc_context(style.RC):
         # The legend takes as many rows below the panels as its longest name asks for.
-        entry = max((style.text_inches(style.shortened(method)) for method in methods), default=0) + 0.9
+        entry = max((style.text_inches(style.shortened(method)) for method in methods), default=0) + 0.7
         legend_columns = max(1, min(len(methods), int(width * columns / entry)))
         legend_rows = -(-len(methods) // legend_columns)
         figure = style.new_figure(width * columns, height * rows + 0.25 * legend_rows + (0.3 if heading else 0))

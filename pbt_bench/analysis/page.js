@@ -2,7 +2,7 @@
 // The run table of the report: filters, sorts, and opens one run. Texts enter by textContent only, so none is ever markup.
 (async () => {
   const SHOWN = 100; // rows at a time
-  const LABELS = { run: "run", status: "status", dataset: "data set", model: "model", method: "method",
+  const LABELS = { run: "run", status: "status", dataset: "dataset", model: "model", method: "method",
     setting: "setting", sparsity: "sparsity", seed: "seed", test_accuracy: "test accuracy (%)",
     validation_accuracy: "validation accuracy (%)", realised_sparsity: "realised sparsity",
     effective_sparsity: "effective sparsity", collapsed_layers: "empty layers", scoring_seconds: "scoring (s)", host: "host" };
@@ -181,8 +181,8 @@
         const path = points.map(([epoch, number]) => `${x(epoch).toFixed(1)},${y(number).toFixed(1)}`).join(" ");
         draw(svg, "polyline", { points: path, class: `line${index}` });
         if (points.length === 1) draw(svg, "circle", { cx: x(points[0][0]), cy: y(points[0][1]), r: 3, class: `line${index}` });
-        draw(svg, "line", { x1: left + 130 * index, x2: left + 130 * index + 22, y1: height - 5, y2: height - 5, class: `line${index}` });
-        draw(svg, "text", { x: left + 130 * index + 27, y: height - 1 }, name);
+        draw(svg, "line", { x1: left + 130 * index, x2: left + 130 * index + 22, y1: height - 8, y2: height - 8, class: `line${index}` });
+        draw(svg, "text", { x: left + 130 * index + 27, y: height - 4 }, name);
       });
     };
     panel("accuracy by epoch", [["training", accuracy], ["validation", heldAccuracy]], 1);

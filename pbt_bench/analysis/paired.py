@@ -33,6 +33,11 @@ class Comparison:
     p_holm: float  # corrected over the leader's comparisons
 
     @property
+    def level(self) -> bool:
+        """The same mean, but for rounding."""
+        return abs(self.mean) < 1e-12
+
+    @property
     def supported(self) -> bool:
         """The leader is better than this one: the interval is above zero, and so is the mean by the corrected test."""
         return self.low > 0 and self.p_holm < LEVEL
@@ -54,6 +59,13 @@ class Standing:
     def tied(self) -> list[str]:
         """The methods that the data cannot tell from the leader."""
         return [] if self.settled else [other.other for other in self.against if not other.supported]
+
+    @property
+    def marked(self) -> list[str]:
+        """The methods that a table marks like the leader: those as high, and all tied if that says something."""
+        if len(self.tied) < len(self.against) + len(self.at_chance):
+            return self.tied
+        return [other.other for other in self.against if other.level]
 
     @property
     def settled(self) -> bool:

@@ -15,7 +15,7 @@ from pbt_bench.analysis.collapse import collapse_figure
 from pbt_bench.analysis.columns import MISSING
 from pbt_bench.analysis.compression import compression_figure
 from pbt_bench.analysis.cost import cost_figure
-from pbt_bench.analysis.critical import critical_figure
+from pbt_bench.analysis.critical import critical_figure, printed_critical
 from pbt_bench.analysis.curves import curve_figure
 from pbt_bench.analysis.effective import effective_figure
 from pbt_bench.analysis.gallery import Gallery, Picture
@@ -57,11 +57,15 @@ def group_pictures(gallery: Gallery, parts: Iterable[Panel]) -> list[dict[str, P
         pictures: dict[str, Picture | None] = {
             "accuracy": gallery.picture(slug(f"accuracy {title}"), about, draw, states(*group))
         }
-        some = any(panel.runs["status"].ne(MISSING).any() for panel in group)
+        runs = any(panel.runs["status"].ne(MISSING).any() for panel in group)
+        some = {
+            "compression": runs or any((panel.printed["sparsity"] > 0).any() for panel in group),
+            "critical": runs or any(map(printed_critical, group)),
+        }
         for kind, (figure, what) in _OF_GROUP.items():
             pictures[kind] = (
                 gallery.picture(slug(f"{kind} {title}"), f"{what}, {title}", partial(figure, group), states(*group))
-                if some
+                if some.get(kind, runs)
                 else None
             )
         found.append(pictures)

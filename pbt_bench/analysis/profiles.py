@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.summary import Panel
@@ -37,7 +37,7 @@ def profile_figure(panel: Panel) -> Figure:
             multiples.line(axes, method, place, np.where(mean > 0, mean, np.nan))
             multiples.at_the_edge(axes, method, place[mean == 0], lowest)
         axes.set_ylim(lowest, 1.3)
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(style.plain))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("layer, from input to output")

@@ -50,7 +50,7 @@ def ranks(parts: Sequence[Panel]) -> Ranks:
     """Ranks over the settings (panel, sparsity), by mean accuracy over seeds; equal means share their rank."""
     tables = [summarise(panel.runs).pivot_table("mean", "sparsity", "method", dropna=False) for panel in parts]
     table = pd.concat(tables) if tables else pd.DataFrame()
-    whole = table.dropna()
+    whole = table.dropna().round(12)  # means that differ by rounding are the same
     average = whole.rank(axis=1, ascending=False).mean().sort_values(kind="stable").dropna()
     values = whole[average.index].to_numpy(dtype=float).T
     return Ranks(

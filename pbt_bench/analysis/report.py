@@ -169,7 +169,7 @@ def _plain(value: object) -> str:
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "each method's own" if value is None else str(value)
+    return "default" if value is None else str(value)
 
 
 def _audit(table: pd.DataFrame) -> dict[str, int]:

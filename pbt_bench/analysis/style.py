@@ -8,6 +8,7 @@ import math
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 
 if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType, MarkerType, RcKeyType
@@ -137,9 +139,17 @@ def tick_label(sparsity: float) -> str:
     return f"{sparsity:.{decimals}f}".rstrip("0").rstrip(".")
 
 
+def plain(value: float, _place: object = None) -> str:
+    """A tick's number without an exponent: 0.00001."""
+    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
+
+
+@lru_cache(maxsize=10_000)
 def text_inches(text: str) -> float:
-    """About how wide a text is drawn, at the normal font size."""
-    return 0.085 * len(text)
+    """How wide a text is drawn at the normal font size, with a little room."""
+    with rc_context(RC):
+        width = TextPath((0, 0), text, size=RC["font.size"]).get_extents().width if text.strip() else 0.0
+    return float(width) / 72 + 0.1
 
 
 def shortened(name: str, most: int = 26) -> str:

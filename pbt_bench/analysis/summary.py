@@ -20,6 +20,7 @@ from pbt_bench.spec import DENSE
 
 _BASE = ["dataset", "model", "init", "recipe", "scoring"]  # what a dense baseline shares with the pruned runs
 _EXTRA = ["scope", "sanity", "warmup", "rewind", "protocol"]  # what only a pruned run has
+ENDED = ("diverged", "collapsed")  # these runs count at chance accuracy
 _NESTED = ("recipe", "scoring")
 _OVER_SEEDS = {"n": "count", "mean": "mean", "std": "std"}
 
@@ -99,7 +100,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
 def counted_accuracy(runs: pd.DataFrame, column: str = "test_accuracy") -> pd.Series:
     """The accuracy that counts: the measured one, that of guessing for a run that diverged or collapsed."""
-    return runs[column].where(~runs["status"].isin(("diverged", "collapsed")), runs["chance_accuracy"])
+    return runs[column].where(~runs["status"].isin(ENDED), runs["chance_accuracy"])
 
 
 def _flat(place: dict[str, Any]) -> dict[str, object]:

@@ -1,10 +1,11 @@
-"""Tables in the papers' layout: rows are sparsities, columns methods; as HTML rows, Markdown, LaTeX, plain numbers."""
+"""Tables in the papers' layout: rows are sparsities, columns methods; as HTML rows, csv, Markdown, LaTeX."""
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from pbt_bench.spec import DENSE
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 HERE, PUBLISHED, DIFFERENCE = "here", "published", "Δ"
+_MARKS = (
+    "Bold: better than every other method. Underlined: the highest mean and, where some method is worse, "
+    "all that cannot be told from it."
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,11 @@ class Cell:
     std: str = ""  # empty for a single run
     note: str = ""  # "n = 2" where seeds lack, "1 collapsed", "missing"
     mark: str = ""  # "best": better than every other; "tied": the highest mean, or in the group not told from it
+
+    @property
+    def text(self) -> str:
+        """`90.00 ± 2.00 (n = 2)`, without the mark."""
+        return _joined(self.mean, f"± {self.std}" if self.std else "", f"({self.note})" if self.note else "") or "–"
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,11 @@ class Table:
     notes: list[str]  # below it: how the published runs differ from these
     numbers: pd.DataFrame  # long format, accuracies as fractions
 
+    @property
+    def kinds(self) -> bool:
+        """Rows are of more than one kind, so that a column says which."""
+        return len({row.kind for row in self.rows}) > 1
+
 
 def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published | None = None) -> Table:
     """Mean ± standard deviation (ddof = 1) over seeds, beside it what papers printed; `found` = `standings(panel)`.
@@ -64,9 +79,7 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
     if len(rows):
         numbers = _beside(numbers, rows, panel)
     marks = {(standing.leader, standing.sparsity): "best" if standing.settled else "tied" for standing in found}
-    # Where no method is told from the leader, marking all of them would say nothing.
-    groups = [standing for standing in found if len(standing.tied) < len(standing.against)]
-    marks |= {(method, standing.sparsity): "tied" for standing in groups for method in standing.tied}
+    marks |= {(method, standing.sparsity): "tied" for standing in found for method in standing.marked}
     alone = len(rows) > 0 and bool((rows["sparsity"] > 0).any()) and not numbers["n"].any()
     lines = []
     for sparsity in sorted(numbers["sparsity"].unique()):
@@ -86,7 +99,7 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
     numbers = numbers.assign(**place)
     return Table(
         title=panel.title,
-        caption=_caption(panel.seeds, alone, len(rows) > 0),
+        caption=_caption(panel.seeds, alone, len(rows) > 0, marked=bool(marks)),
         methods=methods,
         rows=lines,
         notes=differences(published, panel, rows) if published and len(rows) else [],
@@ -95,9 +108,11 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
 
 
 def save_table(table: Table, stem: Path) -> None:
-    """Write `stem`.csv, `stem`.md and `stem`.tex."""
+    """Write `stem`.csv, .md and .tex, and its numbers, a row per cell, as `stem`-numbers.csv."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    table.numbers.to_csv(stem.with_name(f"{stem.name}.csv"), index=False)
+    table.numbers.to_csv(stem.with_name(f"{stem.name}-numbers.csv"), index=False)
+    with stem.with_name(f"{stem.name}.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(_grid(table, table.methods, lambda cell: cell.text))
     stem.with_name(f"{stem.name}.md").write_text(markdown(table), encoding="utf-8")
     stem.with_name(f"{stem.name}.tex").write_text(latex(table), encoding="utf-8")
 
@@ -107,13 +122,11 @@ def markdown(table: Table) -> str:
 
     def show(cell: Cell) -> str:
         mean = {"best": f"**{cell.mean}**", "tied": f"<ins>{cell.mean}</ins>"}.get(cell.mark, cell.mean)
-        return _joined(mean, f"± {cell.std}" if cell.std else "", f"({cell.note})" if cell.note else "") or "–"
+        return replace(cell, mean=mean).text
 
-    lines = [["sparsity", "", *map(_markdown_text, table.methods)], ["---", "---", *("---:" for _ in table.methods)]]
-    for row in table.rows:
-        blanks = [""] * (len(table.methods) - len(row.cells))
-        lines.append([row.sparsity, row.kind, *map(show, row.cells), *blanks])
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    head, *lines = _grid(table, [_markdown_text(method) for method in table.methods], show)
+    rule = ["---"] * (len(head) - len(table.methods)) + ["---:"] * len(table.methods)
+    body = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
     notes = "".join(f"\n- {_markdown_text(note)}" for note in table.notes)
     return f"{_markdown_text(table.title)}: {table.caption}\n\n{body}\n" + (f"{notes}\n" if notes else "")
 
@@ -126,11 +139,10 @@ def latex(table: Table) -> str:
         std = rf"{{\scriptsize $\pm$ {cell.std}}}" if cell.std else ""
         return _joined(mean, std, rf"{{\scriptsize ({cell.note})}}" if cell.note else "") or "--"
 
-    width = len(table.methods)
+    width, grouped = len(table.methods), table.kinds
     head = [_comment(f"{table.title}: {table.caption} Needs \\usepackage{{booktabs}}.")]
-    head += [rf"\begin{{tabular}}{{ll{'r' * width}}}", r"\toprule"]
-    head.append(rf"sparsity & & {' & '.join(map(_latex_text, table.methods))} \\")
-    grouped = len({row.sparsity for row in table.rows}) < len(table.rows)
+    head += [rf"\begin{{tabular}}{{l{'l' * grouped}{'r' * width}}}", r"\toprule"]
+    head.append(rf"{' & '.join(['sparsity', *[''] * grouped, *map(_latex_text, table.methods)])} \\")
     lines, before, before_cells = [], "", list[Cell]()
     for row in table.rows:
         if row.sparsity != before:
@@ -139,10 +151,19 @@ def latex(table: Table) -> str:
         cells = " & ".join(map(show, row.cells))
         if len(row.cells) < width:
             cells = rf"\multicolumn{{{width}}}{{c}}{{{cells}}}"
-        kind = r"$\Delta$" if row.kind == DIFFERENCE else row.kind
-        lines.append(rf"{row.sparsity if row.sparsity != before else ''} & {kind} & {cells} \\")
+        kind = [r"$\Delta$" if row.kind == DIFFERENCE else row.kind] * grouped
+        lines.append(rf"{' & '.join([row.sparsity if row.sparsity != before else '', *kind, cells])} \\")
         before, before_cells = row.sparsity, row.cells
     return "\n".join([*head, *filter(None, lines), r"\bottomrule", r"\end{tabular}", *map(_comment, table.notes), ""])
+
+
+def _grid(table: Table, methods: Sequence[str], show: Callable[[Cell], str]) -> list[list[str]]:
+    """Head and rows, with the kind of each row where there is more than one."""
+    lines = [["sparsity", *[""] * table.kinds, *methods]]
+    for row in table.rows:
+        blanks = [""] * (len(methods) - len(row.cells))
+        lines.append([row.sparsity, *[row.kind] * table.kinds, *map(show, row.cells), *blanks])
+    return lines
 
 
 def _numbers(panel: Panel, methods: Sequence[str]) -> pd.DataFrame:
@@ -194,11 +215,12 @@ def _delta(row: Mapping[Hashable, Any]) -> Cell:
     return Cell() if np.isnan(row["difference"]) else Cell(f"{100 * row['difference']:+.2f}")
 
 
-def _caption(seeds: int, alone: bool, published: bool) -> str:
+def _caption(seeds: int, alone: bool, published: bool, marked: bool) -> str:
     if alone:
         return "test accuracy in percent as papers printed it, mean ± standard deviation; no run here yet."
     what = f"test accuracy in percent, mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}"
-    return f"{what}{', beside it what papers printed' if published else ''}."
+    what += f"{', beside it what papers printed' if published else ''}."
+    return what + f" {_MARKS}" * marked
 
 
 def _joined(*parts: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 
 from pbt_bench.analysis import style
@@ -122,8 +124,41 @@ def test_curves_are_means_over_the_runs_that_reached_an_epoch(grid, record):
     assert list(x) == list(range(1, 16))
     assert y == pytest.approx([100 * (0.7 if epoch <= 10 else 0.6) * epoch / 15 for epoch in range(1, 16)])
     blind = [msgspec.structs.replace(epoch, validation_accuracy=None, train_accuracy=0.25) for epoch in runs[0].curve]
-    (curve,) = frame([msgspec.structs.replace(runs[0], curve=tuple(blind))])["curve"]
-    assert list(mean_curve([curve])) == [0.25] * 15  # nothing held out: of the training images
+    held_out = frame([msgspec.structs.replace(runs[0], curve=tuple(blind))])
+    assert list(mean_curve(held_out)) == [0.25] * 15  # nothing held out: of the training images
+
+
+def test_in_curves_what_collapsed_or_diverged_counts_at_chance(grid, record):
+    specs = grid(**ONE | {"seed": (0, 1, 2)}, sparsity=(0.9,)).runs()
+
+    def ended(spec):
+        if spec.seed == 2 or spec.method == "fts":
+            return record(spec, "collapsed", curve=())
+        run = record(spec, "diverged" if spec.seed else "done", 0.75)
+        return msgspec.structs.replace(run, curve=run.curve[:10]) if spec.seed else run
+
+    (axes,) = curve_figure(panels(frame(map(ended, specs)))[0]).axes
+    assert list(drawn(axes, "fts")[1]) == pytest.approx([10] * 15)
+    of_done = [75 * epoch / 15 for epoch in range(1, 16)]
+    expected = [(own + (own if i < 10 else 10) + 10) / 3 for i, own in enumerate(of_done)]
+    assert list(drawn(axes, "snip")[1]) == pytest.approx(expected)
+
+
+def test_what_papers_printed_is_drawn_before_there_is_a_run(grid):
+    (panel,) = panels(frame(grid(**ONE, sparsity=(0.9, 0.99)).runs()))
+    rows = {"method": "snip", "sparsity": [0.9, 0.99], "mean": [0.8, 0.6], "empty_layers": [0, 2]}
+    panel = dataclasses.replace(panel, printed=pd.DataFrame(rows))
+    (axes,) = compression_figure([panel]).axes
+    x, y = drawn(axes, "snip")
+    assert (list(x), list(y)) == (pytest.approx([10, 100]), [80, 60])
+    assert "published only" in axes.get_title()
+    (axes,) = critical_figure([panel]).axes
+    (bar,) = axes.lines
+    assert (bar.get_xdata()[0], bar.get_ydata()[0]) == (pytest.approx(style.position(0.9)), 0)
+
+
+def test_ticks_have_no_exponent():
+    assert [style.plain(value) for value in (1e-5, 0.25, 1.0, 5000.0)] == ["0.00001", "0.25", "1", "5000"]
 
 
 def test_cost_is_scoring_seconds_and_the_share_of_training(grid, record):

@@ -63,6 +63,12 @@ def test_average_ranks_by_hand(record):
     assert "cannot show any difference" in said
 
 
+def test_means_that_differ_by_rounding_share_their_rank(record):
+    found = ranks(study(record, {"a": [0.1 + 0.2], "b": [0.3]}))
+    assert found.average.to_dict() == {"a": 1.5, "b": 1.5}
+    assert found.pairs["ties"].tolist() == [1]
+
+
 def test_a_method_that_always_wins_stands_apart(record):
     wave = np.sin(np.arange(12)) / 50
     levels = {"best": 0.9 + wave / 2, "even": 0.5 + wave, "odd": 0.5 - wave}

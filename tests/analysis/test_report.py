@@ -68,7 +68,9 @@ def test_the_page_asks_the_network_for_nothing(study):
 def test_every_file_the_page_links_to_is_there(study):
     path = study[2]
     files = [link for link in Page(path.read_text()).links if not link.startswith("data:")]
-    assert len(files) == 2 * 13 + 3 * 2 + 1  # png and svg of 13 figures; csv, md and tex of two tables; the ranks
+    assert (
+        len(files) == 2 * 13 + 4 * 2 + 1
+    )  # png and svg of 13 figures; csv, md, tex and numbers of two tables; the ranks
     for file in files:
         assert (path.parent / file).stat().st_size > 0
 
@@ -125,7 +127,7 @@ def test_the_same_records_give_the_same_files(study, tmp_path):
     specs, store, first = study
     again = write_report("demo", specs, store, tmp_path)
     names = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.*"))
-    assert len(names) == 1 + 2 * 13 + 1 + 3 * 2 + 1  # and the list of what was drawn
+    assert len(names) == 1 + 2 * 13 + 1 + 4 * 2 + 1  # and the list of what was drawn
     for name in names:
         assert (first.parent / name).read_bytes() == (again.parent / name).read_bytes(), name
 

@@ -76,26 +76,58 @@ def test_rows_are_sparsities_and_columns_methods(table):
 
 def test_markdown(table):
     lines = markdown(table).splitlines()
-    assert lines[2] == "| sparsity |  | snip | fts | synflow | my\\_method |"
-    assert "| 0 (dense) | here | 96.00 ± 1.00 |  |  |  |" in lines
-    assert "| 0.9 | here | **90.00** ± 2.00 | 87.00 ± 2.00 | 72.00 ± 2.00 | 10.00 ± 0.00 |" in lines
-    assert lines[-1].startswith(
-        "| 0.98 | here | <ins>60.00</ins> ± 10.00 | <ins>51.00</ins> ± 15.56 (n = 2) | (missing)"
-    )
+    assert lines[2] == "| sparsity | snip | fts | synflow | my\\_method |"
+    assert "| 0 (dense) | 96.00 ± 1.00 |  |  |  |" in lines
+    assert "| 0.9 | **90.00** ± 2.00 | 87.00 ± 2.00 | 72.00 ± 2.00 | 10.00 ± 0.00 |" in lines
+    assert lines[-1].startswith("| 0.98 | <ins>60.00</ins> ± 10.00 | <ins>51.00</ins> ± 15.56 (n = 2) | (missing)")
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines[2:]}) == 1
 
 
 def test_latex_marks_and_escapes(table):
     text = latex(table)
-    assert r"sparsity & & snip & fts & synflow & my\_method \\" in text
-    assert r"0.98 & here & \underline{60.00} {\scriptsize $\pm$ 10.00} & \underline{51.00} " in text
-    assert r"0.9 & here & \textbf{90.00} {\scriptsize $\pm$ 2.00} & 87.00" in text
-    assert r"0 (dense) & here & \multicolumn{4}{c}{96.00 {\scriptsize $\pm$ 1.00}} \\" in text
+    assert r"sparsity & snip & fts & synflow & my\_method \\" in text
+    assert r"0.98 & \underline{60.00} {\scriptsize $\pm$ 10.00} & \underline{51.00} " in text
+    assert r"0.9 & \textbf{90.00} {\scriptsize $\pm$ 2.00} & 87.00" in text
+    assert r"0 (dense) & \multicolumn{4}{c}{96.00 {\scriptsize $\pm$ 1.00}} \\" in text
 
 
-def test_csv_holds_plain_numbers_and_status_counts(tmp_path, table):
+def test_csv_has_the_same_layout(tmp_path, table):
+    save_table(table, tmp_path / "x")
+    with (tmp_path / "x.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["sparsity", "snip", "fts", "synflow", "my_method"],
+            ["0 (dense)", "96.00 ± 1.00", "", "", ""],
+            ["0.9", "90.00 ± 2.00", "87.00 ± 2.00", "72.00 ± 2.00", "10.00 ± 0.00"],
+            ["0.98", "60.00 ± 10.00", "51.00 ± 15.56 (n = 2)", "(missing)", "10.00 ± 0.00"],
+        ]
+
+
+def test_all_with_the_highest_mean_are_marked_alike(record):
+    alike = {("snip", 0.9): [0.7, 0.8, 0.9], ("fts", 0.9): [0.8, 0.9, 0.7], ("random", 0.9): [0.8, 0.6, 0.9]}
+    table = made(record, alike)
+    assert [cell.mark for cell in table.rows[0].cells] == ["tied", "tied", ""], "no method is told from another"
+    assert "Underlined: the highest mean and" in table.caption
+
+
+def test_a_method_at_chance_in_every_run_is_told_apart_from_the_marked(record):
+    accuracies = {"snip": [0.7, 0.8, 0.9], "fts": [0.8, 0.7, 0.8], "random": [0.1] * 3}
+    runs = [
+        record(
+            RunSpec(dataset="digits", model="vgg8", method=method, sparsity=0.9, seed=seed),
+            "collapsed" if method == "random" else "done",
+            accuracy,
+        )
+        for method, values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ]
+    (panel,) = panels(frame(runs))
+    (row,) = accuracy_table(panel, standings(panel)).rows
+    assert [cell.mark for cell in row.cells] == ["tied", "tied", ""]
+
+
+def test_numbers_hold_status_counts(tmp_path, table):
     save_table(table, tmp_path / "tables" / "x")
-    with (tmp_path / "tables" / "x.csv").open() as file:
+    with (tmp_path / "tables" / "x-numbers.csv").open() as file:
         rows = {(row["method"], float(row["sparsity"])): row for row in csv.DictReader(file)}
     assert len(rows) == 9
     snip = rows["snip", 0.9]

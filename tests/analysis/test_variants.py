@@ -40,7 +40,7 @@ def test_differences_are_of_the_same_seed(shuffled):
         # Of each seed the mean over sparsities: -5, -4.5 and -7.
         ("mean", [Cell("-5.50", "", "-7.00 to -4.50", "best"), Cell("+5.00")]),
     ]
-    assert "| 0.9 |  | **-11.00** (-12.00 to -10.00) | +5.00 |" in markdown(table)
+    assert "| 0.9 | **-11.00** (-12.00 to -10.00) | +5.00 |" in markdown(table)
     assert r"\textbf{-11.00}" in latex(table)
     assert set(table.numbers["pairs"]) == {3, 1, 0}
 
