@@ -9,8 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pbt_bench.analysis import style
-from pbt_bench.analysis.multiples import multiples, nothing
+from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.summary import Panel, counted_accuracy, summarise
 from pbt_bench.spec import DENSE
 
@@ -30,7 +29,7 @@ def accuracy_figure(panels: Sequence[Panel]) -> Figure:
     def draw(axes: Axes, panel: Panel) -> None:
         _draw(axes, panel, methods)
 
-    return multiples(panels, draw, methods, (_WIDTH, _HEIGHT))
+    return multiples.multiples(panels, draw, methods, (_WIDTH, _HEIGHT))
 
 
 def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
@@ -47,7 +46,7 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
         axes.set_ylim(min(seen) - 5, max(seen) + 5)
         return
     if runs.empty:
-        return nothing(axes, "no run with an accuracy yet")
+        return multiples.nothing(axes, "no run with an accuracy yet")
     table = summarise(runs)
     present = set(runs["method"])
     for i, method in enumerate(methods):
@@ -73,9 +72,12 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
                 alpha=0.85,
                 zorder=4,
             )
-    levels = {"chance": (runs["chance_accuracy"].mean(), "0.45", ":")}
-    if panel.dense["test_accuracy"].notna().any():
-        levels["dense"] = (panel.dense["test_accuracy"].mean(), "black", "-")
+    chance, dense = runs["chance_accuracy"].mean(), panel.dense["test_accuracy"].mean()
+    # By the runs, not by the bands: one wide interval must not squeeze all the lines.
+    axes.set_ylim(multiples.accuracy_limits([*seen, *(100 * runs["test_accuracy"])], 100 * dense, 100 * chance))
+    levels = {"chance": (chance, "0.45", ":"), "dense": (dense, "black", "-")}
+    low, high = axes.get_ylim()
+    levels = {name: level for name, level in levels.items() if low < 100 * level[0] < high}
     for name, (level, colour, dash) in levels.items():
         axes.axhline(100 * level, color=colour, linestyle=dash, linewidth=1.1, zorder=2)
         axes.annotate(
@@ -88,10 +90,6 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
             color=colour,
             fontsize=8,
         )
-    # By the runs, not by the bands: one wide interval must not squeeze all the lines.
-    seen += [100 * level for level, _, _ in levels.values()] + list(100 * runs["test_accuracy"])
-    margin = 0.05 * (max(seen) - min(seen)) + 0.5
-    axes.set_ylim(min(seen) - margin, max(seen) + margin)
 
 
 def _points(runs: pd.DataFrame) -> pd.Series:

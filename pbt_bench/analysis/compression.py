@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -44,13 +43,11 @@ def _draw(axes: Axes, panel: Panel) -> None:
             there, 100 * rows["mean"], color=look.colour, linestyle=look.dash, linewidth=0.7, marker="_", zorder=2
         )
     chance, dense = 100 * panel.runs["chance_accuracy"].mean(), 100 * panel.dense["test_accuracy"].mean()
-    levels = [level for level in (chance, dense) if not np.isnan(level)]
     axes.axhline(chance, color="0.45", linestyle=":", linewidth=1.1)
     axes.axhline(dense, color="black", linewidth=1.1)
-    seen = [*levels, *(100 * table["mean"]), *(100 * printed["mean"])]
-    margin = 0.05 * (max(seen) - min(seen)) + 0.5
-    axes.set_ylim(min(seen) - margin, max(seen) + margin)
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.set_ylim(multiples.accuracy_limits([*(100 * table["mean"]), *(100 * printed["mean"])], dense, chance))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high < 300 * low else (1,)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(style.plain))
     axes.tick_params(axis="x", labelsize=7)

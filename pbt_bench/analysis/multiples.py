@@ -67,6 +67,15 @@ def at_the_edge(axes: Axes, method: str, x: NDArray[np.float64], y: float) -> No
         marks.set(markerfacecolor="white", markeredgecolor=look.colour)
 
 
+def accuracy_limits(values: Sequence[float], dense: float, chance: float) -> tuple[float, float]:
+    """The ends of an axis of accuracies; chance is in sight where a value is nearer to it than to the highest."""
+    seen = [*values, *([] if np.isnan(dense) else [dense])]
+    if min(seen) - chance < max(seen) - min(seen):
+        seen.append(chance)
+    margin = 0.05 * (max(seen) - min(seen)) + 0.5
+    return min(seen) - margin, max(seen) + margin
+
+
 def nothing(axes: Axes, why: str) -> None:
     """Say in an empty panel why it is empty."""
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="0.4")

@@ -12,6 +12,7 @@ import pytest
 
 from pbt_bench.analysis import style
 from pbt_bench.analysis.ablation import ablation_figure
+from pbt_bench.analysis.accuracy import accuracy_figure
 from pbt_bench.analysis.compression import compression_figure
 from pbt_bench.analysis.cost import cost_figure
 from pbt_bench.analysis.critical import critical_figure, critical_sparsities
@@ -155,6 +156,24 @@ def test_what_papers_printed_is_drawn_before_there_is_a_run(grid):
     (axes,) = critical_figure([panel]).axes
     (bar,) = axes.lines
     assert (bar.get_xdata()[0], bar.get_ydata()[0]) == (pytest.approx(style.position(0.9)), 0)
+
+
+@pytest.mark.parametrize(("lowest", "in_sight"), [(0.9, False), (0.3, True)])
+def test_chance_is_in_sight_where_runs_come_near_it(grid, record, lowest, in_sight):
+    specs = grid(**ONE, sparsity=(0.9, 0.99)).runs()
+    parts = panels(frame([record(spec, accuracy=0.95 if spec.sparsity < 0.99 else lowest) for spec in specs]))
+    for draw in (accuracy_figure, compression_figure):
+        (axes,) = draw(parts).axes
+        assert (axes.get_ylim()[0] < 10) == in_sight
+    named = [text.get_text().split("\n")[0] for text in accuracy_figure(parts).axes[0].texts]
+    assert ("chance" in named) == in_sight
+
+
+def test_compressions_over_many_decades_have_a_label_each_decade(grid, record):
+    specs = grid(**ONE, sparsity=(0.5, 0.9, 0.999, 0.9999)).runs()
+    (axes,) = compression_figure(panels(frame(map(record, specs)))).axes
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low < tick < high] == [10, 100, 1000, 10000]
 
 
 def test_ticks_have_no_exponent():

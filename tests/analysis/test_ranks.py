@@ -69,6 +69,19 @@ def test_means_that_differ_by_rounding_share_their_rank(record):
     assert found.pairs["ties"].tolist() == [1]
 
 
+def test_a_method_under_a_sanity_check_is_not_ranked_with_the_methods(record):
+    runs = [
+        record(
+            RunSpec(dataset="d", model="m", method=method, sparsity=0.9, seed=0, sanity=sanity), accuracy=accuracy
+        )
+        for method, sanity, accuracy in (
+            ("a", "none", 0.9), ("b", "none", 0.8), ("a", "invert", 0.1), ("b", "invert", 0.7),
+        )
+    ]  # fmt: skip
+    assert ranks(panels(frame(runs))).average.to_dict() == {"a": 1, "b": 2}
+    assert ranks(panels(frame(runs[2:]))).average.to_dict() == {"b": 1, "a": 2}, "there is nothing else"
+
+
 def test_a_method_that_always_wins_stands_apart(record):
     wave = np.sin(np.arange(12)) / 50
     levels = {"best": 0.9 + wave / 2, "even": 0.5 + wave, "odd": 0.5 - wave}
