@@ -112,6 +112,7 @@ def test_without_a_single_record_the_page_says_so(tmp_path, grid):
     assert f"{len(specs)} missing" in text
     assert f"Nothing to report yet: {len(specs)} of {len(specs)} runs are missing" in text
     assert text.count("No run has an accuracy yet.") == 2
+    assert text.count("No run yet.") == 6, "sections without a figure say so"
 
 
 def test_records_of_other_runs_in_the_folder_are_left_out(study, tmp_path):
