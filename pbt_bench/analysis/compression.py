@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from pbt_bench.analysis import multiples, style
-from pbt_bench.analysis.summary import Panel, summarise
+from pbt_bench.analysis.summary import Panel
 
 
 def compression_figure(panels: Sequence[Panel]) -> Figure:
@@ -23,7 +23,7 @@ def compression_figure(panels: Sequence[Panel]) -> Figure:
 
 def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_title(style.title(panel.title, multiples.COLUMN[0]))
-    table = summarise(panel.runs).dropna(subset="mean")
+    table = panel.cells.dropna(subset="mean")
     printed = panel.printed[panel.printed["sparsity"] > 0].sort_values("sparsity")
     if table.empty and printed.empty:
         return multiples.nothing(axes, "no run with an accuracy yet")

@@ -27,7 +27,7 @@ class Conclusion:
 
 def conclusions(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
     """One plain sentence per sparsity, of `found` = `standings(panel)`."""
-    means = summarise(panel.runs)["mean"].to_dict()
+    means = panel.cells["mean"].to_dict()
     said = []
     for standing in found:
         mean = 100 * means[standing.leader, standing.sparsity]
@@ -106,7 +106,7 @@ def _against_dense(panel: Panel) -> list[str]:
     if panel.dense["test_accuracy"].isna().all():
         return []
     dense = summarise(panel.dense)["mean"].iloc[0]
-    best = summarise(panel.runs)["mean"].groupby(level="sparsity").max()
+    best = panel.cells["mean"].groupby(level="sparsity").max()
     near = best[best >= dense - 0.01]
     if near.empty:
         return [f"No method comes within one percentage point of the dense network ({100 * dense:.2f} %)."]

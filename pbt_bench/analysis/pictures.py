@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from pbt_bench.analysis.ablation import ablation_figure
@@ -81,9 +80,8 @@ def ablation_picture(gallery: Gallery, variants: Sequence[Variant], parts: Seque
 
 
 def states(*parts: Panel) -> list[str]:
-    """What identifies all records of `parts`, the runs that have none, and what papers printed beside them."""
-    rows = pd.concat([part for panel in parts for part in (panel.runs, panel.dense)])
-    return [*(panel.title + panel.printed.to_csv() for panel in parts), *rows["run_id"], *rows["state"]]
+    """What identifies all that is drawn of `parts`."""
+    return [panel.states for panel in parts]
 
 
 def _by_dataset(parts: Iterable[Panel]) -> dict[str, list[Panel]]:

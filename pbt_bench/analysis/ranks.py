@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pbt_bench.analysis.paired import LEVEL, holm
-from pbt_bench.analysis.summary import Panel, summarise
+from pbt_bench.analysis.summary import Panel
 
 _EXACT_UP_TO = 100  # settings; beyond them the signed-rank statistic is normal to all digits that are printed
 
@@ -52,7 +52,7 @@ def ranks(parts: Sequence[Panel]) -> Ranks:
     A method under a sanity check is not the method any more: such panels count only where there are no others.
     """
     parts = [panel for panel in parts if panel.runs["sanity"].eq("none").all()] or parts
-    tables = [summarise(panel.runs).pivot_table("mean", "sparsity", "method", dropna=False) for panel in parts]
+    tables = [panel.cells.pivot_table("mean", "sparsity", "method", dropna=False) for panel in parts]
     table = pd.concat(tables) if tables else pd.DataFrame()
     whole = table.dropna().round(12)  # means that differ by rounding are the same
     average = whole.rank(axis=1, ascending=False).mean().sort_values(kind="stable").dropna()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -53,6 +54,18 @@ class Panel:
     def sparsities(self) -> list[float]:
         """The nominal sparsities, ascending."""
         return sorted(self.runs["sparsity"].unique())
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """`summarise` of the pruned runs."""
+        return summarise(self.runs)
+
+    @cached_property
+    def states(self) -> str:
+        """A digest of all its records, the runs that have none, and what papers printed beside them."""
+        rows = pd.concat([self.runs, self.dense])
+        shown = [self.title, self.printed.to_csv(), *rows["run_id"], *rows["state"]]
+        return hashlib.sha256("\n".join(shown).encode()).hexdigest()
 
     @cached_property
     def seeds(self) -> int:

@@ -168,7 +168,7 @@ def _grid(table: Table, methods: Sequence[str], show: Callable[[Cell], str]) -> 
 
 def _numbers(panel: Panel, methods: Sequence[str]) -> pd.DataFrame:
     """One row per cell, those of seeds that nobody asked for included: every method at every sparsity, and dense."""
-    table = pd.concat([summarise(panel.dense), summarise(panel.runs)])
+    table = pd.concat([summarise(panel.dense), panel.cells])
     cells: list[tuple[str, float]] = [(DENSE, 0.0)] if len(panel.dense) else []
     cells += [(method, sparsity) for sparsity in panel.sparsities for method in methods]
     table = table.reindex(pd.MultiIndex.from_tuples(cells, names=["method", "sparsity"]))
