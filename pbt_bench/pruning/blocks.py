@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -35,13 +35,13 @@ class Block:
         if mask is None or listed is None:
             return
         kept = mask.view(torch.uint8).view(*weight.shape[:2], -1)
-        rows = true(kept.view(len(weight), -1).amax(1))
-        channels = true(kept.amax(0).amax(1))
+        rows = true(kept.view(len(weight), -1).amax(1).view(torch.bool))
+        channels = true(kept.amax(0).amax(1).view(torch.bool))
         if 0 < len(rows) * len(channels) < WORTH * kept.shape[0] * kept.shape[1]:
             self.rows, self.channels = rows, channels
             live = weight.detach().view(kept.shape).index_select(0, rows).index_select(1, channels)
             self.matrix = live.view(len(rows), -1)
-            self._places = listed = true(kept.index_select(0, rows).index_select(1, channels))
+            self._places = listed = true(kept.index_select(0, rows).index_select(1, channels).view(torch.bool))
         height, width = self.matrix.shape
         step = max(1, CHUNK // max(1, width))
         starts = range(0, height, step)
@@ -75,7 +75,7 @@ class Block:
 
 
 def true(flags: Tensor) -> Tensor:
-    """The flat indices at which `flags` are True, ascending. NumPy finds many of them ten times faster."""
+    """The flat indices at which bool `flags` are True, ascending. NumPy finds many of them ten times faster."""
     if flags.device.type == "cpu":
         return torch.from_numpy(flags.reshape(-1).numpy().nonzero()[0])
     return flags.reshape(-1).nonzero().flatten()
@@ -108,11 +108,13 @@ class _Convolution(torch.autograd.Function):
             for size, k, s, p, d in zip(inputs.shape[2:], kernel, stride, padding, dilation, strict=True)
         ]
         live = inputs if block.channels is None else inputs.index_select(1, block.channels)
-        columns = patches(live, weight, options)[0, 0]  # [columns, positions]
-        few = columns.shape[1] <= FEW
+        few = prod(places) <= FEW
+        columns, classes = (None, None) if few else _classes(live, kernel, stride, padding, dilation)
+        if columns is None:
+            columns = patches(live, weight, options)[0, 0]  # [columns, positions]
         if few:  # a product with few columns is slow if they do not lie in rows
             columns = columns.t().contiguous().t()
-        ctx.save_for_backward(columns, block.matrix)
+        ctx.save_for_backward(columns, block.matrix, classes)
         ctx.block, ctx.sink, ctx.few, ctx.shape = block, sink, few, inputs.shape
         ctx.fold = partial(
             F.fold,
@@ -123,20 +125,61 @@ class _Convolution(torch.autograd.Function):
             stride=tuple(stride),
         )
         result = (columns.t() @ block.matrix.t()).t() if few else block.matrix @ columns
+        if classes is not None:
+            result = result.index_select(1, classes)
         return _spread(result, 0, block.rows, len(weight)).reshape(1, -1, *places)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        columns, matrix = ctx.saved_tensors
+        columns, matrix, classes = ctx.saved_tensors
         block = ctx.block
         delta = gradients[0].reshape(gradients[0].shape[1], -1)
         delta = delta if block.rows is None else delta.index_select(0, block.rows)
-        ctx.sink(delta, columns.t())
+        summed = (
+            delta if classes is None else delta.new_zeros(len(delta), columns.shape[1]).index_add_(1, classes, delta)
+        )
+        ctx.sink(summed, columns.t())
         onward = None
         if ctx.needs_input_grad[0]:
-            onward = (delta.t() @ matrix).t() if ctx.few else matrix.t() @ delta
+            onward = (delta.t().contiguous() @ matrix).t() if ctx.few else matrix.t() @ delta
             onward = _spread(ctx.fold(onward[None]), 1, block.channels, ctx.shape[1])
         return onward, None, None, None, None
+
+
+def _classes(
+    inputs: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The different columns [columns, classes], and which of them each position has; None if most differ.
+
+    An image of ones is the same everywhere but near its edges, and so is what the first layers make of it.
+    """
+    pixels = F.pad(inputs, [p for pad in reversed(padding) for p in (pad, pad)])[0]
+    seen = _seen(tuple(pixels.shape[1:]), tuple(kernel), tuple(stride), tuple(dilation)).to(inputs.device)
+    pixels = pixels.flatten(1)
+    kinds = _equal(pixels)
+    classes = _equal(kinds[seen]) if kinds is not None else None
+    if classes is None:
+        return None, None
+    count, positions = int(classes.max()) + 1, classes.shape[0]
+    if count > positions / 2:
+        return None, None
+    first = classes.new_empty(count).scatter_(0, classes, torch.arange(positions, device=classes.device))
+    return pixels.index_select(1, seen[:, first].flatten()).view(-1, count), classes
+
+
+@lru_cache
+def _seen(size: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
+    """The pixels that a convolution sees, flat: [∏k, positions]."""
+    image = torch.arange(prod(size)).view(1, 1, *size)
+    return patches(image, torch.empty(1, 1, *kernel), {"stride": stride, "dilation": dilation})[0, 0]
+
+
+def _equal(matrix: Tensor) -> Tensor | None:
+    """A number for every column, the same for equal columns only; None if that cannot be told by one sum of each."""
+    factors = torch.linspace(1, 2, len(matrix), dtype=torch.float64, device=matrix.device).sqrt()
+    _, kinds = (factors @ matrix.double()).unique(return_inverse=True)
+    first = kinds.new_empty(int(kinds.max()) + 1).scatter_(0, kinds, torch.arange(len(kinds), device=kinds.device))
+    return kinds if torch.equal(matrix.index_select(1, first.index_select(0, kinds)), matrix) else None
 
 
 def _spread(values: Tensor, dim: int, at: Tensor | None, size: int) -> Tensor:

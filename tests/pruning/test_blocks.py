@@ -60,6 +60,27 @@ def test_convolution_and_its_gradients_equal_the_library(
     assert torch.equal(block.matrix[block.matrix != 0], weight[weight != 0])
 
 
+@pytest.mark.parametrize(("options", "kinds"), [({"padding": 1}, 25), ({"padding": 1, "stride": 2}, 9), ({}, 9)])
+def test_columns_that_are_equal_are_multiplied_once(options: dict[str, Any], kinds: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, weight = (torch.rand(shape, generator=generator).double() for shape in ((4, 3, 3, 3), (7, 4, 3, 3)))
+    x = F.conv2d(torch.ones(1, 3, 25, 26).double(), first, padding=1).requires_grad_()
+    weight.requires_grad_()
+    block, found, sizes = Block(weight), torch.empty_like(weight), []
+
+    def sink(delta: Tensor, columns: Tensor) -> None:
+        sizes.append(len(columns))
+        block.product(delta, columns, found, add=False)
+
+    result, expected = convolve(x, weight, None, options, block, sink), F.conv2d(x, weight, **options)
+    torch.testing.assert_close(result, expected)
+    slope = torch.rand(expected.shape, generator=generator).double()
+    (by_inputs,) = torch.autograd.grad(result, [x], slope)
+    want = torch.autograd.grad(expected, [x, weight], slope)
+    torch.testing.assert_close((by_inputs, found), want)
+    assert sizes == [kinds]
+
+
 class Odd(nn.Module):
     """Groups, a shared weight, a residual sum, a weight that is used in plain sight, tokens, several images."""
 

@@ -13,8 +13,12 @@ from torch import Tensor, nn
 import pbt_bench
 from pbt_bench.models import build
 from pbt_bench.models.prunable import prunable
-from pbt_bench.pruning.pruners import pruners
-from pbt_bench.pruning.rounds import _lowest
+from pbt_bench.pruning import rounds as module
+from pbt_bench.pruning.preserve import preserved
+from pbt_bench.pruning.pruners import Pruner, pruners
+from pbt_bench.pruning.rounds import _lowest, _Part, evaluate, prune_in_rounds
+from pbt_bench.pruning.scoring import Scorer
+from pbt_bench.spec import Scoring
 
 
 def plainly(net: nn.Module, x: Tensor, y: Tensor, sparsity: float, rounds: int, regrow: bool) -> dict[str, Tensor]:
@@ -97,8 +101,9 @@ def test_rounds_take_every_scope_and_stay_exact(method: str, scope: str) -> None
 @given(
     st.lists(st.lists(st.integers(-3, 3), min_size=1, max_size=60), min_size=1, max_size=5),
     st.floats(0, 1),
+    st.booleans(),
 )
-def test_lowest_equals_a_stable_sort(values: list[list[int]], share: float) -> None:
+def test_lowest_equals_a_stable_sort(values: list[list[int]], share: float, piecewise: bool) -> None:
     parts = [torch.tensor(v, dtype=torch.float64) for v in values]
     flat = torch.cat(parts)
     count = int(share * flat.numel())
@@ -106,12 +111,41 @@ def test_lowest_equals_a_stable_sort(values: list[list[int]], share: float) -> N
     offset = 0
     here = [part <= 2 for part in parts]
     count = min(count, int(torch.cat(here).sum()))
-    for part, low in zip(parts, _lowest(parts, here, count), strict=True):
+    known = [_Part("", [part]) for part in parts]
+    halves = [_Part("", [part / 2, part / 2], lambda _, given: given[0] + given[1]) for part in parts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", 7)
+        found = _lowest(halves if piecewise else known, here, count)
+    for part, low in zip(parts, found, strict=True):
         marked[low + offset] = True
         offset += part.numel()
     expected = torch.zeros_like(marked)
     expected[flat.masked_fill(~torch.cat(here), 99).argsort(stable=True)[:count]] = True
     assert torch.equal(marked, expected)
+
+
+def test_a_score_that_depends_on_the_whole_tensor_is_given_whole_tensors_in_every_round() -> None:
+    net, x, y, _ = golden()
+    shapes: list[torch.Size] = []
+
+    def per_filter(weight: Tensor, gradient: Tensor) -> Tensor:
+        shapes.append(weight.shape)
+        taylor = (weight * gradient).abs().flatten(1)
+        return (taylor / taylor.sum(1, keepdim=True).clamp(min=1e-30)).view_as(weight)
+
+    def pruned(**options: bool) -> dict[str, Tensor]:
+        entry = Pruner("per_filter", per_filter, ("weight", "gradient"), "here", rounds=10, **options)  # type: ignore[arg-type]
+        task = Scorer(net, batches(x, y, 48), Scoring(), 0).task
+        with preserved(net):
+            values = module.compute(task, entry.needs).values
+            scores = evaluate(entry, values, task.parameters, False)
+            return prune_in_rounds(entry, task, scores, 0.9, "global", False, 10)
+
+    masks = pruned()
+    assert shapes == [p.shape for p in prunable(net).values()] * 10
+    assert sum(int((~m).sum()) for m in masks.values()) == 3448
+    with pytest.raises(IndexError):
+        pruned(elementwise=True)
 
 
 def test_the_density_falls_exponentially_not_the_sparsity() -> None:
