@@ -16,13 +16,12 @@ def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Pa
     linear: str | None = None
     seen: set[int] = set()
     for prefix, module in model.named_modules():
-        if not isinstance(module, (nn.Linear, _ConvNd)) or not isinstance(module.weight, nn.Parameter):
+        weight = module._parameters.get("weight")  # module.weight would run a parametrisation, and move its buffers
+        if not isinstance(module, (nn.Linear, _ConvNd)) or weight is None or id(weight) in seen:
             continue
         name = f"{prefix}.weight" if prefix else "weight"
-        if id(module.weight) in seen:
-            continue
-        seen.add(id(module.weight))
-        found[name] = module.weight
+        seen.add(id(weight))
+        found[name] = weight
         linear = name if isinstance(module, nn.Linear) else linear
     if found and not prune_classifier:
         del found[linear or next(reversed(found))]

@@ -153,7 +153,8 @@ def trace(model: nn.Module, masks: Masks, example: Tensor) -> Trace:
     """Propagate supports through `model` for one example of the shape of `example[:1]`."""
     kept = {name: mask.float().requires_grad_() for name, mask in masks.items()}
     dtype = torch.float32
-    state = {name: p.detach().to(dtype) for name, p in model.named_parameters()} | kept
+    own = [*model.named_parameters(), *model.named_buffers()]
+    state = {name: t.detach().to(dtype) if t.is_floating_point() else t for name, t in own} | kept
     ones = example[:1]
     if ones.is_floating_point():
         ones = torch.ones_like(ones, dtype=dtype).requires_grad_()

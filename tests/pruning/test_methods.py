@@ -64,6 +64,27 @@ def test_the_model_is_bit_identical_after_score_and_prune(method: str, batchnorm
     assert same(before, state(net))
 
 
+def test_a_parametrised_layer_is_not_touched_by_scoring_and_diagnosis() -> None:
+    """To read the weight of a layer with spectral normalisation moves its buffers in training mode."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.utils.parametrizations.spectral_norm(nn.Linear(5, 4)), nn.Linear(4, 3))
+    net = net.double().train()
+    x, before = torch.randn(4, 6).double(), state(net)
+    masks = pbt_bench.prune(net, [(x, torch.tensor([0, 1, 2, 0]))], method="snip", sparsity=0.5)
+    assert list(masks) == ["0.weight", "2.weight"]
+    assert 0 < pbt_bench.diagnose(net, masks, x).effective_sparsity < 1
+    assert same(before, state(net))
+
+
+@pytest.mark.parametrize("method", ["synflow", "synflow_l2", "ntk_sap"])
+def test_a_method_that_puts_real_numbers_refuses_tokens(method: str) -> None:
+    net = nn.Sequential(nn.Embedding(10, 6), nn.Flatten(), nn.Linear(24, 5))
+    data = [(torch.randint(10, (3, 4)), torch.tensor([0, 1, 2]))]
+    assert pbt_bench.score(net, data, method="fts")["2.weight"].shape == (5, 24)
+    with pytest.raises(RequestError, match=r"real numbers for the inputs, which cannot be torch\.int64"):
+        pbt_bench.score(net, data, method=method)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_scores_are_finite_and_shaped_and_masks_exact(method: str) -> None:
     net, x, y, _ = golden()

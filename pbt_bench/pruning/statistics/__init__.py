@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pbt_bench import registry
+from pbt_bench.errors import RequestError
 from pbt_bench.pruning.batchnorm import set_mode
 from pbt_bench.spec import Scoring
 
@@ -49,6 +50,12 @@ class Task:
     def samples(self) -> int:
         """Number of scoring samples."""
         return sum(len(targets) for _, targets in self.batches)
+
+    def require_real_inputs(self, statistic: str) -> None:
+        """Raise RequestError if the network is run on indices (tokens), for which no other input can be put."""
+        inputs = self.batches[0][0]
+        if not inputs.is_floating_point():
+            raise RequestError(f"{statistic} puts real numbers for the inputs, which cannot be {inputs.dtype}")
 
     def require_only(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Let these parameters require gradients, and no others."""

@@ -53,6 +53,7 @@ def ntk_sensitivity(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     a fresh initialisation: every prunable tensor's own dense weights in random order. Batch normalisation uses
     the statistics that z has under θ'⊙m.
     """
+    task.require_real_inputs("ntk_sensitivity")
     dense = {n: (task.parameters if task.dense is None else task.dense)[n].detach() for n in task.parameters}
     kept = task.masks
     masks = {n: torch.ones_like(p) if kept is None else kept[n].to(p.dtype) for n, p in dense.items()}

@@ -35,6 +35,7 @@ def squared_synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tens
 
 def _flow(task: Task, positive: Callable[[Tensor], Tensor]) -> Tensors:
     """The gradient of the summed output with respect to the transformed prunable weights, listed ones if so asked."""
+    task.require_real_inputs("synaptic flow")
     state: _State | None = task.scratch.get("state")
     if state is None:
         state = task.scratch["state"] = _State(task, positive)
