@@ -51,6 +51,12 @@ class Scorer:
         if not batches:
             raise RequestError("no scoring data: `batches` is empty")
         device = next(iter(parameters.values())).device
+        for index, batch in enumerate(batches):
+            pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch)
+            if not pair or not 0 < len(batch[0]) == len(batch[1]):
+                raise RequestError(
+                    f"scoring data: batch {index} is not (inputs, targets), two tensors of one length > 0"
+                )
         batches = [(inputs.to(device), targets.to(device)) for inputs, targets in batches]
         self.task = Task(model, parameters, batches, scoring, seed)
         self._methods = set(methods)

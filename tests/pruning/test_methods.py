@@ -76,6 +76,14 @@ def test_a_parametrised_layer_is_not_touched_by_scoring_and_diagnosis() -> None:
     assert same(before, state(net))
 
 
+@pytest.mark.parametrize("targets", [torch.zeros(3).long(), torch.zeros(0).long(), None])
+def test_a_batch_that_is_no_pair_of_equal_length_is_refused(targets: Tensor | None) -> None:
+    x = torch.randn(7 if targets is None or len(targets) else 0, 4)
+    data: Any = [(x, targets)]
+    with pytest.raises(RequestError, match="batch 0 is not"):
+        pbt_bench.prune(nn.Linear(4, 3), data, method="snip", sparsity=0.5)
+
+
 @pytest.mark.parametrize("method", ["synflow", "synflow_l2", "ntk_sap"])
 def test_a_method_that_puts_real_numbers_refuses_tokens(method: str) -> None:
     net = nn.Sequential(nn.Embedding(10, 6), nn.Flatten(), nn.Linear(24, 5))
