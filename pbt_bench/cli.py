@@ -165,13 +165,10 @@ def _status(options: argparse.Namespace) -> int:
 
     grid, store = _load(options)
     if options.watch is not None:
-        state = watch(lambda: summary(grid, store), max(1.0, options.watch))
+        state = watch(lambda: summary(grid, store), max(1.0, options.watch), options.json)
     else:
         state = summary(grid, store)
-    if options.json:
-        print(state.to_json())
-    elif options.watch is None:
-        show(state)
+        show(state, options.json)
     return 1 if state.counts["failed"] or state.counts["lost"] else 0
 
 

@@ -48,25 +48,25 @@ def table(state: Summary) -> Group:
     return Group(*parts)
 
 
-def show(state: Summary) -> None:
+def show(state: Summary, json: bool = False) -> None:
     """Print it, as fits where it goes."""
     console = Console()
-    if console.is_terminal:
+    if console.is_terminal and not json:
         console.print(table(state))
     else:
-        print(plain(state))
+        print(state.to_json() if json else plain(state))
 
 
-def watch(read: Callable[[], Summary], seconds: float) -> Summary:
-    """Show it again and again until nothing runs or waits any more."""
+def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Summary:
+    """Show it again and again until nothing runs or waits any more; with `json` as one line each."""
     console = Console()
     state = read()
-    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+    with Live(console=console, auto_refresh=False) if console.is_terminal and not json else nullcontext() as live:
         while True:
             if live:
                 live.update(table(state), refresh=True)
             else:
-                print(plain(state), flush=True)
+                print(state.to_json() if json else plain(state), flush=True)
             if not state.counts["running"] and not state.counts["pending"]:
                 return state
             time.sleep(seconds)

@@ -17,6 +17,7 @@ from pbt_bench.running.store import HOST
 from pbt_bench.spec import RunSpec
 
 _TAIL_BYTES = 16_384
+_START = re.compile(r"\S+ \S+ start .* pid \d+(?: job (\S+))?$")
 _LINE = re.compile(r"(\d{4}-\d\d-\d\d [\d:]{8}) (?:(start) |epoch (\d{1,9})/(\d{1,9}) )")
 
 
@@ -82,6 +83,12 @@ def tail(path: Path, lines: int) -> list[str]:
     except OSError:
         return []
     return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+
+
+def last_job(path: Path) -> str | None:
+    """The Slurm job that began or continued the run last, as far as the end of its log tells."""
+    starts = [match for line in tail(path, 1000) if (match := _START.match(line))]
+    return starts[-1][1] if starts else None
 
 
 def position(path: Path) -> tuple[int, int, float | None] | None:

@@ -11,7 +11,7 @@ import msgspec
 
 from pbt_bench.running.claims import Owner, active
 from pbt_bench.running.estimate import estimate
-from pbt_bench.running.log import log_path, position, tail
+from pbt_bench.running.log import last_job, log_path, position, tail
 from pbt_bench.running.outcomes import outcomes
 from pbt_bench.running.progress import duration
 from pbt_bench.running.slurm.view import Place, view
@@ -105,6 +105,9 @@ def summary(grid: Grid, store: Store, ask_slurm: bool = True) -> Summary:
     at = {run: who for run, who in active(store.folder).items() if run in specs and run not in found}
     rest = [run for run in specs if run not in found and run not in at]
     seen = view(grid.name, store.folder, rest if ask_slurm else ())
+    if seen.places:  # a run may have ended, and its job too, between the first look and Slurm's answer
+        found |= outcomes(store.runs, rest)
+        rest = [run for run in rest if run not in found]
     runs = [
         *(Run(run_id=o.run_id, label=specs[o.run_id].label, state="failed", why=o.error_line)
           for o in found.values() if o.status == "failed"),
@@ -143,7 +146,8 @@ def _elsewhere(store: Store, spec: RunSpec, place: Place, unknown: bool) -> Run:
     elif place.live:
         state, why = "pending", f"its job is {place.state.lower()} on {place.node}"
     else:
-        own = tail(log_path(store.folder, spec.run_id), LOG_LINES)
+        log = log_path(store.folder, spec.run_id)
+        own = tail(log, LOG_LINES) if last_job(log) == place.job else []  # else it is of an earlier job
         job = [] if own else tail(place.log, LOG_LINES)
         if place.attempts > 1:
             why = f"{why} ({place.attempts} times)"

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
+from pbt_bench.running.log import tail
 from pbt_bench.running.slurm.command import call
 from pbt_bench.running.slurm.submissions import job_name
 
@@ -17,6 +19,9 @@ _OVER = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
 }  # fmt: skip
+# slurmstepd's last words, in the job's log
+_CANCELLED = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+ (?:DUE TO ([A-Z ]*[A-Z]))?")
+_LAST_LINES = 100
 
 
 @dataclass(frozen=True)
@@ -84,3 +89,17 @@ def history(jobs: Collection[str]) -> dict[str, Past]:
         job, state, code = [*line.split("|"), "", ""][:3]
         found[job] = Past(state.split()[0] if state else "", code)  # "CANCELLED by 1000"
     return found
+
+
+def left_behind(log: Path) -> Past | None:
+    """How a job ended that Slurm no longer knows, as far as its log tells; None if it has none: it never began."""
+    if not log.exists():
+        return None
+    state = "ENDED, HOW IS NOT KNOWN"
+    for line in tail(log, _LAST_LINES):
+        match = _CANCELLED.search(line)
+        if line.startswith("start ") or (match and match[1] == "JOB REQUEUE"):  # it came back after what was before
+            state = "ENDED, HOW IS NOT KNOWN"
+        elif match:
+            state = match[1] or "CANCELLED"
+    return Past(state, "")

@@ -34,11 +34,18 @@ def request(
     specs = grid.runs()
     ids = {spec.run_id: spec for spec in specs}
     found = outcomes(store.runs, ids)
-    wanted = [run for run in ids if run not in found or (retry_failed and found[run].status == "failed")]
-    seen = _settled(grid.name, store.folder, wanted)
+
+    def wanted() -> list[str]:
+        return [run for run in ids if run not in found or (retry_failed and found[run].status == "failed")]
+
+    seen = _settled(grid.name, store.folder, wanted())
     if seen.error and not dry_run:
         raise RequestError(f"{seen.error}; nothing was submitted")
-    todo, words = _choose(wanted, seen, 1_000_000 if retry_failed else profile.attempts)
+    if seen.error:
+        say(f"warning: {seen.error}; what is on its way is not known")
+    if seen.places:  # a run may have ended, and its job too, before Slurm answered
+        found |= outcomes(store.runs, wanted())
+    todo, words = _choose(wanted(), seen, 1_000_000 if retry_failed else profile.attempts)
     failed = sum(outcome.status == "failed" for outcome in found.values())
     if failed and not retry_failed:
         words.append(f"{failed} failed (--retry-failed runs them again)")
@@ -47,7 +54,7 @@ def request(
     if not todo:
         return
     chosen = [ids[run] for run in todo]
-    arrays = chunk(pack(chosen, profile), _array_size(dry_run))
+    arrays = chunk(pack(chosen, profile), _array_size(dry_run, say))
     if dry_run:
         _show(grid.name, store.folder, profile, arrays, say)
         say(_cost(estimate(specs, chosen, found), profile))
@@ -77,9 +84,11 @@ def _settled(study: str, folder: Path, ids: Collection[str]) -> View:
 
 def _choose(wanted: Sequence[str], seen: View, attempts: int) -> tuple[list[str], list[str]]:
     """The runs to submit, and in words why the others of `wanted` are not."""
-    live = {run for run, place in seen.places.items() if place.live}
-    spent = {run for run, place in seen.places.items() if place.attempts >= attempts} - live
-    words = [f"{len(live)} on their way in {len(seen.jobs)} jobs"] if live else []
+    places = {run: seen.places[run] for run in wanted if run in seen.places}
+    live = {run for run, place in places.items() if place.live}
+    spent = {run for run, place in places.items() if place.attempts >= attempts} - live
+    jobs = {places[run].job for run in live}
+    words = [f"{len(live)} on their way in {len(jobs)} job{'s' if len(jobs) > 1 else ''}"] if live else []
     if spent:
         words.append(f"{len(spent)} lost {attempts} times (see status; --retry-failed submits them once more)")
     return [run for run in wanted if run not in live and run not in spent], words
@@ -90,16 +99,18 @@ def _cost(found: Estimate, profile: Profile) -> str:
     unit = "GPU hours" if profile.gpus else "job hours"
     if found.seconds is None:
         return f"{unit}: unknown, no run of this study was measured yet"
-    hours = found.seconds / 3600 / profile.workers * max(1, profile.gpus)
+    at_a_time = min(profile.workers, profile.runs_per_job)
+    hours = found.seconds / 3600 / at_a_time * max(1, profile.gpus)
     return f"{unit}: about {hours:.3g} (from {found.measured} measured runs)"
 
 
-def _array_size(dry_run: bool) -> int:
+def _array_size(dry_run: bool, say: Callable[[str], None]) -> int:
     try:
         return array_size()
-    except SlurmError:
+    except SlurmError as error:
         if not dry_run:
             raise
+        say(f"warning: {error}; arrays are shown as for MaxArraySize = {DEFAULT_ARRAY_SIZE}, Slurm's default")
         return DEFAULT_ARRAY_SIZE
 
 

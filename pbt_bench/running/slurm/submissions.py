@@ -64,6 +64,7 @@ class Submission:
         """Note Slurm's id of an array."""
         with (self.folder / "jobs").open("a") as file:
             file.write(f"{array} {job}\n")
+        self.jobs[array] = job
 
     @property
     def settings(self) -> Settings:

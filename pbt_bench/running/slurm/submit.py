@@ -15,7 +15,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from pbt_bench.running.slurm.command import SlurmError, gist
 from pbt_bench.running.slurm.job import Job
-from pbt_bench.running.slurm.pack import Element
+from pbt_bench.running.slurm.pack import Element, share
 from pbt_bench.running.slurm.profile import Profile
 from pbt_bench.running.slurm.submissions import Settings, Submission, job_name
 
@@ -31,8 +31,8 @@ class _Executor(SlurmExecutor):
         return 2
 
 
-def executor(folder: Path, study: str, profile: Profile, arrays: int = 1) -> _Executor:
-    """submitit's executor for `profile`; of several arrays each gets its share of the jobs at a time."""
+def executor(folder: Path, study: str, profile: Profile) -> _Executor:
+    """submitit's executor for `profile`."""
     wanted: dict[str, Any] = {
         "partition": profile.partition,
         "account": profile.account,
@@ -49,7 +49,6 @@ def executor(folder: Path, study: str, profile: Profile, arrays: int = 1) -> _Ex
         cpus_per_task=profile.cpus,
         setup=list(profile.setup) or None,
         signal_delay_s=profile.signal_delay,
-        array_parallelism=max(1, (profile.array_parallelism or 1_000_000) // arrays),
         srun_args=["--cpus-per-task", str(profile.cpus)],  # since Slurm 22.05 srun does not take over sbatch's
         additional_parameters={"requeue": True, **profile.sbatch},
         **{name: value for name, value in wanted.items() if value is not None},
@@ -59,11 +58,20 @@ def executor(folder: Path, study: str, profile: Profile, arrays: int = 1) -> _Ex
 
 def script(folder: Path, study: str, profile: Profile, arrays: int, array: int, elements: int) -> str:
     """What sbatch gets for one array: the very text that `submit` hands over."""
-    made = executor(folder, study, profile, arrays)
-    made.update_parameters(comment=Submission(folder).comment(array))
+    made = executor(folder, study, profile)
+    _turn_to(made, Submission(folder), profile, arrays, array)
     if elements > 1:
         made.parameters["map_count"] = elements
     return made._make_submission_file_text(made._submitit_command_str, "")
+
+
+def _turn_to(made: _Executor, submission: Submission, profile: Profile, arrays: int, array: int) -> None:
+    """Set what each array of a submission has of its own; the id of one that was not submitted yet stays open."""
+    at_a_time, before = share(profile.array_parallelism, arrays, array)
+    made.update_parameters(comment=submission.comment(array), array_parallelism=at_a_time)
+    if before is not None:
+        job = submission.jobs.get(before, f"JOB_OF_ARRAY_{before}")
+        made.update_parameters(dependency=f"afterany:{job}")
 
 
 def submit(
@@ -71,9 +79,9 @@ def submit(
 ) -> None:
     """Hand `arrays` to Slurm, one after another. Raises SlurmError where it refuses; what it took before is kept."""
     submission = Submission.create(settings, arrays)
-    made = executor(submission.folder, study, profile, len(arrays))
+    made = executor(submission.folder, study, profile)
     for number, array in enumerate(arrays):
-        made.update_parameters(comment=submission.comment(number))
+        _turn_to(made, submission, profile, len(arrays), number)
         count = len(array)
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what the error says anyway

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pbt_bench.running.slurm.command import SlurmError
-from pbt_bench.running.slurm.queue import Entry, Past, history, queue
+from pbt_bench.running.slurm.queue import Entry, Past, history, left_behind, queue
 from pbt_bench.running.slurm.submissions import Submission, submissions
 
 
@@ -31,16 +31,12 @@ class View:
     places: dict[str, Place]  # by run id
     error: str | None = None  # Slurm did not answer: what is live is not known
 
-    @property
-    def jobs(self) -> set[str]:
-        """The jobs in the queue that have any of the runs to do."""
-        return {place.job for place in self.places.values() if place.live}
-
 
 def view(study: str, folder: Path, ids: Collection[str]) -> View:
     """Where the runs `ids` of the study in `folder` are. Asks Slurm only if anything was ever submitted."""
     wanted = set(ids)
     known = [submission for submission in submissions(folder) if submission.readable()]
+    accepted = [each.jobs for each in known]  # read before the queue: one that is accepted meanwhile is not over
     if not known or not wanted:
         return View({})
     error = None
@@ -48,7 +44,7 @@ def view(study: str, folder: Path, ids: Collection[str]) -> View:
         entries = queue(study)
     except SlurmError as failure:
         entries, error = [], str(failure)
-    elements = list(_elements(known, entries, wanted))
+    elements = list(_elements(known, accepted, entries, wanted))
     gone = {job.split("_")[0] for job, _, entry, _ in elements if entry is None or entry.over}
     try:
         past = history(gone) if error is None else {}
@@ -67,14 +63,14 @@ def view(study: str, folder: Path, ids: Collection[str]) -> View:
 
 
 def _elements(
-    known: list[Submission], entries: list[Entry], wanted: set[str]
+    known: list[Submission], accepted: list[dict[int, str]], entries: list[Entry], wanted: set[str]
 ) -> Iterator[tuple[str, Submission, Entry | None, list[str]]]:
     """(job, submission, its entry in the queue, runs) of every element with wanted runs, oldest first."""
     by_place = {(entry.submission, entry.array, entry.element): entry for entry in entries}
     by_array = {(e.submission, e.array): e.job.split("_")[0] for e in entries if not e.over}  # else it was refused
-    for submission in known:
+    for submission, jobs in zip(known, accepted, strict=True):
         for array, content in enumerate(submission.elements):
-            job = submission.jobs.get(array) or by_array.get((submission.folder.name, array))
+            job = jobs.get(array) or by_array.get((submission.folder.name, array))
             if job is None:
                 continue  # Slurm refused it
             for element, ids in enumerate(content):
@@ -92,4 +88,6 @@ def _place(job: str, submission: Submission, entry: Entry | None, past: Past | N
         return Place(job, past.state, False, past.why, "", log)
     if entry is not None:
         return Place(job, entry.state, False, Past(entry.state, "").why, entry.node, log)
-    return Place(job, "", False, "Slurm no longer has it (cancelled while pending, or forgotten)", "", log)
+    if (past := left_behind(log)) is not None:  # without accounting, Slurm forgets in minutes what is over
+        return Place(job, past.state, False, past.why, "", log)
+    return Place(job, "", False, "Slurm no longer has it, it never began (cancelled while pending?)", "", log)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbt_bench.running.slurm.pack import array_size, chunk, pack
+from pbt_bench.running.slurm.pack import array_size, chunk, pack, share
 from pbt_bench.running.slurm.profile import Profile
 from pbt_bench.spec import RunSpec
 
@@ -61,4 +61,17 @@ def test_arrays_respect_the_cluster(fake, config: str, size: int) -> None:
     elements = pack(runs(1, 103), Profile(runs_per_job=1))
     arrays = chunk(elements, size)
     assert max(map(len, arrays)) <= size
+    assert max(map(len, arrays)) - min(map(len, arrays)) <= 1
     assert list(chain(*arrays)) == elements
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_arrays_that_may_run_at_a_time_use_all_of_the_jobs_at_a_time_and_no_more(parallelism: int, arrays: int) -> None:
+    shares = [share(parallelism, arrays, array) for array in range(arrays)]
+    first = [jobs for jobs, before in shares if before is None]
+    assert sum(first) == parallelism
+    assert len(first) == min(parallelism, arrays)
+    later = [(jobs, before) for jobs, before in shares if before is not None]
+    assert [before for _, before in later] == list(range(len(later))), "each waits for an array of its own"
+    assert all(jobs == 1 for jobs, _ in later)
+    assert share(None, arrays, 0)[1] is None

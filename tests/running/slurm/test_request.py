@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import chain
@@ -107,6 +108,36 @@ def test_runs_whose_jobs_keep_dying_are_given_up_and_told_but_cancelled_ones_are
     lost = sum(len(element) for element in (submitted(store)[0].elements[0][0], submitted(store)[0].elements[0][2]))
     assert f"{10 - lost} to submit" in said
     assert "10 to submit" in ask(store, retry=True)
+
+
+def test_more_arrays_than_jobs_at_a_time_wait_for_each_other(fake, store: Store) -> None:
+    folder = fake("scontrol", "#!/bin/sh\necho 'MaxArraySize = 2'\n")
+    profile = Profile(runs_per_job=1, array_parallelism=2)
+    assert "dependency=afterany:JOB_OF_ARRAY_2" in ask(store, profile=profile, dry=True)
+    ask(store, profile=profile)
+    scripts = [(folder / f"script-{number}").read_text() for number in range(5)]
+    assert all("--array=0-1%1" in script for script in scripts)
+    waits = [re.findall("dependency=(.*)", script) for script in scripts]
+    assert waits == [[], [], ["afterany:1000"], ["afterany:1001"], ["afterany:1002"]]
+
+
+def test_a_run_that_ends_while_slurm_is_asked_is_not_submitted_again(fake, store: Store) -> None:
+    ask(store)
+    spec = GRID.runs()[0]
+    store.write(RunRecord(run_id=spec.run_id, status="done", spec=spec))
+    record = store.path(spec.run_id)
+    late = record.rename(record.with_suffix(".late"))
+    fake("squeue", f"#!/bin/sh\nmv {late} {record}\n")
+    assert "9 to submit, 1 with a record" in ask(store)
+
+
+def test_a_dry_run_says_what_it_does_not_know(fake, store: Store) -> None:
+    ask(store)
+    for command in ("squeue", "scontrol"):
+        fake(command, "#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
+    said = ask(store, dry=True)
+    assert "warning: squeue: Unable to contact slurm controller; what is on its way is not known" in said
+    assert "warning: scontrol: Unable to contact slurm controller; arrays are shown as for MaxArraySize = 1001" in said
 
 
 def test_failed_runs_are_submitted_only_on_request_and_redone_once(fake, store: Store) -> None:

@@ -14,13 +14,14 @@ import pytest
 from rich.console import Console
 
 from pbt_bench.running.claims import Claims
-from pbt_bench.running.display import plain, table
+from pbt_bench.running.display import plain, table, watch
 from pbt_bench.running.log import log_path
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.slurm.cancel import cancel
 from pbt_bench.running.slurm.command import SlurmError
 from pbt_bench.running.slurm.queue import Past, history, queue
 from pbt_bench.running.slurm.submissions import Settings, Submission
+from pbt_bench.running.slurm.view import view
 from pbt_bench.running.status import Summary, summary
 from pbt_bench.running.store import Store
 from pbt_bench.spec import Axes, Grid
@@ -88,7 +89,7 @@ def test_every_run_is_where_slurm_has_it_and_the_counts_add_up(fake, store: Stor
         "500_6": "out of memory, signal 125",
         "500_7": "cancelled",
         "500_8": "failed, exit code 2",
-        "500_9": "Slurm no longer has it (cancelled while pending, or forgotten)",
+        "500_9": "Slurm no longer has it, it never began (cancelled while pending?)",
     }
     assert lost["500_8"].log == ("two", "three: no such device", "four")
     text = plain(state)
@@ -165,6 +166,61 @@ def test_without_accounting_the_queue_still_explains(fake, store: Store, submiss
     assert {run.why for run in state.runs} == {"timeout"}
 
 
+def test_what_slurm_forgot_is_told_from_the_jobs_log_and_counts_as_attempts(
+    fake, store: Store, submission: Submission
+) -> None:
+    fake("sacct", "#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+    ends = {
+        "0": "",
+        "1": "slurmstepd-n1: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-24T11:54:25 ***\nsrun: error: Killed\n",
+        "2": "slurmstepd: error: *** JOB 8 ON n1 CANCELLED AT 2026-11-24T11:54:25 DUE TO TIME LIMIT ***\n",
+        "3": "error: *** JOB 8 ON n1 CANCELLED AT 2026-11-24T11:54:25 DUE TO NODE FAILURE, SEE SLURMCTLD LOG ***\n",
+    }
+    requeued = "error: *** JOB 8 ON n1 CANCELLED AT 2026-11-24T11:54:25 DUE TO JOB REQUEUE ***\n"
+    ends["4"] = requeued
+    ends["5"] = ends["1"] + requeued + "start 2 of this job: 4 of its 4 runs to do\n"
+    for element, text in ends.items():
+        submission.log(f"500_{element}").write_text(text)
+    state = summary(GRID, store)
+    assert counts(state) == {"lost": 10}
+    why = {run.job: run.why for run in state.runs}
+    assert [why[f"500_{element}"] for element in range(7)] == [
+        "ended, how is not known", "cancelled", "time limit", "node failure",
+        "ended, how is not known", "ended, how is not known",
+        "Slurm no longer has it, it never began (cancelled while pending?)",
+    ]  # fmt: skip
+    places = view("tiny", store.folder, [spec.run_id for spec in SPECS]).places
+    assert [places[spec.run_id].attempts for spec in SPECS[:7]] == [1, 0, 1, 1, 1, 1, 0]
+
+
+def test_the_log_of_a_lost_run_is_shown_if_the_lost_job_wrote_it(fake, store: Store, submission: Submission) -> None:
+    sacct(fake, *(f"{index}|FAILED|1:0" for index in range(10)))
+    submission.log("500_0").write_text("no such module\n")
+    log_path(store.folder, SPECS[0].run_id).parent.mkdir()
+    old = "2026-11-23 08:00:00 start digits vgg8 on n1 cpu pid 7 job 400_0\nstopped\n"
+    log_path(store.folder, SPECS[0].run_id).write_text(old)
+    log_path(store.folder, SPECS[1].run_id).write_text(old + old.replace("400_0", "500_1").replace("stopped", "odd"))
+    logs = {run.job: run.log[-1:] for run in summary(GRID, store).runs}
+    assert logs["500_0"] == ("no such module",)
+    assert logs["500_1"] == ("odd",)
+
+
+def test_a_run_that_ends_while_slurm_is_asked_is_done(fake, store: Store, submission: Submission) -> None:
+    done(store, 0)
+    record = store.path(SPECS[0].run_id)
+    late = record.rename(record.with_suffix(".late"))
+    fake("squeue", f"#!/bin/sh\n[ ! -e {late} ] || mv {late} {record}\n")
+    sacct(fake, *(f"{index}|COMPLETED|0:0" for index in range(10)))
+    assert counts(summary(GRID, store)) == {"done": 1, "lost": 9}
+
+
+def test_a_job_that_is_accepted_while_slurm_is_asked_is_not_lost(fake, store: Store, submission: Submission) -> None:
+    jobs = submission.folder / "jobs"
+    late = jobs.rename(jobs.with_suffix(".late"))
+    fake("squeue", f"#!/bin/sh\nmv {late} {jobs}\n")
+    assert counts(summary(GRID, store)) == {"missing": 10}
+
+
 def test_a_later_submission_decides_and_attempts_are_told(fake, store: Store, submission: Submission) -> None:
     second = Submission.create(submission.settings, [[SPECS[:2]]])
     second.accepted(0, "600")
@@ -232,3 +288,13 @@ def test_status_starts_without_torch(tmp_path: Path) -> None:
         ended = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert "tiny: " in ended.stdout
+
+
+def test_watched_as_json_it_is_one_object_per_line(
+    fake, store: Store, submission: Submission, capsys: pytest.CaptureFixture[str]
+) -> None:
+    squeue(fake, submission, "1|RUNNING|n1|None")
+    states = iter([summary(GRID, store), summary(GRID, Store(store.folder / "empty"))])
+    watch(lambda: next(states), 0.0, json=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["pending"], line["missing"]) for line in lines] == [(1, 0), (0, 10)]
