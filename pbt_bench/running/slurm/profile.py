@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ("signal_delay", 10), ("requeues", 0), ("attempts", 1), ("checkpoint_minutes", 0.01),
         ):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < low:
+            if value is not None and not low <= value < inf:
                 raise ValueError(f"{name} = {value} must be at least {low}")
         for name, text in self._texts():
             if _CONTROL.search(text):

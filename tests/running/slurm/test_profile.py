@@ -32,6 +32,8 @@ def test_time_is_read_as_slurm_reads_it(time: str | int, minutes: int) -> None:
         ('partion = "gpu"', "unknown key 'partion'; did you mean 'partition'? (valid: account, array_parallelism"),
         ('gpus = "two"', "gpus: Expected `int`, got `str`"),
         ("runs_per_job = 0", "runs_per_job = 0 must be at least 1"),
+        ("checkpoint_minutes = nan", "checkpoint_minutes = nan must be at least 0.01"),
+        ("checkpoint_minutes = inf", "checkpoint_minutes = inf must be at least 0.01"),
         ('memory = "lots"', "memory = 'lots' must be a number and K, M, G or T"),
         ('time = "soon"', "time = 'soon' must be minutes, 'HH:MM:SS' or 'D-HH:MM:SS'"),
         ("time = 1", "signal_delay = 120 seconds must be below time = 1"),
