@@ -35,8 +35,8 @@ class View:
 def view(study: str, folder: Path, ids: Collection[str]) -> View:
     """Where the runs `ids` of the study in `folder` are. Asks Slurm only if anything was ever submitted."""
     wanted = set(ids)
+    # with their jobs, before the queue is: one that is accepted meanwhile is not over
     known = [submission for submission in submissions(folder) if submission.readable()]
-    accepted = [each.jobs for each in known]  # read before the queue: one that is accepted meanwhile is not over
     if not known or not wanted:
         return View({})
     error = None
@@ -44,7 +44,7 @@ def view(study: str, folder: Path, ids: Collection[str]) -> View:
         entries = queue(study)
     except SlurmError as failure:
         entries, error = [], str(failure)
-    elements = list(_elements(known, accepted, entries, wanted))
+    elements = list(_elements(known, entries, wanted))
     gone = {job.split("_")[0] for job, _, entry, _ in elements if entry is None or entry.over}
     try:
         past = history(gone) if error is None else {}
@@ -63,14 +63,14 @@ def view(study: str, folder: Path, ids: Collection[str]) -> View:
 
 
 def _elements(
-    known: list[Submission], accepted: list[dict[int, str]], entries: list[Entry], wanted: set[str]
+    known: list[Submission], entries: list[Entry], wanted: set[str]
 ) -> Iterator[tuple[str, Submission, Entry | None, list[str]]]:
     """(job, submission, its entry in the queue, runs) of every element with wanted runs, oldest first."""
     by_place = {(entry.submission, entry.array, entry.element): entry for entry in entries}
     by_array = {(e.submission, e.array): e.job.split("_")[0] for e in entries if not e.over}  # else it was refused
-    for submission, jobs in zip(known, accepted, strict=True):
+    for submission in known:
         for array, content in enumerate(submission.elements):
-            job = jobs.get(array) or by_array.get((submission.folder.name, array))
+            job = submission.jobs.get(array) or by_array.get((submission.folder.name, array))
             if job is None:
                 continue  # Slurm refused it
             for element, ids in enumerate(content):
