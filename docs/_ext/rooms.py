@@ -48,7 +48,7 @@ def _modules(room: str) -> list[ModuleType]:
         return [import_module(f"pbt_bench.{name}") for name in names]
     package = import_module(f"pbt_bench.{room}")
     found = pkgutil.walk_packages(package.__path__, f"pbt_bench.{room}.")
-    names = [module.name for module in found if ".sources." not in module.name]
+    names = [module.name for module in found if ".sources." not in module.name and "._" not in module.name]
     return [package, *(import_module(name) for name in names)]
 
 
