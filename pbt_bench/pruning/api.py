@@ -12,7 +12,7 @@ from pbt_bench.errors import RequestError, unknown
 from pbt_bench.pruning.diagnosis import diagnose
 from pbt_bench.pruning.masks import check_masks
 from pbt_bench.pruning.scoring import Scorer
-from pbt_bench.spec import Scoring
+from pbt_bench.spec import Scoring, convert
 
 __all__ = ["apply", "diagnose", "prune", "score"]
 
@@ -46,7 +46,7 @@ def prune(
 
     `scope` is "global", "layer", "erk" or "uniform"; the rest as for `score`. The model is not changed: see `apply`.
     """
-    if not 0 <= sparsity < 1:
+    if not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
         raise RequestError(f"sparsity = {sparsity!r} must be at least 0 and below 1")
     if scope not in ("global", "layer", "erk", "uniform"):
         raise unknown("scope", scope, ("global", "layer", "erk", "uniform"))
@@ -66,10 +66,9 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def _scorer(model: nn.Module, batches: Batches, generator: torch.Generator | None, scoring: dict[str, Any]) -> Scorer:
-    try:
-        options = Scoring(**scoring)
-    except TypeError:
-        odd = next(name for name in scoring if name not in Scoring.__struct_fields__)
-        raise unknown("scoring option", odd, Scoring.__struct_fields__) from None
+    for name in scoring:
+        if name not in Scoring.__struct_fields__:
+            raise unknown("scoring option", name, Scoring.__struct_fields__)
+    options = convert(scoring, Scoring, "scoring")
     seed = 0 if generator is None else int(torch.randint(2**62, (), generator=generator, device=generator.device))
     return Scorer(model, batches, options, seed)

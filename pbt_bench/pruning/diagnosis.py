@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pbt_bench.errors import SparsityError
+from pbt_bench.errors import RequestError, SparsityError
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.masks import Masks, check_masks
 from pbt_bench.pruning.support import trace
@@ -96,8 +96,10 @@ def diagnose(
 
     With the `scores` that the masks came from, the share of exactly-zero ones is diagnosed too: weights with
     equal scores cannot be told apart, and dead ReLUs can make most scores zero.
-    Raises RequestError if masks do not fit the model's parameters.
+    Raises RequestError if there are no masks, or they do not fit the model's parameters.
     """
+    if not masks:
+        raise RequestError("there are no masks to diagnose")
     parameters = dict(model.named_parameters())
     check_masks(masks, {name: parameters[name] for name in masks if name in parameters})
     masks = dict(masks)

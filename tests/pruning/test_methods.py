@@ -201,6 +201,16 @@ def test_unknown_scoring_option_lists_the_valid_ones() -> None:
         pbt_bench.score(net, batches(x, y, 48), method="fts", fisher_batch=1)
 
 
+def test_a_value_of_another_type_is_one_line() -> None:
+    net, x, y, _ = golden()
+    with pytest.raises(RequestError, match="scoring: fisher_batch_size: Expected `int`, got `str`"):
+        pbt_bench.score(net, batches(x, y, 48), method="fts", fisher_batch_size="one")
+    with pytest.raises(RequestError, match="sparsity = '0.5' must be at least 0 and below 1"):
+        pbt_bench.prune(net, batches(x, y, 48), method="fts", sparsity="0.5")  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="no masks"):
+        pbt_bench.diagnose(net, {}, x)
+
+
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize(
     ("function", "message"),
