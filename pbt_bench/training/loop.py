@@ -329,14 +329,17 @@ class Evaluation:
 def evaluate(
     model: nn.Module, data: Data, images: Images | Streamed, on_batch: Callable[[], None] = lambda: None
 ) -> Evaluation:
-    """Loss and accuracy over all of `images`, in eval mode and float32."""
+    """Loss and accuracy over all of `images`, in eval mode and float32; a model that draws at random draws the same."""
     model.eval()
-    loss = torch.zeros((), device=images.targets.device)
-    correct = torch.zeros((), dtype=torch.int64, device=images.targets.device)
-    for batch in images.in_order(EVALUATION_BATCH):
-        logits = model(data.inputs(batch.pixels))
-        loss += F.cross_entropy(logits, batch.targets, reduction="sum")
-        correct += (logits.argmax(1) == batch.targets).sum()
-        on_batch()
+    device = images.targets.device
+    loss = torch.zeros((), device=device)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        for batch in images.in_order(EVALUATION_BATCH):
+            logits = model(data.inputs(batch.pixels))
+            loss += F.cross_entropy(logits, batch.targets, reduction="sum")
+            correct += (logits.argmax(1) == batch.targets).sum()
+            on_batch()
     mean = float(loss) / len(images)
     return Evaluation(mean if isfinite(mean) else None, int(correct) / len(images))

@@ -139,6 +139,18 @@ def test_accuracy_counts_every_image_once(data: Data) -> None:
     assert evaluate(Perfect(), data, images).accuracy == 1.0
 
 
+def test_a_model_that_draws_at_random_is_evaluated_alike(data: Data) -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.randn(len(x), 10)
+
+    before = torch.get_rng_state()
+    first = evaluate(Noisy(), data, data.validation)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert evaluate(Noisy(), data, data.validation) == first
+
+
 def test_schedules() -> None:
     multistep = Recipe(schedule="multistep", milestones=(2, 3), gamma=0.1, learning_rate=1.0, epochs=4)
     assert [round(learning_rate(multistep, s, 2), 6) for s in range(8)] == [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
