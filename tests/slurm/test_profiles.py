@@ -22,21 +22,23 @@ def limited(cluster, known, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     made.end()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"partition": "nope"}, "invalid partition specified: nope"),
-        ({"partition": "main' --hold '; #"}, "invalid partition specified: main' --hold '; #"),
-        ({"gpus": 9}, "Requested node configuration is not available"),
-        ({"memory": "9T"}, "Requested node configuration is not available"),
-    ],
-)
-def test_a_refused_profile_is_one_line_and_leaves_nothing(study, changes: dict[str, object], message: str) -> None:
-    refused = study.verb("submit", "--cluster", study.profile(**changes))
-    assert refused.returncode == 2
-    assert message in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    assert study.status()["missing"] == 24
+REFUSED = [
+    ({"partition": "nope"}, "invalid partition specified: nope"),
+    ({"partition": "main' --hold '; #"}, "invalid partition specified: main' --hold '; #"),
+    ({"gpus": 9}, "Requested node configuration is not available"),
+    ({"memory": "9T"}, "Requested node configuration is not available"),
+]
+
+
+def test_a_refused_profile_is_one_line_and_leaves_nothing(study) -> None:
+    for changes, message in REFUSED:
+        refused = study.verb("submit", "--cluster", study.profile(**changes))
+        assert refused.returncode == 2
+        assert message in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert study.status()["missing"] == 24
+    assert "24 to submit" in study.submit()
+    study.complete()
 
 
 def test_jobs_that_end_at_once_are_told_and_the_next_submission_does_their_runs(study) -> None:
