@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pbt_bench import native
 from pbt_bench.pruning.intercept import conv_geometry, patches
 
 FEW = 64  # positions up to which a matrix of columns is best kept in rows
+FEWER = 16  # positions up to which native/block.h is faster than two products, and that it takes
+TILE = 256  # columns of a tile of native/block.h
 MANY = 2**22  # entries of a matrix of columns that is not kept in memory
 CHUNK = 2**18  # entries of a product that fit the cache
 WORTH = 0.9  # share of a weight above which leaving out what is dead does not pay
@@ -22,7 +25,7 @@ WORTH = 0.9  # share of a weight above which leaving out what is dead does not p
 class Block:
     """A weight [o, c, ...] as a matrix of its live rows and input channels: those in which any weight is kept.
 
-    `listed` are flat indices of weights, all live ones among them; None = every weight, and the block is all.
+    `listed` are flat indices of the kept weights, ascending; None = every weight, and the block is all.
     `rows` and `channels` are None if the block is all: also when too little is dead, or everything.
     """
 
@@ -31,7 +34,7 @@ class Block:
         self.channels: Tensor | None = None
         self.matrix = weight.detach().view(len(weight), -1)  # [live rows, live channels · ∏k]
         self._places = listed  # of the listed weights in the matrix, flat
-        self._chunks: list[tuple[slice, Tensor, slice]] = []  # rows, places in those rows, where they are in the list
+        self._kept: Tensor | None = None  # the mask of the matrix
         if mask is None or listed is None:
             return
         kept = mask.view(torch.uint8).view(*weight.shape[:2], -1)
@@ -41,28 +44,33 @@ class Block:
             self.rows, self.channels = rows, channels
             live = weight.detach().view(kept.shape).index_select(0, rows).index_select(1, channels)
             self.matrix = live.view(len(rows), -1)
-            self._places = listed = true(kept.index_select(0, rows).index_select(1, channels).view(torch.bool))
-        height, width = self.matrix.shape
-        step = max(1, CHUNK // max(1, width))
-        starts = range(0, height, step)
-        ends = torch.searchsorted(listed, torch.tensor([min(s + step, height) * width for s in starts]).to(listed))
-        begin = 0
-        for start, end in zip(starts, ends.tolist(), strict=True):
-            places = (listed[begin:end] - start * width).int()
-            self._chunks.append((slice(start, start + step), places, slice(begin, end)))
-            begin = end
+            kept = kept.index_select(0, rows).index_select(1, channels)
+            self._places = true(kept.view(torch.bool))
+        self._kept = kept.view(self.matrix.shape)
 
     def drop(self, last: Tensor) -> None:
         """Set the weights at these places of the list to 0, in the matrix if it is not the weight's own memory."""
         if self.rows is not None and self._places is not None:
             self.matrix.view(-1).index_fill_(0, self._places.index_select(0, last), 0)
 
+    def backward(self, delta: Tensor, columns: Tensor, into: Tensor, add: bool) -> Tensor:
+        """`product`, and the gradient with respect to `columns`, which is contiguous transposed: few positions."""
+        if columns.shape[1] > FEWER or not native.takes(columns):
+            self.product(delta, columns.t(), into, add)
+            return (delta.t().contiguous() @ self.matrix).t()
+        onward = torch.empty_like(columns)
+        column, start = self._tiles or (None, None)
+        (height, width), n = self.matrix.shape, columns.shape[1]
+        tensors = (into, onward, self.matrix, delta, columns, column, start)
+        native.call("backward", into.dtype, tensors, height, width, n, int(add), torch.get_num_threads())
+        return onward
+
     def product(self, delta: Tensor, columns: Tensor, into: Tensor, add: bool) -> None:
         """Write (or add) δ u at the listed weights into a vector of them, or the whole of it into a whole tensor.
 
         δ is [live rows, positions] and u [positions, columns]. A part of the product is read while it is in the cache.
         """
-        if self._places is None:
+        if self._kept is None:
             product = into.view(self.matrix.shape)
             torch.addmm(product, delta, columns, beta=int(add), out=product)
             return
@@ -72,6 +80,31 @@ class Block:
                 into[where] += part.index_select(0, places)
             else:
                 torch.index_select(part, 0, places, out=into[where])
+
+    @cached_property
+    def _tiles(self) -> tuple[Tensor, Tensor] | None:
+        """For every listed weight its column in a tile, and where the list of a row's tile starts; None = all."""
+        if self._kept is None or self._places is None:
+            return None
+        height, width = self._kept.shape
+        column = torch.empty(len(self._places) + 1, dtype=torch.uint8)  # the kernel writes one too many
+        start = torch.empty(height * -(-width // TILE) + 1, dtype=torch.long)
+        native.call("list", self.matrix.dtype, (column, start, self._kept), height, width)
+        return column, start
+
+    @cached_property
+    def _chunks(self) -> list[tuple[slice, Tensor, slice]]:
+        """Rows, the listed places in those rows, and where they are in the list."""
+        chunks, (height, width), listed = [], self.matrix.shape, self._places
+        assert listed is not None
+        step = max(1, CHUNK // max(1, width))
+        starts = range(0, height, step)
+        ends = torch.searchsorted(listed, torch.tensor([min(s + step, height) * width for s in starts]).to(listed))
+        begin = 0
+        for start, end in zip(starts, ends.tolist(), strict=True):
+            chunks.append((slice(start, start + step), (listed[begin:end] - start * width).int(), slice(begin, end)))
+            begin = end
+        return chunks
 
 
 def true(flags: Tensor) -> Tensor:
@@ -88,19 +121,19 @@ def fits(inputs: Tensor, weight: Tensor, options: Any) -> bool:
 
 
 def convolve(
-    inputs: Tensor, weight: Tensor, bias: Any, options: Any, block: Block, sink: Callable[[Tensor, Tensor], None]
+    inputs: Tensor, weight: Tensor, bias: Any, options: Any, block: Block, target: Callable[[], tuple[Tensor, bool]]
 ) -> Tensor:
-    """The convolution; its backward pass calls `sink(δ [rows, positions], u [positions, columns])` of the block.
+    """The convolution; its backward pass writes the weight's gradient where `target()` says, or adds it if so told.
 
     In float64 this is 2 to 3 times as fast as the library's convolution, the more so the less is alive.
     """
-    result: Tensor = _Convolution.apply(inputs, weight, options, block, sink)
+    result: Tensor = _Convolution.apply(inputs, weight, options, block, target)
     return result if bias is None else result + bias.view(-1, 1, 1)
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, options: Any, block: Block, sink: Any) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, options: Any, block: Block, target: Any) -> Tensor:
         stride, padding, dilation, _ = conv_geometry(options, weight)
         kernel = weight.shape[2:]
         places = [
@@ -114,8 +147,8 @@ class _Convolution(torch.autograd.Function):
             columns = patches(live, weight, options)[0, 0]  # [columns, positions]
         if few:  # a product with few columns is slow if they do not lie in rows
             columns = columns.t().contiguous().t()
-        ctx.save_for_backward(columns, block.matrix, classes)
-        ctx.block, ctx.sink, ctx.few, ctx.shape = block, sink, few, inputs.shape
+        ctx.save_for_backward(columns, classes)
+        ctx.block, ctx.target, ctx.few, ctx.shape = block, target, few, inputs.shape
         ctx.fold = partial(
             F.fold,
             output_size=tuple(inputs.shape[2:]),
@@ -131,17 +164,20 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        columns, matrix, classes = ctx.saved_tensors
+        columns, classes = ctx.saved_tensors
         block = ctx.block
         delta = gradients[0].reshape(gradients[0].shape[1], -1)
         delta = delta if block.rows is None else delta.index_select(0, block.rows)
-        summed = (
-            delta if classes is None else delta.new_zeros(len(delta), columns.shape[1]).index_add_(1, classes, delta)
-        )
-        ctx.sink(summed, columns.t())
-        onward = None
-        if ctx.needs_input_grad[0]:
-            onward = (delta.t().contiguous() @ matrix).t() if ctx.few else matrix.t() @ delta
+        into, add = ctx.target()
+        if ctx.few:
+            onward = block.backward(delta.contiguous(), columns, into, add)
+        else:
+            summed = delta
+            if classes is not None:
+                summed = delta.new_zeros(len(delta), columns.shape[1]).index_add_(1, classes, delta)
+            block.product(summed, columns.t(), into, add)
+            onward = block.matrix.t() @ delta if ctx.needs_input_grad[0] else None
+        if onward is not None and ctx.needs_input_grad[0]:
             onward = _spread(ctx.fold(onward[None]), 1, block.channels, ctx.shape[1])
         return onward, None, None, None, None
 

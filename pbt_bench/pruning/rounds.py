@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pbt_bench import native
 from pbt_bench.errors import ScoreError
 from pbt_bench.pruning.blocks import true
 from pbt_bench.pruning.masks import Masks, Ranking, exact_density, pruned_count
@@ -191,9 +192,9 @@ class _Part:
         for start in range(0, max(1, len(self)), step):
             where = slice(start, start + step)
             scores = self.at(where)
-            low = _at_most(scores, limit, here[where])
+            low, value = _at_most(scores, limit, here[where])
             places.append(low + start)
-            values.append(scores.index_select(0, low))
+            values.append(value)
         return torch.cat(places), torch.cat(values)
 
 
@@ -219,11 +220,19 @@ def _lowest(parts: Sequence[_Part], here: Sequence[Tensor], count: int) -> list[
     return [places.index_select(0, true(mark)) for (places, _), mark in zip(found, marks, strict=True)]
 
 
-def _at_most(scores: Tensor, limit: float, here: Tensor) -> Tensor:
-    """Ascending indices of scores ≤ `limit` that are `here`. NumPy compares five times faster."""
-    if scores.device.type == "cpu":
-        return true(torch.from_numpy((scores.numpy() <= limit) & here.numpy()))
-    return true((scores <= limit) & here)
+def _at_most(scores: Tensor, limit: float, here: Tensor) -> tuple[Tensor, Tensor]:
+    """(ascending indices, scores) of those ≤ `limit` that are `here`."""
+    if native.takes(scores) and scores.is_contiguous():
+        size, threads = len(scores), torch.get_num_threads()
+        counts, places = (torch.empty(length, dtype=torch.long) for length in (threads, size))
+        values = torch.empty_like(scores)
+        tensors = (counts, places, values, scores, here, scores.new_tensor([limit]))
+        native.call("at_most", scores.dtype, tensors, size, threads)
+        starts = [size * part // threads for part in range(threads)]
+        found = [slice(start, start + count) for start, count in zip(starts, counts.tolist(), strict=True)]
+        return torch.cat([places[part] for part in found]), torch.cat([values[part] for part in found])
+    low = true((scores <= limit) & here)
+    return low, scores.index_select(0, low)
 
 
 def _smallest(values: Tensor, position: int) -> float:

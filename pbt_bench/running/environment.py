@@ -14,7 +14,7 @@ import numpy
 import torch
 
 import pbt_bench
-from pbt_bench.training.sparse import kernels
+from pbt_bench.native import kernels
 
 
 @cache

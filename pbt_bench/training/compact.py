@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pbt_bench import native
 from pbt_bench.pruning.intercept import CONVOLUTIONS, conv_geometry, split_call
 from pbt_bench.pruning.masks import Masks
 from pbt_bench.training import layout, sparse
@@ -86,7 +87,7 @@ class _Plan:
     def takes_weights(self, x: Live | Tensor, options: Mapping[str, Any], least: int) -> bool:
         """Whether to multiply kept weights alone: if that saves `least` multiply-adds over all other ways."""
         values = x.values if isinstance(x, Live) else x
-        if self.kept is None or values.dtype != self.kept.vector.dtype or not sparse.takes(values):
+        if self.kept is None or values.dtype != self.kept.vector.dtype or not native.takes(values):
             return False
         if torch.is_autocast_enabled("cpu") or (least and len(values) < EXAMPLES):
             return False

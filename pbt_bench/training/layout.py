@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pbt_bench import native
 from pbt_bench.training import sparse
 
 Order = tuple[int, ...]  # of dimensions, from the outermost in memory to the innermost
@@ -114,7 +115,7 @@ def _moved(x: Tensor, to: Order) -> Tensor:
         return x
     out = torch.empty_permuted(x.shape, to, dtype=x.dtype, device=x.device)
     pair = {batch_last(x.dim()), channels_last(x.dim())}
-    if {order(x), to} == pair and sparse.takes(x):
+    if {order(x), to} == pair and native.takes(x):
         batch, rest = x.shape[0], x.shape[1:].numel()
         sparse.transpose(out, x, *((batch, rest) if to == batch_last(x.dim()) else (rest, batch)))
         return out

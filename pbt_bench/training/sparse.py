@@ -1,4 +1,4 @@
-"""Convolutions that multiply kept weights alone, on a CPU, and their gradients: the kernels are in sparse.c.
+"""Convolutions that multiply kept weights alone, on a CPU, and their gradients: the kernels are in native/sparse.h.
 
     y[q, o, :] = Σ_k w_k · x[p(q, k), c_k, :]      over the kept weights k of output channel o
     δx         = the same sum with inputs and outputs exchanged
@@ -6,19 +6,14 @@
 
 for activations [positions, channels, n] in memory. The cost is that of the kept weights, whatever the pattern of the
 mask. Every sum has a fixed order, whatever the number of threads. Where no C compiler was there when pbt-bench was
-installed, `kernels()` is None and nothing here is used.
+installed, `native.kernels()` is None and nothing here is used.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_TYPES = {torch.float32: "float", torch.float64: "double"}
-_WIDTH = {"plain": 16, "avx2": 32, "avx512": 64}  # bytes of a vector
+from pbt_bench import native
+
 Ints = NDArray[np.signedinteger[Any]]
 _FIELDS = ("base", "list", "kind", "first", "runs", "start", "offset", "slot")
 
@@ -39,58 +34,9 @@ class _Struct(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True)
-class Kernels:
-    """The compiled library, and the instruction set of this processor that is used."""
-
-    library: ctypes.CDLL
-    set: str
-
-
-@cache
-def kernels() -> Kernels | None:
-    """The kernels, if they were compiled, and for this kind of processor."""
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_sparse{suffix}")
-        with suppress(OSError):
-            library = ctypes.CDLL(str(path))
-            library.best_set.restype = ctypes.c_char_p
-            return Kernels(library, library.best_set().decode())
-    return None
-
-
-def takes(x: Tensor) -> bool:
-    """Whether the kernels are there and know the number type and device."""
-    return x.device.type == "cpu" and x.dtype in _TYPES and kernels() is not None
-
-
-def _call(name: str, tensors: Sequence[Tensor], *rest: Any) -> None:
-    """A kernel for the number type of the tensors; whole numbers are C's `long`."""
-    loaded = kernels()
-    assert loaded is not None
-    kernel = getattr(loaded.library, f"{name}_{_TYPES[tensors[0].dtype]}_{loaded.set}")
-    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
-    kernel(*pointers, *(ctypes.c_long(value) if isinstance(value, int) else value for value in rest))
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
-
-
-def _shared(part: Callable[[int, int], None], count: int) -> None:
-    """`part(from, to)` for ranges of `count`, one for each thread that torch may use."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        part(0, count)
-        return
-    cuts = [count * index // threads for index in range(threads + 1)]
-    list(_pool(threads).map(part, cuts[:-1], cuts[1:]))
-
-
 def transpose(to: Tensor, x: Tensor, rows: int, columns: int) -> None:
     """The memory of `x` as a matrix, transposed into that of `to`."""
-    _call("transpose", (to, x), rows, columns)
+    native.call("transpose", x.dtype, (to, x), rows, columns, torch.get_num_threads())
 
 
 def out_sizes(
@@ -222,15 +168,15 @@ def convolve(x: Tensor, weights: Tensor, pattern: Pattern) -> Tensor:
 
 def _gather(x: Tensor, weights: Tensor, lists: _Lists, shape: Sequence[int]) -> Tensor:
     out = torch.empty_permuted(shape, (*range(2, len(shape)), 1, 0), dtype=x.dtype)
-    _shared(lambda start, end: _call("gather", (out, x, weights), lists.struct, start, end, shape[0]), lists.positions)
+    native.call("gather", x.dtype, (out, x, weights), lists.struct, shape[0], torch.get_num_threads())
     return out
 
 
 def _dots(x: Tensor, delta: Tensor, count: int, lists: _Lists, n: int) -> Tensor:
-    loaded = kernels()
+    loaded = native.kernels()
     assert loaded is not None
-    parts = x.new_zeros((count, _WIDTH[loaded.set] // x.element_size()))
-    _shared(lambda start, end: _call("dots", (parts, x, delta), lists.struct, start, end, n), lists.rows)
+    parts = x.new_zeros((count, loaded.width // x.element_size()))
+    native.call("dots", x.dtype, (parts, x, delta), lists.struct, n, torch.get_num_threads())
     return parts.sum(1)
 
 

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pbt_bench
+from pbt_bench import native
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning import blocks
 from pbt_bench.pruning.blocks import Block, convolve, fits, true
+from pbt_bench.pruning.rounds import _at_most
 
 
 @pytest.mark.parametrize("few", [0, 10**6])
@@ -45,7 +47,7 @@ def test_convolution_and_its_gradients_equal_the_library(
     assert block.matrix.shape == ((5, 27) if dead else (7, 45))
     assert fits(x, weight, options)
     found = torch.full((len(listed),), math.nan, dtype=torch.float64)
-    result = convolve(x, weight, bias, options, block, lambda d, u: block.product(d, u, found, add=False))
+    result = convolve(x, weight, bias, options, block, lambda: (found, False))
     expected = F.conv2d(x, weight, bias, **options)
     torch.testing.assert_close(result, expected)
     slope = torch.rand(expected.shape, generator=generator).double()
@@ -61,24 +63,80 @@ def test_convolution_and_its_gradients_equal_the_library(
 
 
 @pytest.mark.parametrize(("options", "kinds"), [({"padding": 1}, 25), ({"padding": 1, "stride": 2}, 9), ({}, 9)])
-def test_columns_that_are_equal_are_multiplied_once(options: dict[str, Any], kinds: int) -> None:
+def test_columns_that_are_equal_are_multiplied_once(
+    options: dict[str, Any], kinds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
     first, weight = (torch.rand(shape, generator=generator).double() for shape in ((4, 3, 3, 3), (7, 4, 3, 3)))
     x = F.conv2d(torch.ones(1, 3, 25, 26).double(), first, padding=1).requires_grad_()
     weight.requires_grad_()
     block, found, sizes = Block(weight), torch.empty_like(weight), []
+    product = block.product
 
-    def sink(delta: Tensor, columns: Tensor) -> None:
+    def counted(delta: Tensor, columns: Tensor, into: Tensor, add: bool) -> None:
         sizes.append(len(columns))
-        block.product(delta, columns, found, add=False)
+        product(delta, columns, into, add)
 
-    result, expected = convolve(x, weight, None, options, block, sink), F.conv2d(x, weight, **options)
+    monkeypatch.setattr(block, "product", counted)
+    result = convolve(x, weight, None, options, block, lambda: (found, False))
+    expected = F.conv2d(x, weight, **options)
     torch.testing.assert_close(result, expected)
     slope = torch.rand(expected.shape, generator=generator).double()
     (by_inputs,) = torch.autograd.grad(result, [x], slope)
     want = torch.autograd.grad(expected, [x, weight], slope)
     torch.testing.assert_close((by_inputs, found), want)
     assert sizes == [kinds]
+
+
+SETS = ["plain", "avx2", "avx512"]
+LOADED = native.kernels()
+HERE = SETS[: SETS.index(LOADED.set) + 1] if LOADED else []
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize(("rows", "width", "positions"), [(7, 301, 1), (6, 512, 4), (5, 260, 16), (1, 9, 3)])
+@pytest.mark.parametrize("density", [None, 0.3])
+def test_the_kernel_of_the_backward_pass(
+    name: str, rows: int, width: int, positions: int, density: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every instruction set that is here, against two products; threads change no bit."""
+    assert LOADED is not None
+    kernels = native.Kernels(LOADED.library, name)
+    monkeypatch.setattr(native, "kernels", lambda: kernels)
+    generator = torch.Generator().manual_seed(0)
+    shapes = (rows, width), (rows, positions), (positions, width)
+    weight, delta, u = (torch.rand(shape, generator=generator).double() for shape in shapes)
+    mask = torch.rand(weight.shape, generator=generator) < (density or 2)
+    listed = None if density is None else true(mask)
+    block = Block((weight * mask)[..., None], mask[..., None], listed)
+    if block.channels is not None:
+        u = u[:, block.channels].contiguous()
+    wanted = (delta @ u)[mask[:, slice(None) if block.channels is None else block.channels]] if density else delta @ u
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        flow = torch.full(wanted.shape, math.nan, dtype=torch.float64)
+        onward = block.backward(delta, u.t(), flow, add=False)
+        block.backward(delta, u.t(), flow, add=True)
+        results.append((onward, flow))
+    torch.set_num_threads(before)
+    torch.testing.assert_close(results[0], ((delta.t() @ block.matrix).t(), 2 * wanted))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 1000])
+def test_the_scores_at_most_a_limit(dtype: torch.dtype, size: int) -> None:
+    """In order, with those equal to the limit, without NaN and what is not here; in any number type."""
+    generator = torch.Generator().manual_seed(size)
+    scores = torch.randint(0, 9, (size,), generator=generator).to(dtype)
+    scores[::7] = math.nan
+    here = torch.rand(size, generator=generator) < 0.7
+    places, values = _at_most(scores, 4.0, here)
+    wanted = ((scores <= 4) & here).nonzero().flatten()
+    assert torch.equal(places, wanted)
+    assert torch.equal(values, scores[wanted])
 
 
 class Odd(nn.Module):

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pbt_bench import native
 from pbt_bench.models import build
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.api import apply
 from pbt_bench.pruning.masks import Masks, Ranking
-from pbt_bench.training import compact, sparse
+from pbt_bench.training import compact
 from pbt_bench.training.compact import Compact
 from pbt_bench.training.kept import Kept, _flat
 from pbt_bench.training.live import Live
@@ -73,7 +74,7 @@ def make(name: str) -> nn.Module:
 @pytest.mark.parametrize("by", ["weights", "channels", "both"])
 def test_outputs_gradients_and_updates_are_those_of_the_masked_network(name: str, sparsity: float, by: str) -> None:
     """In float64 to 1e-9 over three steps, running statistics included; and in eval mode."""
-    if by != "channels" and sparse.kernels() is None:
+    if by != "channels" and native.kernels() is None:
         pytest.skip("no C compiler was there at installation")
     model = make(name)
     masks = clustered(model, sparsity)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pbt_bench import native
 from pbt_bench.training import layout, sparse
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -23,12 +24,12 @@ GEOMETRIES = [  # inputs, channels, kernel, stride, padding, dilation
     ((5, 4, 6), (2, 3), (3, 2, 3), (1, 2, 1), (1, 0, 2), (1, 1, 2)),
 ]
 
-pytestmark = pytest.mark.skipif(sparse.kernels() is None, reason="no C compiler was there at installation")
+pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler was there at installation")
 
 
 def test_the_kernels_are_there_where_a_compiler_is() -> None:
     """An installation that silently lost them would be many times slower."""
-    assert shutil.which("cc") is None or sparse.kernels() is not None
+    assert shutil.which("cc") is None or native.kernels() is not None
 
 
 def case(geometry: tuple[tuple[int, ...], ...], n: int, density: float, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -95,14 +96,14 @@ def test_threads_change_no_bit() -> None:
 
 
 SETS = ["plain", "avx2", "avx512"]
-LOADED = sparse.kernels()
+LOADED = native.kernels()
 
 
 @pytest.mark.parametrize("name", SETS[: SETS.index(LOADED.set) + 1] if LOADED else [])
 def test_every_instruction_set_that_is_here(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels of each, not of the best one alone."""
     assert LOADED is not None
-    monkeypatch.setattr(sparse, "kernels", lambda: sparse.Kernels(LOADED.library, name))
+    monkeypatch.setattr(native, "kernels", lambda: native.Kernels(LOADED.library, name))
     test_outputs_and_gradients(GEOMETRIES[3], 75, 0.3, torch.float32, 1)
 
 

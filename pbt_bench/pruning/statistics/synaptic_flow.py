@@ -122,13 +122,13 @@ class _Gradients(Intercept):
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
         if function is F.conv2d and fits(inputs, weight, options):
-            block = self._state.blocks[name]
 
-            def write(delta: Tensor, columns: Tensor) -> None:
-                block.product(delta, columns, self._state.flow[name], name in self._written)
+            def target() -> tuple[Tensor, bool]:
+                add = name in self._written
                 self._written.add(name)
+                return self._state.flow[name], add
 
-            return convolve(inputs, weight, bias, options, block, write)
+            return convolve(inputs, weight, bias, options, self._state.blocks[name], target)
 
         def sink(inputs: Tensor, gradient: Tensor) -> None:
             if function is F.linear:

@@ -1,12 +1,9 @@
-/* Convolutions by their kept weights alone; sparse.py calls this.
+/* Convolutions by their kept weights alone; training/sparse.py calls this.
 
    An activation is [positions, channels, n]: the n examples of a batch lie side by side, so every kept weight multiplies
-   whole vectors, whatever the pattern of the mask. The file includes itself for every number type and instruction set;
-   the names end in both, and `best_set` tells the last one that this processor has. */
+   whole vectors, whatever the pattern of the mask. */
 
 #ifndef T
-
-#include <stdint.h>
 
 /* Which input channels the weights of an output row multiply, at every output position. */
 typedef struct {
@@ -21,67 +18,10 @@ typedef struct {
   int64_t positions, rows, taps;
 } Pattern;
 
+#else
+
 #define BYTES_PER_BLOCK 256 /* of the examples that stay in registers */
-#define PASTE_(a, b, c) a##_##b##_##c
-#define PASTE(a, b, c) PASTE_(a, b, c)
-#define FUNCTION(name) PASTE(name, T, SET)
-
-#define T float
-#define SET plain
-#define WIDTH 16
-#include "sparse.c"
-#undef T
-#define T double
-#include "sparse.c"
-#undef T
-#undef SET
-#undef WIDTH
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define T float
-#define SET avx2
-#define WIDTH 32
-#include "sparse.c"
-#undef T
-#define T double
-#include "sparse.c"
-#undef T
-#undef SET
-#undef WIDTH
-#pragma GCC pop_options
-
-#pragma GCC push_options
-#pragma GCC target("avx512f")
-#define T float
-#define SET avx512
-#define WIDTH 64
-#include "sparse.c"
-#undef T
-#define T double
-#include "sparse.c"
-#undef T
-#undef SET
-#undef WIDTH
-#pragma GCC pop_options
-
-const char *best_set(void) {
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f")) return "avx512";
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? "avx2" : "plain";
-}
-#else
-const char *best_set(void) { return "plain"; }
-#endif
-
-#else
-
-#define VECTOR FUNCTION(vector)
-#define LANES (WIDTH / (long)sizeof(T))
 #define MANY (BYTES_PER_BLOCK / WIDTH)
-typedef T VECTOR __attribute__((vector_size(WIDTH), aligned(sizeof(T)), may_alias));
-
 #define AT(tensor, row) ((tensor) + (row) * n + e)
 /* For each weight `k` of row `o` at position `q`. */
 #define WEIGHTS                                                                                       \
@@ -95,9 +35,9 @@ typedef T VECTOR __attribute__((vector_size(WIDTH), aligned(sizeof(T)), may_alia
   for (; e + LANES <= n; e += LANES) BODY(1)                          \
   for (; e < n; e++) REST
 
-/* y[q, o] = sum over weights of w * x[base + offset], for the positions `from` to `to`. */
-void FUNCTION(gather)(T *y, const T *x, const T *w, const Pattern *p, long from, long to, long n) {
-  for (long q = from; q < to; q++) {
+/* y[q, o] = sum over weights of w * x[base + offset]. */
+void FUNCTION(gather)(T *y, const T *x, const T *w, const Pattern *p, long n, long threads) {
+  PARALLEL for (long q = 0; q < p->positions; q++) {
     const int32_t *start = p->start + p->list[q];
     for (long o = 0; o < p->rows; o++) {
       T *out = y + (q * p->rows + o) * n;
@@ -121,11 +61,12 @@ void FUNCTION(gather)(T *y, const T *x, const T *w, const Pattern *p, long from,
   }
 }
 
-/* dw[slot, :] += parts of the sum over positions and examples of d[q, o] * x[base + offset], for some output rows. */
-void FUNCTION(dots)(T *dw, const T *x, const T *d, const Pattern *p, long from, long to, long n) {
+/* dw[slot, :] += parts of the sum over positions and examples of d[q, o] * x[base + offset]. */
+void FUNCTION(dots)(T *dw, const T *x, const T *d, const Pattern *p, long n, long threads) {
+  PARALLEL for (long part = 0; part < threads; part++)
   for (long q = 0; q < p->positions; q++) {
     const int32_t *start = p->start + p->list[q];
-    for (long o = from; o < to; o++) {
+    for (long o = p->rows * part / threads; o < p->rows * (part + 1) / threads; o++) {
       const T *out = d + (q * p->rows + o) * n;
 #define BODY(vectors)                                                          \
   {                                                                            \
@@ -146,9 +87,9 @@ void FUNCTION(dots)(T *dw, const T *x, const T *d, const Pattern *p, long from, 
 }
 
 /* to[j, i] = from[i, j], by tiles that stay in registers or the cache. */
-void FUNCTION(transpose)(T *to, const T *from, long rows, long columns) {
+void FUNCTION(transpose)(T *to, const T *from, long rows, long columns, long threads) {
   enum { TILE = 16 };
-  for (long j = 0; j < columns; j += TILE)
+  PARALLEL for (long j = 0; j < columns; j += TILE)
     for (long i = 0; i < rows; i += TILE)
       if (i + TILE <= rows && j + TILE <= columns) {
         T tile[TILE][TILE];
@@ -161,10 +102,10 @@ void FUNCTION(transpose)(T *to, const T *from, long rows, long columns) {
           for (long a = i; a < i + TILE && a < rows; a++) to[b * rows + a] = from[a * columns + b];
 }
 
-#undef VECTOR
-#undef LANES
 #undef MANY
 #undef AT
 #undef WEIGHTS
 #undef EXAMPLES
+#undef BYTES_PER_BLOCK
+
 #endif

@@ -1,0 +1,62 @@
+"""Kernels in C for what torch has no fast operation for, on a CPU: loaded by ctypes, used where they were compiled.
+
+Any C compiler that is there at installation compiles kernels.c; without one `kernels()` is None, and everything is
+computed by torch and NumPy. The instruction set (AVX-512, AVX2 or neither) is chosen at run time. Sums have a fixed
+order, whatever the number of threads, which are torch's own where its OpenMP library is the compiler's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_TYPES = {torch.float32: "float", torch.float64: "double"}
+_WIDTH = {"plain": 16, "avx2": 32, "avx512": 64}
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The compiled library, and the instruction set of this processor that is used."""
+
+    library: ctypes.CDLL
+    set: str
+
+    @property
+    def width(self) -> int:
+        """Bytes of a vector."""
+        return _WIDTH[self.set]
+
+
+@cache
+def kernels() -> Kernels | None:
+    """The kernels, if they were compiled, and for this kind of processor."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_kernels{suffix}")
+        with suppress(OSError):
+            library = ctypes.CDLL(str(path))
+            library.best_set.restype = ctypes.c_char_p
+            return Kernels(library, library.best_set().decode())
+    return None
+
+
+def takes(x: Tensor) -> bool:
+    """Whether the kernels are there and know the number type and device."""
+    return x.device.type == "cpu" and x.dtype in _TYPES and kernels() is not None
+
+
+def call(name: str, dtype: torch.dtype, tensors: Sequence[Tensor | None], *rest: Any) -> None:
+    """A kernel for a number type: pointers to the memory of the tensors, None = NULL; whole numbers are C's `long`."""
+    loaded = kernels()
+    assert loaded is not None
+    kernel = getattr(loaded.library, f"{name}_{_TYPES[dtype]}_{loaded.set}")
+    pointers = (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors)
+    kernel(*pointers, *(ctypes.c_long(value) if isinstance(value, int) else value for value in rest))
