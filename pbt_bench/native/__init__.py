@@ -53,10 +53,19 @@ def takes(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in _TYPES and kernels() is not None
 
 
-def call(name: str, dtype: torch.dtype, tensors: Sequence[Tensor | None], *rest: Any) -> None:
-    """A kernel for a number type: pointers to the memory of the tensors, None = NULL; whole numbers are C's `long`."""
+def call(name: str, dtype: torch.dtype | None, tensors: Sequence[Tensor | None], *rest: Any) -> None:
+    """A kernel, of a number type if one is given. Tensors become pointers, None = NULL; whole numbers C's `long`."""
     loaded = kernels()
     assert loaded is not None
-    kernel = getattr(loaded.library, f"{name}_{_TYPES[dtype]}_{loaded.set}")
+    kernel = getattr(loaded.library, f"{name}_{_TYPES[dtype]}_{loaded.set}" if dtype else name)
     pointers = (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors)
     kernel(*pointers, *(ctypes.c_long(value) if isinstance(value, int) else value for value in rest))
+
+
+def clear(x: Tensor, at: Tensor) -> None:
+    """Set the numbers at flat indices of a contiguous tensor to 0; indices may not repeat."""
+    if x.device.type != "cpu" or x.element_size() not in (1, 4, 8) or kernels() is None:
+        x.view(-1).index_fill_(0, at, 0)
+        return
+    call("clear", None, (x, at), len(at), x.element_size(), torch.get_num_threads())
+    torch.autograd.graph.increment_version(x)

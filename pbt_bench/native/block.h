@@ -1,13 +1,41 @@
 /* The backward pass of a matrix w [rows, width] that meets few columns, and the search for low scores, both limited by
    memory; pruning/blocks.py and pruning/rounds.py call this. */
 
+#ifndef T
+
 enum {
-  FUNCTION(COLUMNS) = 256, /* of w in a tile */
-  FUNCTION(FEW) = 16       /* columns that w may meet: `FEWER` of blocks.py */
+  COLUMNS = 256, /* of w in a tile: `TILE` of blocks.py */
+  FEW = 16,      /* columns that w may meet: `FEWER` of blocks.py */
+  BYTES = 64     /* that are looked at together */
 };
-#define BYTES 64
-#define COLUMNS FUNCTION(COLUMNS)
-#define FEW FUNCTION(FEW)
+
+/* The tiles of a mask [rows, width] for `backward`: `column` and `start`. */
+void list_tiles(uint8_t *column, int64_t *start, const uint8_t *mask, long rows, long width) {
+  int64_t found = 0, list = 0;
+  for (long o = 0; o < rows; o++)
+    for (long tile = 0; tile < width; tile += COLUMNS) {
+      const long size = tile + COLUMNS < width ? COLUMNS : width - tile;
+      const uint8_t *kept = mask + o * width + tile;
+      start[list++] = found;
+      for (long c = 0; c < size; c++) {
+        column[found] = c;
+        found += kept[c];
+      }
+    }
+  start[list] = found;
+}
+
+/* x[at] = 0 for numbers of `size` bytes. */
+void clear(void *x, const int64_t *at, long count, long size, long threads) {
+  PARALLEL for (long i = 0; i < count; i++) switch (size) {
+      case 1: ((uint8_t *)x)[at[i]] = 0; break;
+      case 4: ((uint32_t *)x)[at[i]] = 0; break;
+      default: ((uint64_t *)x)[at[i]] = 0;
+    }
+}
+
+#else
+
 #define LOAD(place) (*(const VECTOR *)(place))
 
 /* Both products of the backward pass in one reading of w, by tiles of columns:
@@ -81,22 +109,6 @@ void FUNCTION(backward)(T *flow, T *onward, const T *w, const T *d, const T *u, 
   }
 }
 
-/* The tiles of a mask [rows, width] for `backward`: `column` and `start`. */
-void FUNCTION(list)(uint8_t *column, int64_t *start, const uint8_t *mask, long rows, long width) {
-  int64_t found = 0, list = 0;
-  for (long o = 0; o < rows; o++)
-    for (long tile = 0; tile < width; tile += COLUMNS) {
-      const long size = tile + COLUMNS < width ? COLUMNS : width - tile;
-      const uint8_t *kept = mask + o * width + tile;
-      start[list++] = found;
-      for (long c = 0; c < size; c++) {
-        column[found] = c;
-        found += kept[c];
-      }
-    }
-  start[list] = found;
-}
-
 /* The scores that are `here` and at most `limit`, in order: their places and values. Of each of `threads` equal parts
    they are written from the part's beginning, `count` of them. */
 void FUNCTION(at_most)(int64_t *count, int64_t *place, T *value, const T *score, const uint8_t *here, const T *limit,
@@ -125,7 +137,6 @@ void FUNCTION(at_most)(int64_t *count, int64_t *place, T *value, const T *score,
   }
 }
 
-#undef BYTES
-#undef COLUMNS
-#undef FEW
 #undef LOAD
+
+#endif

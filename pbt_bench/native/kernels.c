@@ -6,12 +6,13 @@
 #include <stdint.h>
 #include <string.h>
 
+#define PARALLEL _Pragma("omp parallel for num_threads(threads) schedule(static)")
+#include "block.h"
 #include "sparse.h"
 
 #define PASTE_(a, b, c) a##_##b##_##c
 #define PASTE(a, b, c) PASTE_(a, b, c)
 #define FUNCTION(name) PASTE(name, T, SET)
-#define PARALLEL _Pragma("omp parallel for num_threads(threads) schedule(static)")
 
 #define SET plain
 #define WIDTH 16

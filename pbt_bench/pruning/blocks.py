@@ -51,7 +51,7 @@ class Block:
     def drop(self, last: Tensor) -> None:
         """Set the weights at these places of the list to 0, in the matrix if it is not the weight's own memory."""
         if self.rows is not None and self._places is not None:
-            self.matrix.view(-1).index_fill_(0, self._places.index_select(0, last), 0)
+            native.clear(self.matrix, self._places.index_select(0, last))
 
     def backward(self, delta: Tensor, columns: Tensor, into: Tensor, add: bool) -> Tensor:
         """`product`, and the gradient with respect to `columns`, which is contiguous transposed: few positions."""
@@ -89,7 +89,7 @@ class Block:
         height, width = self._kept.shape
         column = torch.empty(len(self._places) + 1, dtype=torch.uint8)  # the kernel writes one too many
         start = torch.empty(height * -(-width // TILE) + 1, dtype=torch.long)
-        native.call("list", self.matrix.dtype, (column, start, self._kept), height, width)
+        native.call("list_tiles", None, (column, start, self._kept), height, width)
         return column, start
 
     @cached_property

@@ -74,11 +74,13 @@ def prune_in_rounds(
         if index > 1:
             prune.score(compute(task, entry.needs).values)
         gone = prune.until(pruned, now)
-        task = replace(task, round=index + 1, masks=prune.masks, pruned_last=prune.last, listed=prune.listed)
+        task = replace(
+            task, round=index + 1, masks=prune.masks, pruned_last=gone, places_last=prune.last, listed=prune.listed
+        )
         with torch.no_grad():
             for name, parameter in task.parameters.items():
                 if gone is not None and parameter.is_contiguous():
-                    parameter.view(-1).index_fill_(0, gone[name], 0)
+                    native.clear(parameter.detach(), gone[name])
                 else:
                     parameter.copy_(dense[name] * prune.masks[name])
     return prune.masks
@@ -152,8 +154,8 @@ class _PruneLowest:
         self.last = dict(zip(self._here, lowest, strict=True))
         for name, low in self.last.items():
             gone[name] = low if self.listed is None else self.listed[name].index_select(0, low)
-            self._here[name].index_fill_(0, low, False)
-            self.masks[name].view(-1).index_fill_(0, gone[name], False)
+            native.clear(self._here[name], low)
+            native.clear(self.masks[name], gone[name])
         total = sum(mask.numel() for mask in self.masks.values())
         if total - pruned < RELIST * sum(here.numel() for here in self._here.values()):
             self._list()

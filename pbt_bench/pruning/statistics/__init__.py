@@ -39,7 +39,8 @@ class Task:
     dense: Mapping[str, Tensor] | None = None  # the weights before any round pruned; None = as they stand
     round: int = 1  # of an iterative method; rounds draw different random numbers
     masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None = nothing is pruned
-    pruned_last: Mapping[str, Tensor] | None = None  # places in the last round's `listed` of what it pruned
+    pruned_last: Mapping[str, Tensor] | None = None  # flat indices of what the last round pruned; None = not known
+    places_last: Mapping[str, Tensor] | None = None  # of those in the last round's `listed`
     listed: Mapping[str, Tensor] | None = (
         None  # flat indices of weights; a statistic may be a vector of those; None = all
     )

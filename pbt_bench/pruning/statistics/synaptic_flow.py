@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from pbt_bench import native
 from pbt_bench.pruning.blocks import FEW, Block, convolve, fits
 from pbt_bench.pruning.intercept import LINEAR_MAPS, Intercept, convolution_backward, linear_map, patches, split_call
 from pbt_bench.pruning.statistics import Task, Tensors, provides
@@ -82,13 +83,11 @@ class _State:
         """Prune what the last round pruned; all weights anew if that is not known."""
         for name, parameter in task.parameters.items():
             tensor = self.tensors[name]
-            if task.pruned_last is None:
+            if task.pruned_last is None or task.places_last is None:
                 tensor.copy_(self._positive(parameter.detach().double()))
                 continue
-            last = task.pruned_last[name]
-            flat = last if self._listed is None else self._listed[name].index_select(0, last)
-            tensor.view(-1).index_fill_(0, flat, 0)
-            self.blocks[name].drop(last)
+            native.clear(tensor, task.pruned_last[name])
+            self.blocks[name].drop(task.places_last[name])
         if task.listed is not self._listed:
             self._listed = task.listed
             self._list(task)
