@@ -13,7 +13,7 @@ $(VENV)/installed: pyproject.toml $(wildcard pbt_bench/native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pbt-bench needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
-	@ls pbt_bench/native/_kernels*.so >/dev/null 2>&1 || echo "note: no C compiler here, so sparse networks will train slower (docs/execution.md)"
+	@ls pbt_bench/native/_kernels*.so >/dev/null 2>&1 || echo "note: no C compiler with OpenMP here, so sparse networks train and SynFlow scores more slowly (docs/execution.md)"
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

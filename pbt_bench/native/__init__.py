@@ -1,8 +1,8 @@
 """Kernels in C for what torch has no fast operation for, on a CPU: loaded by ctypes, used where they were compiled.
 
-Any C compiler that is there at installation compiles kernels.c; without one `kernels()` is None, and everything is
-computed by torch and NumPy. The instruction set (AVX-512, AVX2 or neither) is chosen at run time. Sums have a fixed
-order, whatever the number of threads, which are torch's own where its OpenMP library is the compiler's.
+A C compiler with OpenMP that is there at installation compiles kernels.c; without one `kernels()` is None, and torch
+computes what it can, more slowly. The instruction set (AVX-512, AVX2 or neither) is chosen at run time. Sums have a
+fixed order, whatever the number of threads, which are torch's own where its OpenMP library is the compiler's.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def call(name: str, dtype: torch.dtype | None, tensors: Sequence[Tensor | None],
 
 
 def clear(x: Tensor, at: Tensor) -> None:
-    """Set the numbers at flat indices of a contiguous tensor to 0; indices may not repeat."""
+    """Set the numbers at flat indices of a contiguous tensor to 0."""
     if x.device.type != "cpu" or x.element_size() not in (1, 4, 8) or kernels() is None:
         x.view(-1).index_fill_(0, at, 0)
         return

@@ -63,8 +63,7 @@ void FUNCTION(gather)(T *y, const T *x, const T *w, const Pattern *p, long n, lo
 
 /* dw[slot, :] += parts of the sum over positions and examples of d[q, o] * x[base + offset]. */
 void FUNCTION(dots)(T *dw, const T *x, const T *d, const Pattern *p, long n, long threads) {
-  PARALLEL for (long part = 0; part < threads; part++)
-  for (long q = 0; q < p->positions; q++) {
+  PARALLEL for (long part = 0; part < threads; part++) for (long q = 0; q < p->positions; q++) {
     const int32_t *start = p->start + p->list[q];
     for (long o = p->rows * part / threads; o < p->rows * (part + 1) / threads; o++) {
       const T *out = d + (q * p->rows + o) * n;

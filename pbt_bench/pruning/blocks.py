@@ -46,6 +46,8 @@ class Block:
             self.matrix = live.view(len(rows), -1)
             kept = kept.index_select(0, rows).index_select(1, channels)
             self._places = true(kept.view(torch.bool))
+        else:
+            kept = kept.clone()  # rounds go on to change the mask
         self._kept = kept.view(self.matrix.shape)
 
     def drop(self, last: Tensor) -> None:

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from kernels import KERNELS
 from torch import Tensor
 
 from pbt_bench import native
@@ -95,15 +96,10 @@ def test_threads_change_no_bit() -> None:
     assert torch.equal(found[0], found[2])
 
 
-SETS = ["plain", "avx2", "avx512"]
-LOADED = native.kernels()
-
-
-@pytest.mark.parametrize("name", SETS[: SETS.index(LOADED.set) + 1] if LOADED else [])
-def test_every_instruction_set_that_is_here(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: kernels.set)
+def test_every_instruction_set_that_is_here(kernels: native.Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels of each, not of the best one alone."""
-    assert LOADED is not None
-    monkeypatch.setattr(native, "kernels", lambda: native.Kernels(LOADED.library, name))
+    monkeypatch.setattr(native, "kernels", lambda: kernels)
     test_outputs_and_gradients(GEOMETRIES[3], 75, 0.3, torch.float32, 1)
 
 
