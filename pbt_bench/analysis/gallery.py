@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
 import re
+import sys
+import warnings
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import msgspec
@@ -18,16 +23,33 @@ from matplotlib.figure import Figure
 
 from pbt_bench.analysis.style import save
 
+# A fork has all that is drawn from, at once; figures share nothing.
+_FORK: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on the page."""
+    """A figure on the page; what its file says is there once the gallery was drawn."""
 
     slug: str  # figures/<slug>.png and .svg
     alt: str
-    data: str  # the SVG as a data URI: nothing to fetch, and ids of two figures cannot clash
-    width: int  # in CSS pixels, so that the page keeps its place free until it is seen
-    height: int
+    folder: Path
+
+    @cached_property
+    def data(self) -> str:
+        """The SVG as a data URI: nothing to fetch, and ids of two figures cannot clash."""
+        return "data:image/svg+xml;base64," + b64encode(self._svg).decode()
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Width and height in CSS pixels, so that the page keeps its place free until it is seen."""
+        points = [re.search(rb'<svg[^>]* %s="([0-9.]+)pt"' % side, self._svg) for side in (b"width", b"height")]
+        width, height = (round(float(found[1]) * 4 / 3) if found else 0 for found in points)
+        return width, height
+
+    @cached_property
+    def _svg(self) -> bytes:
+        return (self.folder / f"{self.slug}.svg").read_bytes()
 
 
 class Gallery:
@@ -38,28 +60,48 @@ class Gallery:
         self._before: dict[str, tuple[str, str]] = {}
         with suppress(OSError, ValueError):
             self._before = msgspec.json.decode(self._list.read_bytes(), type=dict[str, tuple[str, str]])
-        self._now: dict[str, tuple[str, str]] = {}
+        self._keys: dict[str, str] = {}
+        self._new: dict[str, Callable[[], Figure]] = {}
 
     @property
     def _list(self) -> Path:
         return self.folder / ".drawn.json"
 
     def picture(self, slug: str, alt: str, draw: Callable[[], Figure], shown: Iterable[str]) -> Picture:
-        """The figure that `draw` gives, saved as `slug`; `shown` names the states of all that it is drawn from."""
-        key = hashlib.sha256("\n".join([_code(), *shown]).encode()).hexdigest()
-        stem = self.folder / slug
-        if self._before.get(slug) != (key, self._files(slug)):
-            save(draw(), stem)
-        self._now[slug] = (key, self._files(slug))
-        svg = self._read(slug, "svg")
-        points = [re.search(rb'<svg[^>]* %s="([0-9.]+)pt"' % side, svg) for side in (b"width", b"height")]
-        width, height = (round(float(found[1]) * 4 / 3) if found else 0 for found in points)
-        return Picture(slug, alt, "data:image/svg+xml;base64," + b64encode(svg).decode(), width, height)
+        """The figure that `draw` will give, saved as `slug`; `shown` names the states of all that it is drawn from."""
+        self._keys[slug] = hashlib.sha256("\n".join([_code(), *shown]).encode()).hexdigest()
+        if self._before.get(slug) != (self._keys[slug], self._files(slug)):
+            self._new[slug] = draw
+        return Picture(slug, alt, self.folder)
 
-    def close(self) -> None:
-        """Remember what was drawn."""
+    def draw(self) -> None:
+        """Save what is new, on all processors, and remember it."""
+        shares = [list(self._new)[start :: _processes()] for start in range(_processes())]
+        helpers = [_FORK.Process(target=self._help, args=(share,), daemon=True) for share in shares[1:] if share]
+        with warnings.catch_warnings():
+            # Python warns of threads that the child will not have; what draws uses none.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for helper in helpers:
+                helper.start()
+        self._save(shares[0])
+        for helper, share in zip(helpers, shares[1:], strict=False):
+            helper.join()
+            if helper.exitcode:
+                self._save(share)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._list.write_bytes(msgspec.json.encode(self._now))
+        self._list.write_bytes(
+            msgspec.json.encode({slug: (key, self._files(slug)) for slug, key in self._keys.items()})
+        )
+
+    def _help(self, slugs: Iterable[str]) -> None:
+        try:
+            self._save(slugs)
+        except (Exception, KeyboardInterrupt):
+            sys.exit(1)  # the other process tries again, and says what is wrong
+
+    def _save(self, slugs: Iterable[str]) -> None:
+        for slug in slugs:
+            save(self._new[slug](), self.folder / slug)
 
     def _files(self, slug: str) -> str:
         """The digest of both files; "" if one is not there."""
@@ -70,6 +112,11 @@ class Gallery:
 
     def _read(self, slug: str, kind: str) -> bytes:
         return (self.folder / f"{slug}.{kind}").read_bytes()
+
+
+def _processes() -> int:
+    """How many draw at a time: those of this machine's processors that we may use; one where forks are not safe."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 
 @cache

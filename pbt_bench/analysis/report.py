@@ -80,6 +80,13 @@ def write_report(
     ranked = ranks(parts)
     (out / "tables").mkdir(parents=True, exist_ok=True)
     ranked.pairs.to_csv(out / "tables" / "ranks.csv", index=False)
+    groups = group_pictures(gallery, parts)
+    ablation = ablation_picture(gallery, changed, parts)
+    by_rank = None
+    if len(ranked.average) > 1:
+        about = "Average ranks of the methods"
+        by_rank = gallery.picture("ranks", about, partial(rank_figure, ranked), states(*parts))
+    gallery.draw()
     script = files("pbt_bench.analysis").joinpath("page.js").read_text(encoding="utf-8")
     page = _template().render(
         name=name,
@@ -91,13 +98,11 @@ def write_report(
         missing=missing_runs(table),
         time_left=time_left(specs, table),
         errors=_commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
-        groups=group_pictures(gallery, parts),
-        variants=ablation_picture(gallery, changed, parts),
+        groups=groups,
+        variants=ablation,
         changes=changes,
         rank_sentences=rank_sentences(ranked),
-        ranks=gallery.picture("ranks", "Average ranks of the methods", partial(rank_figure, ranked), states(*parts))
-        if len(ranked.average) > 1
-        else None,
+        ranks=by_rank,
         sections=sections,
         audit=_audit(table),
         scores=_scores(table),
@@ -106,7 +111,6 @@ def write_report(
         script=script,
         script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    gallery.close()
     path = out / "index.html"
     path.write_text(page, encoding="utf-8")
     return path

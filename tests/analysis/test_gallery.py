@@ -18,6 +18,7 @@ def drawn(monkeypatch):
         return real(figure, stem)
 
     monkeypatch.setattr(gallery, "save", save)
+    monkeypatch.setattr(gallery, "_processes", lambda: 1)
     return names
 
 
@@ -71,3 +72,29 @@ def test_another_version_of_the_code_draws_again(study, tmp_path, drawn, monkeyp
     monkeypatch.setattr(gallery, "_code", lambda: "another")
     write_report("x", specs, store, tmp_path / "out")
     assert drawn == every
+
+
+def test_several_processes_draw_the_same_bytes(study, tmp_path, monkeypatch):
+    specs, store = study
+    pages = []
+    for processes in (1, 3):
+        monkeypatch.setattr(gallery, "_processes", lambda n=processes: n)
+        pages.append(write_report("x", specs, store, tmp_path / str(processes)).read_bytes())
+    assert pages[0] == pages[1]
+    first, second = ({p.name: p.read_bytes() for p in (tmp_path / n / "figures").iterdir()} for n in "13")
+    assert first == second
+
+
+def test_what_fails_in_another_process_is_raised(study, tmp_path, monkeypatch, capfd):
+    specs, store = study
+
+    def save(figure, stem):
+        if stem.name.startswith("profiles"):
+            raise OSError(f"no room for {stem.name}")
+        return real(figure, stem)
+
+    real = style.save
+    monkeypatch.setattr(gallery, "save", save)
+    monkeypatch.setattr(gallery, "_processes", lambda: 50)  # the first figure is not the one
+    with pytest.raises(OSError, match="no room for profiles"):
+        write_report("x", specs, store, tmp_path / "out")
