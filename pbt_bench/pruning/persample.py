@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -60,13 +61,18 @@ def group_sums(
             totals.refused |= {name for name, grad in zip(names, found, strict=False) if grad is not None}
         if totals.refused:
             odd = [name for name in names if name in totals.refused]
-            print(
-                f"note: {', '.join(odd)}: not used as a plain convolution or linear layer over samples; "
-                "their squared gradients are computed one group at a time",
-                file=sys.stderr,
-            )
+            _say_once(", ".join(odd))
             _one_group_at_a_time(model, {name: weights[name] for name in odd}, chunks, size, loss, totals)
     return totals.sums, totals.squares
+
+
+@cache
+def _say_once(names: str) -> None:
+    print(
+        f"note: {names}: not used as a plain convolution or linear layer over samples; "
+        "their squared gradients are computed one group at a time",
+        file=sys.stderr,
+    )
 
 
 def rechunk(batches: Batches, size: int, chunk: int | None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
@@ -47,6 +48,8 @@ class Scorer:
         parameters = prunable(model, scoring.prune_classifier)
         if not parameters:
             raise RequestError(f"{type(model).__name__} has no prunable weights (convolutions or linear layers)")
+        if not isinstance(batches, Iterable):
+            raise RequestError(f"scoring data: {type(batches).__name__} is not a series of (inputs, targets)")
         batches = batches if isinstance(batches, Sequence) else list(batches)
         if not batches:
             raise RequestError("no scoring data: `batches` is empty")
@@ -57,7 +60,13 @@ class Scorer:
                 raise RequestError(
                     f"scoring data: batch {index} is not (inputs, targets), two tensors of one length > 0"
                 )
-        batches = [(inputs.to(device), targets.to(device)) for inputs, targets in batches]
+            targets = batch[1]
+            if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool or targets.dim() != 1:
+                found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
+                raise RequestError(
+                    f"scoring data: the targets of batch {index} are {found}, not class indices [samples]"
+                )
+        batches = [(inputs.to(device), targets.to(device, torch.int64)) for inputs, targets in batches]
         self.task = Task(model, parameters, batches, scoring, seed)
         self._methods = set(methods)
         self._statistics: dict[str, Tensors] = {}

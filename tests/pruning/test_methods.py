@@ -84,6 +84,35 @@ def test_a_batch_that_is_no_pair_of_equal_length_is_refused(targets: Tensor | No
         pbt_bench.prune(nn.Linear(4, 3), data, method="snip", sparsity=0.5)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "targets", "says"),
+    [
+        ((3, 4), torch.tensor([0.0, 1.0, 2.0]), r"targets of batch 0 are float32 of shape \(3,\), not class indices"),
+        ((3, 4), torch.eye(3).long(), r"targets of batch 0 are int64 of shape \(3, 3\), not class indices"),
+        ((3, 4), torch.tensor([0, 1, 3]), "target 3 is not one of the classes 0 to 2"),
+        ((3, 4), torch.tensor([0, -1, 2]), "target -1 is not one of the classes 0 to 2"),
+        ((3, 5), torch.tensor([0, 1, 2]), r"Linear does not take inputs of shape \(1, 5\), float32: .*multiplied"),
+        ((3, 2, 4), torch.tensor([0, 1, 2]), r"Linear: its output for one sample is shape \(1, 2, 3\), not logits"),
+    ],
+)
+def test_wrong_scoring_data_are_named_in_one_line(inputs: tuple[int, ...], targets: Tensor, says: str) -> None:
+    with pytest.raises(RequestError, match=says) as error:
+        pbt_bench.score(nn.Linear(4, 3), [(torch.ones(inputs), targets)], method="fts")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"magnitude", "random", "random_erk", "random_uniform"}))
+def test_every_method_that_runs_the_network_names_inputs_that_do_not_fit(method: str) -> None:
+    with pytest.raises(RequestError, match=r"scoring data: Linear does not take inputs of shape \(1, 5\)"):
+        pbt_bench.score(nn.Linear(4, 3), [(torch.ones(3, 5), torch.tensor([0, 1, 2]))], method=method)
+
+
+def test_targets_of_any_integer_type_are_class_indices() -> None:
+    net, x, y, _ = golden()
+    plain, narrow = (pbt_bench.score(net, [(x, labels)], method="snip") for labels in (y, y.to(torch.uint8)))
+    assert same(plain, narrow)
+
+
 @pytest.mark.parametrize("method", ["synflow", "synflow_l2", "ntk_sap"])
 def test_a_method_that_puts_real_numbers_refuses_tokens(method: str) -> None:
     net = nn.Sequential(nn.Embedding(10, 6), nn.Flatten(), nn.Linear(24, 5))

@@ -16,6 +16,7 @@ from importlib import import_module
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -57,6 +58,34 @@ class Task:
         inputs = self.batches[0][0]
         if not inputs.is_floating_point():
             raise RequestError(f"{statistic} puts real numbers for the inputs, which cannot be {inputs.dtype}")
+        if self.round == 1:
+            self.require_output()
+
+    def require_classes(self) -> None:
+        """Raise RequestError unless the network gives logits [samples, classes], and the targets are of these."""
+        logits = self.require_output()
+        network = type(self.model).__name__
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
+            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise RequestError(f"{network}: its output for one sample is {found}, not logits [1, classes]")
+        low = min(int(targets.min()) for _, targets in self.batches)
+        high = max(int(targets.max()) for _, targets in self.batches)
+        if low < 0 or high >= logits.shape[1]:
+            wrong = low if low < 0 else high
+            raise RequestError(f"scoring data: target {wrong} is not one of the classes 0 to {logits.shape[1] - 1}")
+
+    def require_output(self) -> Any:
+        """What the network gives for one sample; raises RequestError if it does not take it."""
+        inputs = self.batches[0][0][:1]
+        try:
+            with torch.no_grad():
+                return self.model(inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise RequestError(
+                f"scoring data: {type(self.model).__name__} does not take inputs of shape {tuple(inputs.shape)}, "
+                f"{str(inputs.dtype).removeprefix('torch.')}: {why}"
+            ) from error
 
     def require_only(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Let these parameters require gradients, and no others."""
@@ -127,14 +156,14 @@ def compute(task: Task, names: Collection[str]) -> Computed:
     ready = False
     for provider, entries in sorted(wanted.items(), key=lambda item: item[1][0].data):
         if entries[0].data and not ready:
+            if task.round == 1:
+                task.require_classes()
             set_mode(task.model, task.scoring.batchnorm, task.batches)
             ready = True
         start = perf_counter()
         with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
             values |= provider(task, [entry.name for entry in entries])
         if any(t.is_cuda for t in task.parameters.values()):
-            import torch
-
             torch.cuda.synchronize()
         took = perf_counter() - start
         seconds |= {entry.name: took for entry in entries}
