@@ -295,7 +295,10 @@ class Grid(_Strict, frozen=True, kw_only=True):
             raise RequestError(f"name = {self.name!r} must be letters, digits, '.', '_' or '-' (it names a folder)")
 
     def runs(self) -> list[RunSpec]:
-        """All runs, each once: group by group, the dense baseline of a group first."""
+        """All runs, each once: group by group, the dense baseline of a group first.
+
+        Without a warm-up there is nothing to rewind from: such runs are the same whatever `rewind` says.
+        """
         axes = msgspec.structs.asdict(self.grid)
         shared: dict[str, Any] = {"recipe": self.recipe, "scoring": self.scoring}
         inner = ("method", "scope", "sanity", "protocol", "sparsity")
@@ -303,6 +306,7 @@ class Grid(_Strict, frozen=True, kw_only=True):
         found: dict[RunSpec, None] = {}
         for place in itertools.product(*(axes[name] for name in outer)):
             here = dict(zip(outer, place, strict=True)) | shared
+            here["rewind"] = here["rewind"] and here["warmup"] != "none"
             if self.dense:
                 base = {name: here[name] for name in ("dataset", "model", "seed", "init")}
                 found[RunSpec(method=DENSE, sparsity=0.0, **base, **shared)] = None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pbt_bench.errors import RequestError
 from pbt_bench.seeds import derive
-from pbt_bench.spec import Grid, Recipe, RunSpec, Scoring, load_grid
+from pbt_bench.spec import Axes, Grid, Recipe, RunSpec, Scoring, load_grid
 
 GRID = """
 name = "small"
@@ -146,3 +146,9 @@ def test_streams_do_not_collide() -> None:
     seeds = {derive(seed, purpose, n) for seed in range(30) for purpose in ("init", "order") for n in range(30)}
     assert len(seeds) == 30 * 2 * 30
     assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_rewinding_without_a_warm_up_is_not_another_run() -> None:
+    axes = {"dataset": ("d",), "model": ("m",), "method": ("snip",), "sparsity": (0.9,), "seed": (0,)}
+    runs = Grid(name="x", grid=Axes(**axes, warmup=("none", "2 steps"), rewind=(False, True)), dense=False).runs()
+    assert [(run.warmup, run.rewind) for run in runs] == [("none", False), ("2 steps", False), ("2 steps", True)]

@@ -62,9 +62,12 @@ class Standing:
 
     @property
     def marked(self) -> list[str]:
-        """The methods that a table marks like the leader: those as high, and all tied if that says something."""
+        """The methods that a table marks like the leader: those as high, and all tied if that says something.
+
+        Of fewer pairs than FEWEST nothing is known, which is no tie.
+        """
         if len(self.tied) < len(self.against) + len(self.at_chance):
-            return self.tied
+            return [o.other for o in self.against if o.other in self.tied and (o.pairs >= FEWEST or o.level)]
         return [other.other for other in self.against if other.level]
 
     @property
@@ -158,13 +161,16 @@ def compare(differences: NDArray[np.float64], methods: Sequence[str]) -> list[li
 
 
 def paired_t(differences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Two-sided p of Student's paired t test for each column of (n, k): P(|T| >= |mean| sqrt(n) / std), T of n - 1."""
+    """Two-sided p of Student's paired t test for each column of (n, k): P(|T| >= |mean| sqrt(n) / std), T of n - 1.
+
+    Where all differences are the same, as a few test images more on every seed, their spread says nothing: there it
+    is the sign test's p, 2 / 2^n.
+    """
     n = len(differences)
     mean, error = differences.mean(axis=0), differences.std(axis=0, ddof=1) / np.sqrt(n)
-    # Differences that are all the same, but for rounding: certain if they are not zero.
-    same = error <= 1e-12
+    same = error <= 1e-12  # but for rounding
     p = 2 * stdtr(n - 1, -np.abs(mean) / np.where(same, 1, error))
-    result: NDArray[np.float64] = np.where(same, np.abs(mean) <= 1e-12, p)
+    result: NDArray[np.float64] = np.where(same, np.where(np.abs(mean) <= 1e-12, 1, 2 / 2**n), p)
     return result
 
 

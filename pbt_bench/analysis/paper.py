@@ -15,7 +15,7 @@ from pbt_bench.analysis.paired import standings
 from pbt_bench.analysis.published import Published, load_published, published_folder
 from pbt_bench.analysis.report import write_report
 from pbt_bench.analysis.summary import panels, slug
-from pbt_bench.analysis.tables import PUBLISHED, Table, accuracy_table
+from pbt_bench.analysis.tables import PUBLISHED, Table, accuracy_table, latex_text
 from pbt_bench.analysis.variants import variant_sentence, variant_table, variants
 from pbt_bench.errors import RequestError
 from pbt_bench.running.plan import check_names
@@ -31,10 +31,14 @@ _DOCUMENT = r"""\documentclass[a4paper,landscape]{article}
 \end{document}
 """
 _TABLE = r"""\begin{minipage}{\linewidth}
-\texttt{\detokenize{%s}}
+\textbf{%s} (\texttt{\detokenize{%s}}): %s
 
 \medskip
-\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\input{%s}}
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\input{%s.tex}}
+
+\medskip
+\footnotesize
+%s
 \end{minipage}
 
 \bigskip
@@ -86,9 +90,15 @@ def write_paper(grids: Path, results: Path, out: Path) -> list[Study]:
     out.mkdir(parents=True, exist_ok=True)
     page = environment.get_template("paper.html.j2").render(studies=studies)
     (out / "index.html").write_text(page, encoding="utf-8")
-    stems = [shown.stem for study in studies for shown in study.tables]
-    (out / "tables.tex").write_text(_DOCUMENT % "\n".join(_TABLE % (stem, f"{stem}.tex") for stem in stems))
+    shown = [_latex(shown) for study in studies for shown in study.tables]
+    (out / "tables.tex").write_text(_DOCUMENT % "\n".join(shown), encoding="utf-8")
     return studies
+
+
+def _latex(shown: Shown) -> str:
+    table = shown.table
+    title, caption, *notes = map(latex_text, (table.title, table.caption, *table.notes))
+    return _TABLE % (title, shown.stem, caption, shown.stem, "\n\n".join(notes))
 
 
 def _study(path: Path, results: Path, out: Path, published: Published) -> Study:

@@ -75,9 +75,11 @@ def matching(published: Published, panel: Panel) -> pd.DataFrame:
     """The rows that stand beside `panel`'s cells, at most one per method and sparsity, with the panel's own sparsity.
 
     They agree in dataset, model, method and sparsity, and are of one paper: the one whose recipe is nearest. Of several
-    numbers for one cell, the last epoch's goes before the best over all epochs. Its dense rows are one, of all their
-    runs. A study that changes scope, warm-up or rewind is beside nothing; one that changes sanity is beside the rows of
-    that sanity. `comparable` says whether a row is of the same method as the cell, or of one that only has its name.
+    numbers for one cell, those of the statistic that the study records go first (the best over all epochs with
+    `test_every_epoch`, else the last epoch's), then those of the figure that shares the most cells with it and has the
+    fewest others. Its dense rows are one, of all their runs. A study that changes scope, warm-up or rewind is beside
+    nothing; one that changes sanity is beside the rows of that sanity. `comparable` says whether a row is of the same
+    method as the cell, or of one that only has its name.
     """
     first = panel.runs.iloc[0]
     rows: pd.DataFrame = published.rows
@@ -88,6 +90,8 @@ def matching(published: Published, panel: Panel) -> pd.DataFrame:
     rows = rows.assign(comparable=(rows["sanity"] == first["sanity"]) | (rows["method"] == DENSE))
     if first["sanity"] != "none":
         rows = rows[rows["comparable"]]
+    of_one = ["source", "statistic"]
+    printed = rows[of_one].value_counts()
     own = np.array([0.0, *panel.sparsities])
     ratios = np.abs(rows["density"].to_numpy()[:, None] / (1 - own) - 1)
     rows = rows.assign(sparsity=own[ratios.argmin(axis=1)])[ratios.min(axis=1) <= _TOLERANCE]
@@ -95,10 +99,15 @@ def matching(published: Published, panel: Panel) -> pd.DataFrame:
     if rows.empty:
         return rows
     nearest = min(rows["file"].unique(), key=lambda name: len(_unlike(published.about[name], panel)))
-    rows = rows[rows["file"] == nearest].assign(best=lambda rows: rows["statistic"].str.startswith("max"))
-    rows = rows.sort_values("best", kind="stable").drop(columns="best")
+    rows = rows[rows["file"] == nearest]
+    shared = rows[of_one].value_counts()
+
+    def order(one: tuple[str, str]) -> tuple[bool, int, int]:
+        return one[1].startswith("max") != first["recipe"].test_every_epoch, -shared[one], printed[one]
+
+    rows = rows.sort_values("sparsity", kind="stable").set_index(of_one, drop=False)
+    rows = pd.concat([rows.loc[[one]] for one in sorted(shared.index, key=order)]).reset_index(drop=True)
     dense = rows[rows["method"] == DENSE]
-    of_one = ["source", "statistic"]
     dense = dense.merge(dense[of_one].head(1), on=of_one)
     rows = pd.concat([_pooled(dense), rows[rows["method"] != DENSE]])
     return rows.drop_duplicates(["method", "sparsity"]).reset_index(drop=True)

@@ -19,7 +19,13 @@ from pbt_bench.analysis.style import tick_label
 from pbt_bench.analysis.summary import Panel, counted_accuracy, summarise
 from pbt_bench.spec import DENSE
 
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+}
 HERE, PUBLISHED, DIFFERENCE = "here", "published", "Δ"
 _MARKS = (
     "Bold: better than every other method. Underlined: the highest mean and, where some method is worse, "
@@ -142,7 +148,7 @@ def latex(table: Table) -> str:
     width, grouped = len(table.methods), table.kinds
     head = [_comment(f"{table.title}: {table.caption} Needs \\usepackage{{booktabs}}.")]
     head += [rf"\begin{{tabular}}{{l{'l' * grouped}{'r' * width}}}", r"\toprule"]
-    head.append(rf"{' & '.join(['sparsity', *[''] * grouped, *map(_latex_text, table.methods)])} \\")
+    head.append(rf"{' & '.join(['sparsity', *[''] * grouped, *map(latex_text, table.methods)])} \\")
     lines, before, before_cells = [], "", list[Cell]()
     for row in table.rows:
         if row.sparsity != before:
@@ -181,7 +187,11 @@ def _numbers(panel: Panel, methods: Sequence[str]) -> pd.DataFrame:
 def _beside(numbers: pd.DataFrame, rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
     """`numbers` with what papers printed and the difference, of the same statistic where these runs have it."""
     names = {name: f"published_{name}" for name in ("mean", "std", "n", "statistic", "source", "note", "comparable")}
+    order = {method: place for place, method in enumerate((DENSE, *numbers["method"].unique()))}
     numbers = numbers.merge(rows[["method", "sparsity", *names]].rename(columns=names), "outer", ["method", "sparsity"])
+    numbers = numbers.sort_values(
+        ["sparsity", "method"], key=lambda own: own.map(order) if own.name == "method" else own
+    )
     numbers[["n", *STATUSES]] = numbers[["n", *STATUSES]].fillna(0).astype(int)
     runs = pd.concat([panel.dense, panel.runs])
     best = runs.assign(best=counted_accuracy(runs, "best_test_accuracy_over_epochs").astype("float64"))
@@ -235,5 +245,6 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
-def _latex_text(text: str) -> str:
-    return re.sub(r"[\\~^&%$#_{}]", lambda match: _LATEX.get(match[0], "\\" + match[0]), text)
+def latex_text(text: str) -> str:
+    """Words for LaTeX: what it would read as commands is shown as it is."""
+    return re.sub(r"[\\~^&%$#_{}±Δ]", lambda match: _LATEX.get(match[0], "\\" + match[0]), text)

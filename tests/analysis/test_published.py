@@ -62,6 +62,16 @@ def test_log_spaced_sparsities_match_as_they_are_rounded(published, sparsity):
     assert rows["statistic"].tolist() == ["final-epoch test top1"] * 2, "it goes before the maximum over epochs"
 
 
+def test_a_study_that_records_the_best_epoch_is_beside_the_figure_that_prints_it(published):
+    for study, figure, cells in (("synflow_accuracy", "Fig6", 12), ("synflow_collapse", "Fig1", 24)):
+        grid = load_grid(ROOT / f"grids/{study}.toml")
+        panel = next(p for p in panels(frame(grid.runs())) if (p.dataset, p.model) == ("cifar100", "vgg16-bias"))
+        rows = matching(published, panel)
+        assert rows["source"].str.contains(figure).all()
+        assert rows["statistic"].str.startswith("max").all()
+        assert rows["method"].eq("synflow").sum() == cells
+
+
 def test_other_sparsities_methods_and_settings_match_nothing(published):
     assert matching(published, panel_of(method="snip", sparsity=0.4))["method"].tolist() == ["dense"]
     assert matching(published, panel_of(method="fts", sparsity=0.9))["method"].tolist() == ["dense"]
