@@ -161,7 +161,7 @@ class Scoring(_Strict, frozen=True, kw_only=True):
     samples_per_class: int | Literal["all"] = 10
     most_samples: int | None = None  # in all, drawn at random from the above
     batch_size: int = 128
-    chunk: int | None = None  # samples propagated at once for per-sample statistics; None = 32 on a CPU, 256 on a GPU
+    chunk: int | None = None  # samples propagated at once; None = whole batches, per-sample statistics 32 (GPU: 256)
     fisher_batch_size: int = 1  # samples per squared gradient; 1 = the per-sample empirical Fisher
     augment: bool = False
     prune_classifier: bool = True

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import pbt_bench
+from pbt_bench.data import images
 from pbt_bench.errors import RequestError
 from pbt_bench.models import build
 from pbt_bench.recipes import PRESETS
+from pbt_bench.running import execute
 from pbt_bench.running.execute import Executor
-from pbt_bench.running.record import Metrics
+from pbt_bench.running.record import Metrics, digest
 from pbt_bench.spec import Recipe, RunSpec, Scoring, load_grid
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +52,56 @@ def test_4_initialization_and_batchnorm_mode_decide_the_share_of_zero_scores() -
     assert zero_share(default, "snip", batchnorm="batch") < 0.02
     assert zero_share(default, "snip", batchnorm="calibrated") < 0.05
     assert zero_share(kaiming, "snip") < 0.4
+
+
+def digits(**fields: Any) -> RunSpec:
+    return RunSpec(**{"dataset": "digits", "model": "vgg8", "method": "snip", "sparsity": 0.9, "seed": 0} | fields)
+
+
+def test_15_training_images_are_shuffled_anew_and_augmented_and_the_others_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train: list[Tensor] = []
+    augmented: list[int] = []
+    batches, augment = images.Images.batches, images.augment
+
+    def watched(self: images.Images, order: Tensor, *rest: Any) -> Any:
+        train.append(order.clone())
+        return batches(self, order, *rest)
+
+    def counted(pixels: Tensor, *rest: Any) -> Tensor:
+        augmented.append(len(pixels))
+        return augment(pixels, *rest)
+
+    monkeypatch.setattr(images.Images, "batches", watched)
+    monkeypatch.setattr(images, "augment", counted)
+    recipe = Recipe(epochs=2, augment="crop-flip", validation_fraction=0.2)
+    Executor(Path("nowhere"), torch.device("cpu")).execute(digits(recipe=recipe, method="magnitude"))
+    first, second = (order for order in train if len(order) > 1000)
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(len(first)))
+    assert len({tuple(order.tolist()) for order in (first, second, torch.arange(len(first)))}) == 3
+    assert sum(augmented) == len(first) + len(second), "neither validation nor test images"
+
+
+def test_16_the_headline_is_of_the_last_weights_though_others_were_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: dict[str, float] = {}
+    evaluate = execute.evaluate
+
+    def watched(model: nn.Module, data: Any, images: Any, *rest: Any) -> Any:
+        found = evaluate(model, data, images, *rest)
+        if len(images) == len(data.test):
+            measured[digest({name: t.numpy() for name, t in model.state_dict().items()})] = found.accuracy
+        return found
+
+    monkeypatch.setattr(execute, "evaluate", watched)
+    rising = {"learning_rate": 1.0, "schedule": "constant", "warmup_epochs": 4, "weight_decay": 0.0}  # to far too high
+    recipe = Recipe(epochs=4, batch_size=32, validation_fraction=0.15, **rising)
+    metrics = Executor(Path("nowhere"), torch.device("cpu")).execute(digits(recipe=recipe)).metrics
+    assert metrics is not None
+    assert metrics.best_validation_epoch != 4, "another epoch was better, or this shows nothing"
+    assert metrics.test_accuracy == measured[metrics.weights_digest]
+    assert metrics.test_accuracy != metrics.test_accuracy_at_best_validation
+    assert sorted(measured.values()) == sorted([metrics.test_accuracy, metrics.test_accuracy_at_best_validation])
 
 
 def test_16_the_headline_is_the_last_epoch_and_the_best_test_accuracy_is_only_on_request() -> None:
@@ -92,6 +145,9 @@ def test_18_initial_weights_and_data_order_do_not_depend_on_the_method(monkeypat
         seen.append([order for order in orders if len(order) > 1000])
     assert seen[0]
     assert seen[0] == seen[1]
+    untrained = (digits(method=method, sparsity=0.0, recipe=Recipe(epochs=0)) for method in ("magnitude", "random"))
+    weights = {metrics.weights_digest for spec in untrained if (metrics := executor.execute(spec).metrics)}
+    assert len(weights) == 1
 
 
 @pytest.mark.parametrize("value", ['"False"', '["False"]', "0", "[1]"])

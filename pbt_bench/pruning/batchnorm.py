@@ -14,6 +14,14 @@ def layers(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
+def dependent(model: nn.Module, mode: str) -> bool:
+    """Whether samples depend on each other: some layer normalises by the batch, in `mode` or because it keeps nothing.
+
+    A layer with `track_running_stats=False` has no running statistics to take, in eval mode neither.
+    """
+    return any(mode == "batch" or norm.running_mean is None for norm in layers(model))
+
+
 def set_mode(model: nn.Module, mode: str, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Put `model` into eval mode, and its batch normalisation into `mode`. Call inside `preserved`.
 

@@ -125,5 +125,11 @@ class Scorer:
 
 
 def resolve(entry: Pruner, scoring: Scoring, protocol: str) -> Scoring:
-    """The scoring choices in force: those of the grid, or with protocol "original" those of the published code."""
-    return msgspec.structs.replace(scoring, **entry.original) if protocol == "original" else scoring
+    """The scoring choices in force: those of the grid, or with protocol "original" those of the published code.
+
+    Of the grid's remain then which weights are prunable, and what changes no number.
+    """
+    if protocol != "original":
+        return scoring
+    plain = Scoring(prune_classifier=scoring.prune_classifier, chunk=scoring.chunk)
+    return msgspec.structs.replace(plain, **entry.original)

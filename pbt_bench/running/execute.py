@@ -239,7 +239,7 @@ def _shuffled(masks: Masks, seed: int) -> Masks:
 
 def _metrics(model: nn.Module, data: Data, trained: Trained) -> Metrics:
     """The test set: for the final weights, for those of the best validation epoch, and what the recipe adds."""
-    weights = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.state_dict().items()}
+    weights = digest({name: tensor.cpu().contiguous().numpy() for name, tensor in model.state_dict().items()})
     test = evaluate(model, data, data.test)
     held = evaluate(model, data, data.validation) if len(data.validation) else None
     at_best = test
@@ -255,7 +255,7 @@ def _metrics(model: nn.Module, data: Data, trained: Trained) -> Metrics:
         best_validation_epoch=trained.best_epoch,
         test_accuracy_at_best_validation=at_best.accuracy if trained.best_epoch else None,
         chance_accuracy=1 / data.classes,
-        weights_digest=digest(weights),
+        weights_digest=weights,
         best_test_accuracy_over_epochs=trained.best_test,
     )
 

@@ -35,7 +35,7 @@ def made(record, accuracies, published=None, **fields):
 
 @pytest.fixture
 def table(record):
-    """Three seeds; at 0.9 snip is better than all, at 0.98 one seed of fts lacks, so it is not called a tie, and all of synflow."""
+    """Three seeds; at 0.9 snip is better than all, at 0.98 one seed of fts lacks (no tie then), and all of synflow."""
     return made(
         record,
         {

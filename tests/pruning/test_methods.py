@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from networks import batches, golden
@@ -18,7 +19,9 @@ from pbt_bench.errors import RequestError, ScoreError
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning import pruners as module
 from pbt_bench.pruning.pruners import folders, pruner, pruners
+from pbt_bench.pruning.scoring import resolve
 from pbt_bench.pruning.statistics import statistics
+from pbt_bench.spec import Scoring
 
 METHODS = list(pruners())
 ROUNDS = {"rounds": 5}  # enough for a contract, quick for a hundred-round method
@@ -105,6 +108,14 @@ def test_wrong_scoring_data_are_named_in_one_line(inputs: tuple[int, ...], targe
 def test_every_method_that_runs_the_network_names_inputs_that_do_not_fit(method: str) -> None:
     with pytest.raises(RequestError, match=r"scoring data: Linear does not take inputs of shape \(1, 5\)"):
         pbt_bench.score(nn.Linear(4, 3), [(torch.ones(3, 5), torch.tensor([0, 1, 2]))], method=method)
+
+
+def test_the_original_protocol_leaves_no_choice_of_the_grid_but_those_that_change_no_score() -> None:
+    odd = Scoring(rounds=3, batch_size=16, most_samples=9, probe_tolerance=0.5, curvature="ggn", chunk=8)
+    for method in METHODS:
+        found, plain = (resolve(pruners()[method], scoring, "original") for scoring in (odd, Scoring()))
+        assert found == msgspec.structs.replace(plain, chunk=8)
+        assert resolve(pruners()[method], odd, "common") == odd
 
 
 def test_targets_of_any_integer_type_are_class_indices() -> None:

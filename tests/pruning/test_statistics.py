@@ -175,8 +175,39 @@ def test_batch_mode_equals_training_mode_gradients_and_refuses_a_per_sample_fish
     for name, one, two in zip(found["gradient"], *rows, strict=True):
         torch.testing.assert_close(found["gradient"][name], (one + two) / 48, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(found["fisher_diagonal"][name], (one**2 + two**2) / 48, rtol=1e-4, atol=1e-6)
-    with pytest.raises(RequestError, match="samples of a batch depend on each other"):
+    with pytest.raises(RequestError, match="samples depend on each other"):
         measure(net, batches(x, y, 24, 24), "fisher_diagonal", batchnorm="batch")
+
+
+def test_layers_without_running_statistics_make_samples_depend_on_each_other() -> None:
+    """They normalise by the batch in eval mode too, so a per-sample Fisher of them would be something else."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)).double()
+    x, y = torch.randn(8, 1, 5, 5).double(), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    with pytest.raises(RequestError, match="depend on each other"):
+        measure(net, batches(x, y, 4, 4), "fisher_diagonal")
+    found = measure(net, batches(x, y, 4, 4), "gradient", "fisher_diagonal", fisher_batch_size=4, chunk=2)
+    weights = list(prunable(net).values())
+    one, two = (
+        torch.autograd.grad(F.cross_entropy(net(a), b, reduction="sum"), weights) for a, b in batches(x, y, 4, 4)
+    )
+    for name, a, b in zip(found["gradient"], one, two, strict=True):
+        torch.testing.assert_close(found["gradient"][name], (a + b) / 8)
+        torch.testing.assert_close(found["fisher_diagonal"][name], (a**2 + b**2) / 8)
+
+
+@pytest.mark.parametrize("statistic", ["gradient", "hessian_gradient", "hessian_diagonal"])
+def test_a_stated_chunk_bounds_what_is_propagated_at_once(statistic: str) -> None:
+    net, x, y, _ = golden()
+    whole = measure(net, batches(x, y, 48), statistic, probes=2)[statistic]
+    sizes: list[int] = []
+    handle = net.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    parts = measure(net, batches(x, y, 48), statistic, probes=2, chunk=7)[statistic]
+    handle.remove()
+    assert max(sizes) == 7
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-3, atol=1e-6)
 
 
 def test_unknown_statistic_names_the_valid_ones() -> None:

@@ -59,7 +59,7 @@ class Task:
         if not inputs.is_floating_point():
             raise RequestError(f"{statistic} puts real numbers for the inputs, which cannot be {inputs.dtype}")
         if self.round == 1:
-            self.require_output()
+            self.require_output(as_weights=True)
 
     def require_classes(self) -> None:
         """Raise RequestError unless the network gives logits [samples, classes], and the targets are of these."""
@@ -74,9 +74,14 @@ class Task:
             wrong = low if low < 0 else high
             raise RequestError(f"scoring data: target {wrong} is not one of the classes 0 to {logits.shape[1] - 1}")
 
-    def require_output(self) -> Any:
-        """What the network gives for one sample; raises RequestError if it does not take it."""
+    def require_output(self, as_weights: bool = False) -> Any:
+        """What the network gives for one sample, in the type of the weights or as it is.
+
+        Raises RequestError if it does not take it.
+        """
         inputs = self.batches[0][0][:1]
+        if as_weights and inputs.is_floating_point():
+            inputs = inputs.to(next(iter(self.parameters.values())).dtype)
         try:
             with torch.no_grad():
                 return self.model(inputs)

@@ -22,15 +22,16 @@ def first_order(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     A group is `fisher_batch_size` consecutive samples, b of them: F = b · mean of squared group-mean gradients;
     b = 1 gives the per-sample empirical Fisher diagonal. The last group may be smaller. Both are always computed
     the same way, so the gradient has the same bits whether or not somebody asks for the Fisher diagonal too.
-    Raises RequestError for F of dependent samples (batchnorm = "batch") unless a group is a whole batch.
+    Raises RequestError for F of dependent samples (batchnorm = "batch", or layers without running statistics)
+    unless a group is a whole batch.
     """
     size = task.scoring.fisher_batch_size
-    dependent = task.scoring.batchnorm == "batch" and bool(batchnorm.layers(task.model))
+    dependent = batchnorm.dependent(task.model, task.scoring.batchnorm)
     if dependent:
         longest = max(len(targets) for _, targets in task.batches)
         if "fisher_diagonal" in wanted and size != longest:
             raise RequestError(
-                "fisher_diagonal with batchnorm = 'batch': samples of a batch depend on each other, so a group "
+                "fisher_diagonal with batch normalisation by the batch: its samples depend on each other, so a group "
                 f"must be a whole batch; set fisher_batch_size = batch_size (they are {size} and {longest})"
             )
         size = longest

@@ -35,7 +35,7 @@ def path_walks(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
 
     Raises RequestError for networks in which channels cannot be followed (attention, products of activations).
     """
-    task.require_output()
+    task.require_output(as_weights=True)
     graph = trace(task.model, task.parameters, task.batches[0][0])
     walks = Walks(graph)
     generator = stream(task.seed, "walks")

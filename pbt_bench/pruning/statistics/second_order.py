@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from pbt_bench.errors import RequestError
 from pbt_bench.pruning import batchnorm
-from pbt_bench.pruning.persample import group_sums
+from pbt_bench.pruning.persample import group_sums, rechunk
 from pbt_bench.pruning.statistics import Task, Tensors, provides
 from pbt_bench.seeds import stream
 
@@ -27,11 +28,11 @@ def hessian_gradient(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     temperature = task.scoring.temperature
     weights = list(task.parameters.values())
     mean = [torch.zeros_like(p) for p in weights]
-    for index in range(len(task.batches)):
-        torch._foreach_add_(mean, _gradients(task, index, temperature, create_graph=False))
+    for batch in _parts(task):
+        torch._foreach_add_(mean, _gradients(task, batch, temperature, create_graph=False))
     product = [torch.zeros_like(p) for p in weights]
-    for index in range(len(task.batches)):
-        torch._foreach_add_(product, _products(task, _gradients(task, index, temperature, create_graph=True), mean))
+    for batch in _parts(task):
+        torch._foreach_add_(product, _products(task, _gradients(task, batch, temperature, create_graph=True), mean))
     return {"hessian_gradient": dict(zip(task.parameters, product, strict=True))}
 
 
@@ -40,11 +41,13 @@ def hessian_diagonal(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     """diag(H) of the mean cross-entropy, as scoring.curvature says: "hutchinson" or "ggn".
 
     hutchinson  the mean of v ⊙ Hv over Rademacher probes v, which is unbiased: `probes` of them, or as many
-                more as `probe_tolerance` asks for: until ‖standard error‖ / ‖estimate‖ over all weights is at
-                most that. Notes `probes` and `relative_standard_error`.
+                more as `probe_tolerance` asks for, up to MOST_PROBES: until ‖standard error‖ / ‖diagonal‖ over all
+                weights is at most that. Notes `probes`, `standard_error` (the norm) and `relative_standard_error`
+                (not while the noise hides the diagonal).
     ggn         the diagonal of the generalised Gauss-Newton matrix, exact: Σ_c of squared per-sample gradients
                 of ⟨logits, s_c⟩, s_c = √p_c (e_c - p) (Schraudolph 2002). It equals the Hessian's diagonal where
-                logits are piecewise linear in every single weight: ReLU networks with batchnorm not "batch".
+                logits are piecewise linear in every single weight: ReLU networks without tied weights, and with
+                batchnorm not "batch".
     """
     task.require_only(task.parameters)
     if task.scoring.curvature == "ggn":
@@ -64,34 +67,48 @@ def hessian_diagonal(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
             m += before / count
             spread[name] += before * (sample - m)
         if count == goal:
-            error = _relative_error(mean, spread, count)
+            error, relative = _errors(mean, spread, count)
             tolerance = task.scoring.probe_tolerance
-            if tolerance is not None and error > tolerance:
-                goal = min(MOST_PROBES, max(goal + 1, int(goal * min(4.0, 1.1 * (error / tolerance) ** 2))))
-    task.notes["hessian_diagonal"] = {"probes": float(count), "relative_standard_error": error}
+            if tolerance is not None and relative > tolerance:
+                goal = min(MOST_PROBES, max(goal + 1, int(goal * min(4.0, 1.1 * (relative / tolerance) ** 2))))
+    notes = {"probes": float(count), "standard_error": error, "relative_standard_error": relative}
+    task.notes["hessian_diagonal"] = {name: value for name, value in notes.items() if math.isfinite(value)}
     return {"hessian_diagonal": {name: m.to(task.parameters[name].dtype) for name, m in mean.items()}}
 
 
-def _relative_error(mean: Tensors, spread: Tensors, count: int) -> float:
-    """‖standard error of the mean‖ / ‖mean‖ over all weights; infinite for fewer than two probes."""
+def _errors(mean: Tensors, spread: Tensors, count: int) -> tuple[float, float]:
+    """‖standard error of the mean‖ over all weights, and that over ‖diagonal‖; infinite where nothing is known.
+
+    ‖diagonal‖² is ‖mean‖² less the variance of the mean: the mean alone is as long as its noise, so that the quotient
+    would never be much above one.
+    """
     if count < 2:
-        return float("inf")
+        return math.inf, math.inf
     variance = sum(float(s.sum()) for s in spread.values()) / (count - 1) / count
-    norm = sum(float(m.square().sum()) for m in mean.values())
-    return float((variance / norm) ** 0.5) if norm else (0.0 if variance == 0 else float("inf"))
+    square = sum(float(m.square().sum()) for m in mean.values()) - variance
+    relative = math.sqrt(variance / square) if square > 0 else 0.0 if variance == 0 else math.inf
+    return math.sqrt(variance), relative
 
 
 def _probed(task: Task, probe: Sequence[Tensor]) -> list[Tensor]:
     """v ⊙ Hv over all samples."""
     total = [torch.zeros_like(p) for p in probe]
-    for index in range(len(task.batches)):
-        torch._foreach_add_(total, _products(task, _gradients(task, index, 1.0, create_graph=True), probe))
+    for batch in _parts(task):
+        torch._foreach_add_(total, _products(task, _gradients(task, batch, 1.0, create_graph=True), probe))
     return [t * v for t, v in zip(total, probe, strict=True)]
 
 
-def _gradients(task: Task, index: int, temperature: float, create_graph: bool) -> tuple[Tensor, ...]:
-    """The share of batch `index` in the gradient of the mean loss."""
-    inputs, targets = task.batches[index]
+def _parts(task: Task) -> Sequence[tuple[Tensor, Tensor]]:
+    """What is propagated at once: the batches, or `scoring.chunk` samples where that is stated and changes nothing."""
+    chunk = task.scoring.chunk
+    if chunk is None or batchnorm.dependent(task.model, task.scoring.batchnorm):
+        return task.batches
+    return list(rechunk(task.batches, 1, chunk))
+
+
+def _gradients(task: Task, batch: tuple[Tensor, Tensor], temperature: float, create_graph: bool) -> tuple[Tensor, ...]:
+    """The share of a batch in the gradient of the mean loss."""
+    inputs, targets = batch
     with torch.enable_grad():
         loss = F.cross_entropy(task.model(inputs) / temperature, targets, reduction="sum") / task.samples
         return torch.autograd.grad(
@@ -110,8 +127,11 @@ def _products(task: Task, gradients: Sequence[Tensor], vector: Sequence[Tensor])
 
 
 def _gauss_newton_diagonal(task: Task) -> Tensors:
-    if task.scoring.batchnorm == "batch" and batchnorm.layers(task.model):
-        raise RequestError("curvature = 'ggn' needs independent samples: batchnorm = 'running' or 'calibrated'")
+    if batchnorm.dependent(task.model, task.scoring.batchnorm):
+        raise RequestError(
+            "curvature = 'ggn' needs independent samples: batchnorm = 'running' or 'calibrated', of layers that keep "
+            "running statistics"
+        )
 
     def along(label: int) -> Callable[[Tensor, Tensor], Tensor]:
         def loss(logits: Tensor, targets: Tensor) -> Tensor:
