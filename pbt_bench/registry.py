@@ -32,8 +32,8 @@ class Registry(Generic[T]):
         self._aliases.update(dict.fromkeys(aliases, name))
 
     def __getitem__(self, name: str) -> T:
-        key = self._aliases.get(name, name)
-        if key not in self._entries:
+        key = self._aliases.get(name, name) if isinstance(name, str) else None
+        if key is None or key not in self._entries:
             raise unknown(self.kind, name, [*self._entries, *self._aliases])
         return self._entries[key][0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -26,8 +27,8 @@ def score(
 
     `batches` are (inputs, class indices); `scoring` are fields of `Scoring` (fisher_batch_size, batchnorm,
     prune_classifier, temperature, ...). Keys are parameter names, tensors have the parameters' shapes. The
-    model comes back bit-identical. Raises RequestError for an unknown method or option, ScoreError for
-    scores that are not finite.
+    model comes back bit-identical. Raises RequestError for an unknown method or option and for a model and batches
+    that do not fit each other, ScoreError for scores that are not finite.
     """
     return dict(_scorer(model, batches, generator, scoring).scores(method))
 
@@ -46,7 +47,8 @@ def prune(
 
     `scope` is "global", "layer", "erk" or "uniform"; the rest as for `score`. The model is not changed: see `apply`.
     """
-    if not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
+    given: object = sparsity  # numpy's numbers are no subclasses of float
+    if not isinstance(given, Real) or not 0 <= sparsity < 1:
         raise RequestError(f"sparsity = {sparsity!r} must be at least 0 and below 1")
     if scope not in ("global", "layer", "erk", "uniform"):
         raise unknown("scope", scope, ("global", "layer", "erk", "uniform"))
@@ -70,5 +72,7 @@ def _scorer(model: nn.Module, batches: Batches, generator: torch.Generator | Non
         if name not in Scoring.__struct_fields__:
             raise unknown("scoring option", name, Scoring.__struct_fields__)
     options = convert(scoring, Scoring, "scoring")
+    if not isinstance(generator, torch.Generator | None):
+        raise RequestError(f"generator is {type(generator).__name__}, not a torch.Generator")
     seed = 0 if generator is None else int(torch.randint(2**62, (), generator=generator, device=generator.device))
     return Scorer(model, batches, options, seed)

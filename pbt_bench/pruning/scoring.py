@@ -45,6 +45,8 @@ class Scorer:
         seed: int,
         methods: Collection[str] = (),
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise RequestError(f"the model is {type(model).__name__}, not a torch.nn.Module")
         parameters = prunable(model, scoring.prune_classifier)
         if not parameters:
             raise RequestError(f"{type(model).__name__} has no prunable weights (convolutions or linear layers)")
@@ -53,6 +55,11 @@ class Scorer:
         batches = batches if isinstance(batches, Sequence) else list(batches)
         if not batches:
             raise RequestError("no scoring data: `batches` is empty")
+        for name, parameter in parameters.items():
+            if isinstance(parameter, nn.UninitializedParameter):
+                raise RequestError(f"{name} has no shape yet: run the model on one batch before it is scored")
+            if odd := int((~parameter.detach().isfinite()).sum()):
+                raise RequestError(f"{name}: {odd} of {parameter.numel()} weights are NaN or infinite")
         device = next(iter(parameters.values())).device
         for index, batch in enumerate(batches):
             pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from networks import batches, golden
@@ -102,6 +103,24 @@ def test_wrong_scoring_data_are_named_in_one_line(inputs: tuple[int, ...], targe
     with pytest.raises(RequestError, match=says) as error:
         pbt_bench.score(nn.Linear(4, 3), [(torch.ones(inputs), targets)], method="fts")
     assert "\n" not in str(error.value)
+
+
+def test_what_is_no_model_no_method_no_number_is_named() -> None:
+    data = [(torch.ones(3, 4), torch.tensor([0, 1, 2]))]
+    broken = nn.Linear(4, 3)
+    broken.weight.data[1, 2] = float("nan")
+    for model, options, says in (
+        (None, {}, "the model is NoneType, not a torch.nn.Module"),
+        (nn.Linear(4, 3), {"method": ["fts"]}, r"unknown method \['fts'\] \(valid: "),
+        (nn.Linear(4, 3), {"generator": 3}, r"generator is int, not a torch\.Generator"),
+        (nn.Linear(4, 3), {"sparsity": "half"}, "sparsity = 'half' must be"),
+        (nn.LazyLinear(3), {}, "weight has no shape yet: run the model on one batch"),
+        (broken, {}, "weight: 1 of 12 weights are NaN or infinite"),
+    ):
+        with pytest.raises(RequestError, match=says):
+            pbt_bench.prune(model, data, **({"method": "synflow", "sparsity": 0.5} | options))  # type: ignore[arg-type]
+    masks = pbt_bench.prune(nn.Linear(4, 3), data, method="fts", sparsity=np.float32(0.5))  # type: ignore[arg-type]
+    assert int(masks["weight"].sum()) == 6
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"magnitude", "random", "random_erk", "random_uniform"}))
