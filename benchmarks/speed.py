@@ -146,23 +146,24 @@ def hundred_masks() -> tuple[float, str]:
     return took, f"{took:.2f} s for {sum(s.numel() for s in scores.values()):,} weights"
 
 
-def synflow_round() -> tuple[float, str]:
-    """One of 100 SynFlow rounds (float64) against forward and backward of one image (float32): VGG-19."""
-    model, data = build("vgg19", 3, 10, seed=0).eval(), images(1, 1)
+def synflow_round(dtype: torch.dtype) -> Callable[[], tuple[float, str]]:
+    """One of 100 SynFlow rounds, in float64, against forward and backward of one image in `dtype`: VGG-19."""
 
-    def rounds() -> None:
-        pbt_bench.prune(model, data, method="synflow", sparsity=0.98, rounds=100)
+    def measure() -> tuple[float, str]:
+        model, data = build("vgg19", 3, 10, seed=0).eval(), images(1, 1)
+        other, same = build("vgg19", 3, 10, seed=0).eval().to(dtype), [(x.to(dtype), y) for x, y in data]
 
-    def passes() -> None:
-        for _ in range(20):
-            plain_pass(model, data)
+        def rounds() -> None:
+            pbt_bench.prune(model, data, method="synflow", sparsity=0.98, rounds=100)
 
-    double = build("vgg19", 3, 10, seed=0).eval().double()
-    wide = [(x.double(), y) for x, y in data]
-    ours, plain = paired(rounds, passes, repetitions=1)
-    same = seconds(lambda: [plain_pass(double, wide) for _ in range(20)])
-    text = f"{ours * 10:.0f} ms over {plain * 50:.0f} ms (a float64 pass takes {same * 50:.0f} ms)"
-    return (ours / 100) / (plain / 20), text
+        def passes() -> None:
+            for _ in range(20):
+                plain_pass(other, same)
+
+        ours, plain = paired(rounds, passes, repetitions=1)
+        return (ours / 100) / (plain / 20), f"{ours * 10:.0f} ms over {plain * 50:.0f} ms"
+
+    return measure
 
 
 def epoch(train: Images, sparsity: float, recipe: Recipe) -> Callable[[], object]:
@@ -292,7 +293,8 @@ FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
     "scoring_pass_over_plain": ("gradient + Fisher pass / plain pass (ResNet-18)", scoring_pass),
     "shared_scoring_speedup": ("9 methods x 20 sparsities, alone / shared", shared_scoring),
     "masks_100_sparsities_seconds": ("masks of 100 sparsities, seconds", hundred_masks),
-    "synflow_round_over_plain": ("SynFlow round / plain pass of one image (VGG-19)", synflow_round),
+    "synflow_round_over_plain": ("SynFlow round / float32 pass of one image (VGG-19)", synflow_round(torch.float32)),
+    "synflow_round_over_float64": ("the same / float64 pass, as its scores are", synflow_round(torch.float64)),
     **{
         f"compact_speedup.{sparsity:g}": (
             f"training step at {sparsity:g}, masked-dense / what is kept",
