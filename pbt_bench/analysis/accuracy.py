@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.summary import Panel, counted_accuracy, summarise
-from pbt_bench.spec import DENSE
 
 _WIDTH, _HEIGHT = 5.0, 3.7  # of one panel, inches
 _MOST_SEEDS = 10  # points of one cell; of more runs the lowest, the quartiles and the highest are drawn
@@ -22,9 +21,9 @@ def accuracy_figure(panels: Sequence[Panel]) -> Figure:
     """One panel each for `panels` (those of one data set and setting); accuracies in percent.
 
     Hollow points are runs that diverged or collapsed. Methods are dodged sideways so that none hides another. What
-    papers printed for the same cells is a thin line with a dash at each mean.
+    papers printed for the same cells is a thin line with a hollow mark at each mean.
     """
-    methods = style.method_order({method for panel in panels for method in panel.methods})
+    methods = style.method_order({method for panel in panels for method in panel.shown})
 
     def draw(axes: Axes, panel: Panel) -> None:
         _draw(axes, panel, methods)
@@ -40,7 +39,10 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
     gap = np.diff(places).min() if len(places) > 1 else 0.3
     axes.set_xlim(places[0] - 0.5 * gap, places[-1] + 0.5 * gap)
     runs = panel.runs.assign(test_accuracy=counted_accuracy(panel.runs)).dropna(subset=["test_accuracy"])
-    seen = _draw_published(axes, panel.printed, methods, gap)
+    for method, means in panel.printed_means.items():
+        dodge = _dodge(methods.index(str(method)), len(methods), gap)
+        multiples.printed_line(axes, str(method), places + dodge, 100 * means.to_numpy())
+    seen = list(100 * panel.overlay["mean"])
     if runs.empty and seen:
         axes.set_title(style.title(f"{panel.title} (published only)", _WIDTH))
         axes.set_ylim(min(seen) - 5, max(seen) + 5)
@@ -99,16 +101,6 @@ def _points(runs: pd.DataFrame) -> pd.Series:
     places = [sparsity for (sparsity, _), own in zip(cells, kept, strict=True) for _ in own]
     values = np.concatenate([own.to_numpy(dtype=float) for own in kept] or [np.empty(0)])
     return pd.Series(values, index=pd.Index(places, dtype="float64"))
-
-
-def _draw_published(axes: Axes, printed: pd.DataFrame, methods: Sequence[str], gap: float) -> list[float]:
-    """Thin lines with dashes for points, and the levels drawn."""
-    printed = printed[printed["method"] != DENSE]
-    for method, rows in printed.sort_values("sparsity").groupby("method"):
-        look = style.look(str(method))
-        x = style.position(rows["sparsity"]) + _dodge(methods.index(str(method)), len(methods), gap)
-        axes.plot(x, 100 * rows["mean"], color=look.colour, linestyle=look.dash, linewidth=0.7, marker="_", zorder=2)
-    return list(100 * printed["mean"])
 
 
 def _dodge(place: int, count: int, gap: float) -> float:

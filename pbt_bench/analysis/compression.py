@@ -15,16 +15,16 @@ from pbt_bench.analysis.summary import Panel
 def compression_figure(panels: Sequence[Panel]) -> Figure:
     """One panel each: mean test accuracy in percent over 1 / (1 - sparsity) on a log axis, ± standard deviation.
 
-    What a paper printed for the same cells is a thin line with a dash at each mean.
+    What a paper printed for the same cells is a thin line with a hollow mark at each mean.
     """
-    methods = style.method_order({method for panel in panels for method in panel.methods})
+    methods = style.method_order({method for panel in panels for method in panel.shown})
     return multiples.multiples(panels, _draw, methods)
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_title(style.title(panel.title, multiples.COLUMN[0]))
     table = panel.cells.dropna(subset="mean")
-    printed = panel.printed[panel.printed["sparsity"] > 0].sort_values("sparsity")
+    printed = panel.printed_means
     if table.empty and printed.empty:
         return multiples.nothing(axes, "no run with an accuracy yet")
     if table.empty:
@@ -36,16 +36,12 @@ def _draw(axes: Axes, panel: Panel) -> None:
             cells = 100 * table.loc[method, ["mean", "std"]]
             ratio = 1 / (1 - cells.index.to_numpy(dtype=float))
             multiples.line(axes, method, ratio, cells["mean"].to_numpy(), cells["std"].to_numpy())
-    for name, rows in printed.groupby("method"):
-        look = style.look(str(name))
-        there = 1 / (1 - rows["sparsity"])
-        axes.plot(
-            there, 100 * rows["mean"], color=look.colour, linestyle=look.dash, linewidth=0.7, marker="_", zorder=2
-        )
+    for name, means in printed.items():
+        multiples.printed_line(axes, str(name), 1 / (1 - means.index.to_numpy()), 100 * means.to_numpy())
     chance, dense = 100 * panel.runs["chance_accuracy"].mean(), 100 * panel.dense["test_accuracy"].mean()
     axes.axhline(chance, color="0.45", linestyle=":", linewidth=1.1)
     axes.axhline(dense, color="black", linewidth=1.1)
-    axes.set_ylim(multiples.accuracy_limits([*(100 * table["mean"]), *(100 * printed["mean"])], dense, chance))
+    axes.set_ylim(multiples.accuracy_limits([*(100 * table["mean"]), *(100 * panel.overlay["mean"])], dense, chance))
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high < 300 * low else (1,)))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -32,8 +32,7 @@ def critical_sparsities(panel: Panel) -> pd.DataFrame:
 def printed_critical(panel: Panel) -> dict[str, float]:
     """By method, the highest sparsity before any published run has an empty layer, where one has."""
     found = {}
-    rows = panel.printed.dropna(subset="empty_layers").sort_values("sparsity")
-    for method, own in rows[rows["sparsity"] > 0].groupby("method"):
+    for method, own in panel.overlay.dropna(subset="empty_layers").groupby("method"):
         empty = (own["empty_layers"] > 0).to_numpy(dtype=bool)
         if empty.any() and not empty[0]:
             found[str(method)] = float(own["sparsity"].iloc[int(empty.argmax()) - 1])

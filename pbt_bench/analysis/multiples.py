@@ -59,6 +59,13 @@ def line(
         axes.vlines(x, y - bar, y + bar, color=look.colour, linewidth=0.8, zorder=2)
 
 
+def printed_line(axes: Axes, method: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+    """What a paper printed of a method: thin, with hollow marks, broken where it printed nothing."""
+    look = style.look(method)
+    (drawn,) = axes.plot(x, y, color=look.colour, linestyle=look.dash, marker=look.marker, linewidth=0.7, zorder=2)
+    drawn.set(markersize=3.5, markerfacecolor="white", markeredgewidth=0.6)
+
+
 def at_the_edge(axes: Axes, method: str, x: NDArray[np.float64], y: float) -> None:
     """Hollow marks for values that the axis cannot show, on its edge."""
     if len(x):  # nothing, not clipped, would take all room

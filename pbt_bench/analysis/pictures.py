@@ -58,7 +58,7 @@ def group_pictures(gallery: Gallery, parts: Iterable[Panel]) -> list[dict[str, P
         }
         runs = any(panel.runs["status"].ne(MISSING).any() for panel in group)
         some = {
-            "compression": runs or any((panel.printed["sparsity"] > 0).any() for panel in group),
+            "compression": runs or any(len(panel.overlay) for panel in group),
             "critical": runs or any(map(printed_critical, group)),
         }
         for kind, (figure, what) in _OF_GROUP.items():

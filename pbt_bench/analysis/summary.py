@@ -25,7 +25,7 @@ ENDED = ("diverged", "collapsed")  # these runs count at chance accuracy
 _NESTED = ("recipe", "scoring")
 _OVER_SEEDS = {"n": "count", "mean": "mean", "std": "std"}
 
-_NONE = pd.DataFrame({"method": [], "sparsity": [], "mean": [], "empty_layers": []})
+_NONE = pd.DataFrame({"method": [], "sparsity": [], "mean": [], "empty_layers": [], "comparable": []})
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,26 @@ class Panel:
     def cells(self) -> pd.DataFrame:
         """`summarise` of the pruned runs."""
         return summarise(self.runs)
+
+    @cached_property
+    def overlay(self) -> pd.DataFrame:
+        """The rows of `printed` that a figure may draw as this panel's methods, without dense; by method and sparsity.
+
+        Left out are those of another method that only has the name of one here.
+        """
+        rows = self.printed if len(self.printed) else _NONE
+        return rows[rows["comparable"].astype(bool) & (rows["method"] != DENSE)].sort_values(["method", "sparsity"])
+
+    @cached_property
+    def printed_means(self) -> pd.DataFrame:
+        """The means of `overlay`: a row per sparsity of the study, a column per method, NaN where none is printed."""
+        means = self.overlay.pivot_table(index="sparsity", columns="method", values="mean")
+        return means.reindex(self.sparsities)
+
+    @cached_property
+    def shown(self) -> set[str]:
+        """The methods that have an accuracy, here or in `overlay`."""
+        return {*self.cells["mean"].dropna().index.get_level_values("method"), *self.overlay["method"]}
 
     @cached_property
     def states(self) -> str:

@@ -111,9 +111,10 @@ def test_published_means_are_drawn_beside_the_runs_or_alone(record):
     ]
     for runs in (specs, list(map(record, specs))):
         (axes,) = accuracy_figure(beside(panels(frame(runs)), published)).axes
-        (line,) = [line for line in axes.lines if line.get_marker() == "_"]
+        (line,) = [line for line in axes.lines if line.get_linewidth() < 1 and line.get_linestyle() != "None"]
         assert list(line.get_ydata()) == pytest.approx([90.55, 87.24])
-        assert line.get_color() == style.look("fts").colour
+        assert (line.get_color(), line.get_marker()) == style.look("fts")[:2], "known in grey too"
+        assert line.get_markerfacecolor() == "white"
         assert ("(published only)" in axes.get_title()) == (runs is specs)
 
 

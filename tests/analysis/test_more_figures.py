@@ -15,7 +15,7 @@ from pbt_bench.analysis.ablation import ablation_figure
 from pbt_bench.analysis.accuracy import accuracy_figure
 from pbt_bench.analysis.compression import compression_figure
 from pbt_bench.analysis.cost import cost_figure
-from pbt_bench.analysis.critical import critical_figure, critical_sparsities
+from pbt_bench.analysis.critical import critical_figure, critical_sparsities, printed_critical
 from pbt_bench.analysis.curves import curve_figure, mean_curve
 from pbt_bench.analysis.effective import effective_figure
 from pbt_bench.analysis.frame import frame
@@ -147,7 +147,7 @@ def test_in_curves_what_collapsed_or_diverged_counts_at_chance(grid, record):
 
 def test_what_papers_printed_is_drawn_before_there_is_a_run(grid):
     (panel,) = panels(frame(grid(**ONE, sparsity=(0.9, 0.99)).runs()))
-    rows = {"method": "snip", "sparsity": [0.9, 0.99], "mean": [0.8, 0.6], "empty_layers": [0, 2]}
+    rows = {"method": "snip", "sparsity": [0.9, 0.99], "mean": [0.8, 0.6], "empty_layers": [0, 2], "comparable": True}
     panel = dataclasses.replace(panel, printed=pd.DataFrame(rows))
     (axes,) = compression_figure([panel]).axes
     x, y = drawn(axes, "snip")
@@ -156,6 +156,19 @@ def test_what_papers_printed_is_drawn_before_there_is_a_run(grid):
     (axes,) = critical_figure([panel]).axes
     (bar,) = axes.lines
     assert (bar.get_xdata()[0], bar.get_ydata()[0]) == (pytest.approx(style.position(0.9)), 0)
+
+
+def test_what_papers_printed_is_drawn_where_they_printed_it_and_of_the_same_method_only(grid):
+    (panel,) = panels(frame(grid(**ONE, sparsity=(0.9, 0.95, 0.99)).runs()))
+    own = {"method": "snip", "sparsity": [0.9, 0.99], "mean": [0.8, 0.6], "empty_layers": [0, 2], "comparable": True}
+    other = own | {"method": "fts", "comparable": False}
+    dense = own | {"method": "dense", "sparsity": 0.0, "mean": [0.9, 0.9]}
+    panel = dataclasses.replace(panel, printed=pd.concat(map(pd.DataFrame, (dense, own, other))))
+    for figure in (accuracy_figure([panel]), compression_figure([panel])):
+        lines = [line for line in figure.axes[0].lines if line.get_marker() not in (None, "None")]
+        assert [list(line.get_ydata()) for line in lines] == [pytest.approx([80, np.nan, 60], nan_ok=True)]
+        assert [text.get_text() for text in figure.legends[0].texts] == ["snip"]
+    assert printed_critical(panel) == {"snip": 0.9}
 
 
 @pytest.mark.parametrize(("lowest", "in_sight"), [(0.9, False), (0.3, True)])

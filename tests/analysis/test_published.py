@@ -113,7 +113,7 @@ def test_figures_draw_the_rows_beside_the_runs(published, record):
     (panel,) = beside(panels(frame(map(record, specs))), published)
     rows = panel.printed[panel.printed["sparsity"] > 0]
     (axes,) = compression_figure([panel]).axes
-    (line,) = [line for line in axes.lines if line.get_marker() == "_"]
+    (line,) = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
     assert list(line.get_xdata()) == pytest.approx([1 / (1 - sparsity) for sparsity in sparsities])
     assert list(line.get_ydata()) == pytest.approx(list(100 * rows["mean"]))
     first = rows.loc[rows["empty_layers"] > 0, "sparsity"].min()
