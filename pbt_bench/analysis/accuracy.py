@@ -1,4 +1,4 @@
-"""Accuracy against sparsity: a line per method, a point per seed, the 95% interval of the mean as a band."""
+"""Accuracy against sparsity: a line per method through its means, their 95% intervals, a light point per seed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.summary import Panel, counted_accuracy, summarise
@@ -20,8 +21,9 @@ _QUARTILES = np.linspace(0, 1, 5)
 def accuracy_figure(panels: Sequence[Panel]) -> Figure:
     """One panel each for `panels` (those of one data set and setting); accuracies in percent.
 
-    Hollow points are runs that diverged or collapsed. Methods are dodged sideways so that none hides another. What
-    papers printed for the same cells is a thin line with a hollow mark at each mean.
+    A bar is the 95% interval of the mean. Hollow marks are runs that diverged or collapsed, at chance. Methods are
+    dodged sideways so that none hides another. What papers printed for the same cells is a thin line with a small
+    hollow mark at each mean.
     """
     methods = style.method_order({method for panel in panels for method in panel.shown})
 
@@ -57,25 +59,14 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
         dodge = _dodge(i, len(methods), gap)
         look, cells = style.look(method), table.loc[method]
         x, mean, half = style.position(cells.index) + dodge, 100 * cells["mean"], 100 * cells["half"]
-        axes.plot(x, mean, color=look.colour, linestyle=look.dash, zorder=3)
-        axes.fill_between(x, mean - half, mean + half, color=look.colour, alpha=0.1, linewidth=0, zorder=1)
+        multiples.line(axes, method, x, mean.to_numpy(), half.to_numpy())
         own = runs[runs["method"] == method]
-        for good, face in ((True, look.colour), (False, "white")):
-            points = _points(own[(own["status"] == "done") == good])
-            axes.plot(
-                style.position(points.index) + dodge,
-                100 * points,
-                linestyle="none",
-                marker=look.marker,
-                markerfacecolor=face,
-                markeredgecolor=look.colour,
-                markersize=4,
-                markeredgewidth=0.6,
-                alpha=0.85,
-                zorder=4,
-            )
+        done = own["status"] == "done"
+        seed, ended = _seeds(axes, own[done], dodge, look.colour), _seeds(axes, own[~done], dodge, look.colour)
+        seed.set(marker=".", markeredgewidth=0, alpha=0.45, zorder=2)
+        ended.set(marker=look.marker, markerfacecolor="white", markeredgewidth=0.8, zorder=4)
     chance, dense = runs["chance_accuracy"].mean(), panel.dense["test_accuracy"].mean()
-    # By the runs, not by the bands: one wide interval must not squeeze all the lines.
+    # By the runs, not by the bars: one wide interval must not squeeze all the lines.
     axes.set_ylim(multiples.accuracy_limits([*seen, *(100 * runs["test_accuracy"])], 100 * dense, 100 * chance))
     levels = {"chance": (chance, "0.45", ":"), "dense": (dense, "black", "-")}
     low, high = axes.get_ylim()
@@ -92,6 +83,12 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
             color=colour,
             fontsize=8,
         )
+
+
+def _seeds(axes: Axes, runs: pd.DataFrame, dodge: float, colour: str) -> Line2D:
+    points = _points(runs)
+    x = style.position(points.index) + dodge
+    return axes.plot(x, 100 * points, color=colour, linestyle="none", markersize=5)[0]
 
 
 def _points(runs: pd.DataFrame) -> pd.Series:

@@ -52,11 +52,14 @@ def multiples(
 def line(
     axes: Axes, method: str, x: NDArray[np.float64], y: NDArray[np.float64], bar: NDArray[np.float64] | None = None
 ) -> None:
-    """A method's points in its look, joined where neighbours are known; `bar` is half the length of an error bar."""
+    """A method's points in its look, joined where neighbours are known; `bar` is half the length of an error bar.
+
+    Values with a bar are accuracies in percent: no bar leaves 0 to 100.
+    """
     look = style.look(method)
     axes.plot(x, y, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=4, zorder=3)
     if bar is not None:
-        axes.vlines(x, y - bar, y + bar, color=look.colour, linewidth=0.8, zorder=2)
+        axes.vlines(x, *np.clip([y - bar, y + bar], 0, 100), color=look.colour, linewidth=0.8, zorder=2)
 
 
 def printed_line(axes: Axes, method: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:

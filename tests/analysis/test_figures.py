@@ -92,6 +92,20 @@ def test_every_seed_is_a_point_and_a_run_that_collapsed_is_hollow(grid, record):
     assert [list(line.get_ydata()) for line in hollow] == [[10.0]]
 
 
+def test_means_carry_the_mark_of_their_method_and_an_interval_that_accuracies_can_have(grid, record):
+    specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9, 0.98), seed=(0, 1)).runs()
+    runs = [record(spec, accuracy=(0.5 if spec.sparsity < 0.95 else 0.9) + 0.02 * spec.seed) for spec in specs]
+    (axes,) = accuracy_figure(panels(frame(runs))).axes
+    look = style.look("snip")
+    (line,) = [line for line in axes.lines if line.get_color() == look.colour and line.get_linestyle() != "None"]
+    assert line.get_marker() == look.marker
+    assert list(line.get_ydata()) == pytest.approx([51, 91])
+    (bars,) = axes.collections
+    half = 12.706 * np.std([0, 2], ddof=1) / np.sqrt(2)  # Student t of two seeds
+    ends = [segment[:, 1] for segment in bars.get_segments()]
+    assert np.array(ends) == pytest.approx(np.array([[51 - half, 51 + half], [91 - half, 100]]), rel=1e-3)
+
+
 def test_a_place_without_a_panel_stays_empty(grid, record):
     runs = map(record, grid(model=("vgg8", "resnet8", "resnet20"), method=("snip",), seed=(0,)).runs())
     assert [axes.axison for axes in accuracy_figure(panels(frame(runs))).axes] == [True] * 3 + [False]
