@@ -9,18 +9,18 @@ from torch.nn.modules.conv import _ConvNd
 def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Parameter]:
     """Name -> weight of every convolution and linear layer, in module order; never biases or normalisation.
 
-    A tensor shared by several modules is listed once, under its first name. With `prune_classifier` false
-    the last linear layer (the last prunable layer of a network without one) is left out.
+    A tensor shared by several modules is listed once, under its first name in `named_parameters`: a linear layer
+    tied to an earlier embedding has the embedding's. With `prune_classifier` false the last linear layer (the last
+    prunable layer of a network without one) is left out.
     """
     found: dict[str, nn.Parameter] = {}
     linear: str | None = None
-    seen: set[int] = set()
-    for prefix, module in model.named_modules():
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for module in model.modules():
         weight = module._parameters.get("weight")  # module.weight would run a parametrisation, and move its buffers
-        if not isinstance(module, (nn.Linear, _ConvNd)) or weight is None or id(weight) in seen:
+        if not isinstance(module, (nn.Linear, _ConvNd)) or weight is None or names[id(weight)] in found:
             continue
-        name = f"{prefix}.weight" if prefix else "weight"
-        seen.add(id(weight))
+        name = names[id(weight)]
         found[name] = weight
         linear = name if isinstance(module, nn.Linear) else linear
     if found and not prune_classifier:

@@ -80,6 +80,39 @@ def test_a_parametrised_layer_is_not_touched_by_scoring_and_diagnosis() -> None:
     assert same(before, state(net))
 
 
+@pytest.mark.parametrize("embedding", [False, True], ids=["parameter", "embedding"])
+def test_a_linear_layer_tied_to_an_earlier_tensor_of_another_kind_is_scored_applied_and_diagnosed(
+    embedding: bool,
+) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.code = nn.Embedding(5, 6) if embedding else nn.Parameter(torch.randn(5, 6))
+            self.inner = nn.Linear(6, 6)
+            self.head = nn.Linear(6, 5, bias=False)
+            self.head.weight = self.code.weight if embedding else self.code
+
+        def forward(self, x: Tensor) -> Tensor:
+            if embedding:
+                x = self.code(x).mean(1)
+            return self.head(torch.tanh(self.inner(x)))
+
+    torch.manual_seed(0)
+    net = Tied().double()
+    code = "code.weight" if embedding else "code"
+    x = torch.randint(5, (8, 4)) if embedding else torch.randn(8, 6).double()
+    data = [(x, torch.arange(8) % 5)]
+    for method in METHODS:
+        if not embedding or method in ("snip", "prospr"):
+            scores = pbt_bench.score(net, data, method=method)
+            assert list(scores) == ["inner.weight", code]
+            assert all(bool(s.any()) for s in scores.values())
+    masks = pbt_bench.prune(net, data, method="snip", sparsity=0.5)
+    pbt_bench.apply(net, masks)
+    assert not bool(net.head.weight[~masks[code]].any())
+    assert pbt_bench.diagnose(net, masks, x).connected
+
+
 @pytest.mark.parametrize("targets", [torch.zeros(3).long(), torch.zeros(0).long(), None])
 def test_a_batch_that_is_no_pair_of_equal_length_is_refused(targets: Tensor | None) -> None:
     x = torch.randn(7 if targets is None or len(targets) else 0, 4)
