@@ -23,9 +23,9 @@ def accuracy_figure(panels: Sequence[Panel]) -> Figure:
 
     A bar is the 95% interval of the mean. Hollow marks are runs that diverged or collapsed, at chance. Methods are
     dodged sideways so that none hides another. What papers printed for the same cells is a thin line with a small
-    hollow mark at each mean.
+    hollow mark at each mean. Upper bounds that the study holds are black.
     """
-    methods = style.method_order({method for panel in panels for method in panel.shown})
+    methods = style.method_order({name for panel in panels for name in (*panel.shown, *panel.bounds)})
 
     def draw(axes: Axes, panel: Panel) -> None:
         _draw(axes, panel, methods)
@@ -65,6 +65,10 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
         seed, ended = _seeds(axes, own[done], dodge, look.colour), _seeds(axes, own[~done], dodge, look.colour)
         seed.set(marker=".", markeredgewidth=0, alpha=0.45, zorder=2)
         ended.set(marker=look.marker, markerfacecolor="white", markeredgewidth=0.8, zorder=4)
+    for name, means in panel.bounds.items():
+        dodge = _dodge(methods.index(name), len(methods), gap)
+        multiples.line(axes, name, style.position(means.index) + dodge, 100 * means.to_numpy())
+        seen += list(100 * means)
     chance, dense = runs["chance_accuracy"].mean(), panel.dense["test_accuracy"].mean()
     # By the runs, not by the bars: one wide interval must not squeeze all the lines.
     axes.set_ylim(multiples.accuracy_limits([*seen, *(100 * runs["test_accuracy"])], 100 * dense, 100 * chance))

@@ -15,6 +15,7 @@ import jinja2
 import msgspec
 import pandas as pd
 
+from pbt_bench.analysis.bounds import bounded
 from pbt_bench.analysis.browse import run_data
 from pbt_bench.analysis.columns import MISSING, PER_RUN
 from pbt_bench.analysis.conclusions import conclusions, sentences
@@ -50,7 +51,7 @@ def write_report(
     published = load_published(published_folder(store.folder.parent))
     table = study_frame(specs, store) if table is None else table
     masks = _masks(store, table)
-    parts = beside(panels(table), published)
+    parts = bounded(beside(panels(table), published))
     gallery = Gallery(out / "figures")
     sections = []
     for panel in parts:

@@ -61,6 +61,9 @@ _DASHES: dict[str, LineStyleType] = {
     "-.": (0, (6, 1.5, 1.2, 1.5)),
 }
 
+# No methods, but drawn beside them: see bounds.py.
+PRUNED_AFTER_TRAINING, LOTTERY_TICKET = "magnitude after training", "lottery ticket (rewound)"
+
 # The main methods have the colours of Okabe and Ito, their relatives those of Paul Tol's "muted" scheme or a darker
 # shade. No marker and dash pair is given twice, so that all can be told apart in grey.
 _KNOWN: dict[str, Look] = {
@@ -88,6 +91,8 @@ _KNOWN: dict[str, Look] = {
         ("ntk_sap", "#ddaa33", "p", ":"),
         ("prospr", "#cc6677", "X", "-"),
         ("phew", "#6b4c9a", "<", ":"),
+        (PRUNED_AFTER_TRAINING, "#111111", "s", ":"),
+        (LOTTERY_TICKET, "#2b2b2b", "*", "--"),
     )
 }
 # For methods of users: colours and markers that no known method has.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -39,6 +39,7 @@ class Panel:
     runs: pd.DataFrame  # pruned runs, missing ones included
     dense: pd.DataFrame  # their baseline, perhaps empty
     printed: pd.DataFrame = field(default_factory=lambda: _NONE)  # the rows of a paper, from `published.beside`
+    bounds: Mapping[str, pd.Series] = field(default_factory=dict)  # name -> mean by sparsity, from `bounds.bounded`
 
     @property
     def title(self) -> str:
@@ -82,9 +83,10 @@ class Panel:
 
     @cached_property
     def states(self) -> str:
-        """A digest of all its records, the runs that have none, and what papers printed beside them."""
+        """A digest of all its records, the runs that have none, and what is drawn beside them."""
         rows = pd.concat([self.runs, self.dense])
-        shown = [self.title, self.printed.to_csv(), *rows["run_id"], *rows["state"]]
+        others = [self.printed.to_csv(), *(f"{name} {means.to_csv()}" for name, means in self.bounds.items())]
+        shown = [self.title, *others, *rows["run_id"], *rows["state"]]
         return hashlib.sha256("\n".join(shown).encode()).hexdigest()
 
     @cached_property

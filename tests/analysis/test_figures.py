@@ -13,6 +13,7 @@ from matplotlib.colors import to_hex
 
 from pbt_bench.analysis import style
 from pbt_bench.analysis.accuracy import accuracy_figure
+from pbt_bench.analysis.bounds import bounded
 from pbt_bench.analysis.collapse import collapse_figure, short_names
 from pbt_bench.analysis.frame import frame
 from pbt_bench.analysis.published import beside, load_published
@@ -158,6 +159,27 @@ def test_without_collapse_there_is_no_cross(grid, record):
     specs = grid(model=("vgg8",), method=("random",), sparsity=(0.5,)).runs()
     (panel,) = panels(frame(map(record, specs)))
     assert texts(collapse_figure(panel)) == []
+
+
+def test_upper_bounds_stand_beside_the_methods_at_initialization(grid, record):
+    specs = grid(
+        model=("vgg8",), method=("magnitude", "fts"), sparsity=(0.9, 0.98), seed=(0, 1), rewind=(False, True),
+        warmup=("none", "2 epochs", "15 epochs"),
+    ).runs()  # fmt: skip
+    level = {("none", False): 0.5, ("2 epochs", False): 0.6, ("2 epochs", True): 0.6}
+    level |= {("15 epochs", False): 0.8, ("15 epochs", True): 0.7}
+    runs = [record(spec, accuracy=level[spec.warmup, spec.rewind] - spec.seed / 100) for spec in specs]
+    found = {panel.setting: panel for panel in bounded(panels(frame(runs)))}
+    bounds = found["warmup none, rewind no"].bounds
+    assert {name: means.round(6).to_dict() for name, means in bounds.items()} == {
+        "magnitude after training": {0.9: 0.795, 0.98: 0.795},
+        "lottery ticket (rewound)": {0.9: 0.695, 0.98: 0.695},
+    }, "a warm-up of 2 of 15 epochs is no bound"
+    assert all(not panel.bounds for setting, panel in found.items() if "warmup none" not in setting)
+    figure = accuracy_figure([found["warmup none, rewind no"]])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["magnitude", "fts", *bounds]
+    drawn = [line for line in figure.axes[0].lines if line.get_color() in ("#111111", "#2b2b2b")]
+    assert [line.get_ydata().round(6).tolist() for line in drawn] == [[79.5, 79.5], [69.5, 69.5]]
 
 
 def test_panels_without_a_run_say_so(grid):

@@ -1,0 +1,40 @@
+"""What pruning at initialization is measured against: magnitude pruning of the network after its whole training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from pbt_bench.analysis.style import LOTTERY_TICKET, PRUNED_AFTER_TRAINING
+from pbt_bench.analysis.summary import Panel
+from pbt_bench.analysis.variants import AXES
+
+_SAME = ("dataset", "model", "recipe", "scoring", *(axis for axis in AXES if axis not in ("warmup", "rewind")))
+
+
+def bounded(parts: Sequence[Panel]) -> list[Panel]:
+    """The panels with the upper bounds that the same study holds: mean accuracies by sparsity, for figures.
+
+    A bound is `magnitude` after a dense warm-up as long as the training, trained on or rewound to the initial weights
+    (a lottery ticket; Frankle and Carbin 2019, arXiv:1803.03635). It stands beside the panel without a warm-up that is
+    otherwise the same.
+    """
+    found: dict[tuple[object, ...], dict[str, pd.Series]] = {}
+    for panel in parts:
+        first = panel.runs.iloc[0]
+        count, _, unit = first["warmup"].partition(" ")
+        whole = unit == "epochs" and int(count) >= first["recipe"].epochs
+        means = panel.cells["mean"].dropna()
+        if whole and "magnitude" in means.index.get_level_values("method"):
+            name = LOTTERY_TICKET if first["rewind"] else PRUNED_AFTER_TRAINING
+            found.setdefault(_place(panel), {})[name] = means.loc["magnitude"]
+    return [
+        replace(panel, bounds=found.get(_place(panel), {})) if panel.runs["warmup"].iloc[0] == "none" else panel
+        for panel in parts
+    ]
+
+
+def _place(panel: Panel) -> tuple[object, ...]:
+    return tuple(panel.runs.iloc[0][name] for name in _SAME)
