@@ -20,7 +20,7 @@ def ablation_figure(variants: Sequence[Variant]) -> Figure:
     order = style.method_order({one.other for variant in variants for line in variant.lines.values() for one in line})
 
     def draw(axes: Axes, variant: Variant) -> None:
-        axes.set_title(style.title(variant.title, multiples.COLUMN[0]))
+        axes.set_title(style.title(variant.title))
         lines = {float(label): line for label, line in variant.lines.items() if label[0].isdigit()}
         sparsities = sorted(lines)
         places = style.position(sparsities)
@@ -34,13 +34,13 @@ def ablation_figure(variants: Sequence[Variant]) -> Figure:
             if not points:
                 continue
             look = style.look(method)
-            x = np.array([at for at, _ in points]) + 0.7 * gap * ((i + 0.5) / len(order) - 0.5)
+            x = np.array([at for at, _ in points]) + multiples.dodge(i, len(order), gap)
             mean, low, high = (
                 100 * np.array([getattr(one, name) for _, one in points]) for name in ("mean", "low", "high")
             )
             axes.vlines(x, low, high, color=look.colour, linewidth=1)
             axes.plot(x, mean, color=look.colour, linestyle="none", marker=look.marker, markersize=4.5)
-        style.sparsity_axis(axes, sparsities, multiples.COLUMN[0] - 1)
+        style.sparsity_axis(axes, sparsities, multiples.COLUMN - 0.8)
         axes.set_xlim(places[0] - 0.6 * gap, places[-1] + 0.6 * gap)
         axes.set_ylabel("change (points)")
 

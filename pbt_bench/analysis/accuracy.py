@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pbt_bench.analysis import multiples, style
-from pbt_bench.analysis.summary import Panel, counted_accuracy, summarise
+from pbt_bench.analysis.summary import Panel, counted_accuracy
 
-_WIDTH, _HEIGHT = 5.0, 3.7  # of one panel, inches
+_HEIGHT = 3.0  # of one panel, inches
 _MOST_SEEDS = 10  # points of one cell; of more runs the lowest, the quartiles and the highest are drawn
 _QUARTILES = np.linspace(0, 1, 5)
 
@@ -30,33 +30,28 @@ def accuracy_figure(panels: Sequence[Panel]) -> Figure:
     def draw(axes: Axes, panel: Panel) -> None:
         _draw(axes, panel, methods)
 
-    return multiples.multiples(panels, draw, methods, (_WIDTH, _HEIGHT))
+    return multiples.multiples(panels, draw, methods, _HEIGHT)
 
 
 def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
-    axes.set_title(style.title(panel.title, _WIDTH))
-    axes.set_ylabel("test accuracy (%)")
-    style.sparsity_axis(axes, panel.sparsities, _WIDTH - 1.3)
+    axes.set_title(style.title(panel.title))
+    style.sparsity_axis(axes, panel.sparsities, multiples.COLUMN - 1)
     places = style.position(panel.sparsities)
     gap = np.diff(places).min() if len(places) > 1 else 0.3
     axes.set_xlim(places[0] - 0.5 * gap, places[-1] + 0.5 * gap)
     runs = panel.runs.assign(test_accuracy=counted_accuracy(panel.runs)).dropna(subset=["test_accuracy"])
     for method, means in panel.printed_means.items():
-        dodge = _dodge(methods.index(str(method)), len(methods), gap)
+        dodge = multiples.dodge(methods.index(str(method)), len(methods), gap)
         multiples.printed_line(axes, str(method), places + dodge, 100 * means.to_numpy())
-    seen = list(100 * panel.overlay["mean"])
-    if runs.empty and seen:
-        axes.set_title(style.title(f"{panel.title} (published only)", _WIDTH))
-        axes.set_ylim(min(seen) - 5, max(seen) + 5)
-        return
-    if runs.empty:
+    seen, table = list(100 * panel.overlay["mean"]), panel.cells.dropna(subset="mean")
+    if table.empty and not seen:
         return multiples.nothing(axes, "no run with an accuracy yet")
-    table = summarise(runs)
-    present = set(runs["method"])
+    if table.empty:
+        axes.set_title(style.title(f"{panel.title} (published only)"))
     for i, method in enumerate(methods):
-        if method not in present:
+        if method not in table.index:
             continue
-        dodge = _dodge(i, len(methods), gap)
+        dodge = multiples.dodge(i, len(methods), gap)
         look, cells = style.look(method), table.loc[method]
         x, mean, half = style.position(cells.index) + dodge, 100 * cells["mean"], 100 * cells["half"]
         multiples.line(axes, method, x, mean.to_numpy(), half.to_numpy())
@@ -66,27 +61,13 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
         seed.set(marker=".", markeredgewidth=0, alpha=0.45, zorder=2)
         ended.set(marker=look.marker, markerfacecolor="white", markeredgewidth=0.8, zorder=4)
     for name, means in panel.bounds.items():
-        dodge = _dodge(methods.index(name), len(methods), gap)
+        dodge = multiples.dodge(methods.index(name), len(methods), gap)
         multiples.line(axes, name, style.position(means.index) + dodge, 100 * means.to_numpy())
         seen += list(100 * means)
-    chance, dense = runs["chance_accuracy"].mean(), panel.dense["test_accuracy"].mean()
     # By the runs, not by the bars: one wide interval must not squeeze all the lines.
-    axes.set_ylim(multiples.accuracy_limits([*seen, *(100 * runs["test_accuracy"])], 100 * dense, 100 * chance))
-    levels = {"chance": (chance, "0.45", ":"), "dense": (dense, "black", "-")}
-    low, high = axes.get_ylim()
-    levels = {name: level for name, level in levels.items() if low < 100 * level[0] < high}
-    for name, (level, colour, dash) in levels.items():
-        axes.axhline(100 * level, color=colour, linestyle=dash, linewidth=1.1, zorder=2)
-        axes.annotate(
-            f"{name}\n{100 * level:.1f}",
-            (1, 100 * level),
-            xytext=(4, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            fontsize=8,
-        )
+    values = [*seen, *(100 * runs["test_accuracy"])]
+    dense, chance = panel.dense["test_accuracy"].mean(), runs["chance_accuracy"].mean()
+    return multiples.accuracies(axes, values, 100 * dense, 100 * chance)
 
 
 def _seeds(axes: Axes, runs: pd.DataFrame, dodge: float, colour: str) -> Line2D:
@@ -102,7 +83,3 @@ def _points(runs: pd.DataFrame) -> pd.Series:
     places = [sparsity for (sparsity, _), own in zip(cells, kept, strict=True) for _ in own]
     values = np.concatenate([own.to_numpy(dtype=float) for own in kept] or [np.empty(0)])
     return pd.Series(values, index=pd.Index(places, dtype="float64"))
-
-
-def _dodge(place: int, count: int, gap: float) -> float:
-    return 0.5 * gap * ((place + 0.5) / count - 0.5)

@@ -14,16 +14,15 @@ from matplotlib.ticker import FuncFormatter
 from pbt_bench.analysis import style
 from pbt_bench.analysis.summary import Panel
 
-_WIDTH = 10.5  # of the figure at most, if more than one heat map stands in a row, inches
-_CELL = (0.42, 0.19)  # width and height of one cell; many sparsities make it narrower
-_NARROW = 0.2
+_LEAST, _MOST, _HEIGHT = 0.2, 0.42, 0.15  # width and height of a cell, inches
+_WIDE = 0.33  # enough for "× 2/3"
 
 
 def collapse_figure(panel: Panel) -> Figure:
     """Rows are layers from input to output, columns sparsities, one heat map per method.
 
-    Colour is the mean density over seeds (log scale). A cross marks a layer with no weight left, with "k/n" where that
-    holds for k of n seeds only.
+    Colour is the mean density over seeds (log scale). A cross marks a layer with no weight left, "k/n" that this holds
+    for k of n seeds only.
     """
     methods, sparsities = panel.methods, panel.sparsities
     diagnosed = panel.runs[panel.runs["layers"].notna()]
@@ -35,15 +34,15 @@ def collapse_figure(panel: Panel) -> Figure:
     means = np.concatenate([densities.mean(axis=0) for densities in cells.values()] or [np.ones(1)])
     norm = LogNorm(means[means > 0].min(initial=0.1), 1)
 
-    cell = min(_CELL[0], max(_NARROW, 5 / len(sparsities)))
-    map_width = max(len(sparsities), 4) * cell + 0.2
-    columns = max(1, min(3, len(methods), int(_WIDTH / map_width)))
+    beside = 0.85 * max(map(style.text_inches, names), default=0) + 0.3
+    across = max(len(sparsities), 4)
+    columns, cell = style.maps_in_a_row(len(methods), across, style.PAGE - beside, _LEAST, _MOST)
     rows = -(-len(methods) // columns)
-    width = columns * map_width + 0.8 * max(map(style.text_inches, names), default=0) + 1.2
-    height = rows * (max(len(names), 5) * _CELL[1] + 0.75) + 0.2
+    width = columns * (across * cell + style.MAP_GAP) + beside
+    height = rows * (max(len(names), 5) * _HEIGHT + 0.35) + 1.4
     with rc_context(style.RC | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure = style.new_figure(width, height)
-        figure.suptitle(style.title(panel.title, width), fontsize=10, fontweight="bold")
+        figure.suptitle(style.title(panel.title, width), fontsize=9, fontweight="bold")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in list(grid.flat)[len(methods) :]:
             axes.set_axis_off()
@@ -54,16 +53,15 @@ def collapse_figure(panel: Panel) -> Figure:
             axes.set_xticks(
                 range(len(sparsities)) if lowest else [], map(style.tick_label, sparsities) if lowest else []
             )
-            axes.tick_params(axis="x", rotation=0 if cell == _CELL[0] else 90)
+            axes.tick_params(axis="x", rotation=0 if cell == _MOST else 90)
             axes.set_yticks(range(len(names)) if i % columns == 0 else [], names if i % columns == 0 else [])
             if lowest:
                 axes.set_xlabel("sparsity")
-            _draw(axes, [cells.get((method, sparsity)) for sparsity in sparsities], norm, 7 if cell == _CELL[0] else 4)
+            _draw(axes, [cells.get((method, sparsity)) for sparsity in sparsities], norm, cell >= _WIDE)
         if cells:
             mesh = next(axes.images[0] for axes in grid.flat if axes.images)
-            figure.colorbar(
-                mesh, ax=grid, label="mean density", format=FuncFormatter(style.plain), aspect=30, shrink=0.9, pad=0.01
-            )
+            plain = FuncFormatter(style.plain)
+            figure.colorbar(mesh, ax=grid, label="mean density", format=plain, location="bottom", aspect=40, pad=0.02)
     return figure
 
 
@@ -75,8 +73,11 @@ def short_names(names: Sequence[str]) -> list[str]:
     return [style.shortened(".".join(part)) for part in parts]
 
 
-def _draw(axes: Axes, columns: Sequence[np.ndarray | None], norm: LogNorm, count_size: float) -> None:
-    """One heat map; each column has the densities (seeds, layers) of one sparsity, None where no run was diagnosed."""
+def _draw(axes: Axes, columns: Sequence[np.ndarray | None], norm: LogNorm, wide: bool) -> None:
+    """One heat map; each column has the densities (seeds, layers) of one sparsity, None where no run was diagnosed.
+
+    In cells that are not `wide` the number of seeds stands without the cross.
+    """
     known = [densities for densities in columns if densities is not None]
     if not known:
         axes.text(0.5, 0.5, "no run yet", transform=axes.transAxes, ha="center", color="0.4")
@@ -89,11 +90,11 @@ def _draw(axes: Axes, columns: Sequence[np.ndarray | None], norm: LogNorm, count
         image[:, x] = densities.mean(axis=0)
         for y, empty in enumerate((densities == 0).sum(axis=0)):
             if empty == len(densities):
-                axes.text(x, y, "×", ha="center", va="center_baseline", fontsize=11, fontweight="bold")
+                axes.text(x, y, "×", ha="center", va="center_baseline", fontsize=10, fontweight="bold")
             elif empty:
                 colour = "black" if norm(image[y, x]) > 0.6 else "white"
-                text = f"× {empty}/{len(densities)}"
-                axes.text(x, y, text, ha="center", va="center_baseline", fontsize=count_size, color=colour)
+                text = f"{'× ' * wide}{empty}/{len(densities)}"
+                axes.text(x, y, text, ha="center", va="center_baseline", fontsize=7 if wide else 6, color=colour)
     # Empty layers are white, whatever the scale; but the logarithm of 0 would count as no data, which is grey.
     shown = np.where(image == 0, np.finfo(float).tiny, image)
     colours = colormaps["viridis"].with_extremes(bad="0.9", under="white")

@@ -22,13 +22,13 @@ def compression_figure(panels: Sequence[Panel]) -> Figure:
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
-    axes.set_title(style.title(panel.title, multiples.COLUMN[0]))
+    axes.set_title(style.title(panel.title))
     table = panel.cells.dropna(subset="mean")
     printed = panel.printed_means
     if table.empty and printed.empty:
         return multiples.nothing(axes, "no run with an accuracy yet")
     if table.empty:
-        axes.set_title(style.title(f"{panel.title} (published only)", multiples.COLUMN[0]))
+        axes.set_title(style.title(f"{panel.title} (published only)"))
     axes.set_xscale("log")
     axes.set_xlim(0.85 / (1 - panel.sparsities[0]), 1.18 / (1 - panel.sparsities[-1]))
     for method in panel.methods:
@@ -38,15 +38,13 @@ def _draw(axes: Axes, panel: Panel) -> None:
             multiples.line(axes, method, ratio, cells["mean"].to_numpy(), cells["std"].to_numpy())
     for name, means in printed.items():
         multiples.printed_line(axes, str(name), 1 / (1 - means.index.to_numpy()), 100 * means.to_numpy())
-    chance, dense = 100 * panel.runs["chance_accuracy"].mean(), 100 * panel.dense["test_accuracy"].mean()
-    axes.axhline(chance, color="0.45", linestyle=":", linewidth=1.1)
-    axes.axhline(dense, color="black", linewidth=1.1)
-    axes.set_ylim(multiples.accuracy_limits([*(100 * table["mean"]), *(100 * panel.overlay["mean"])], dense, chance))
+    values = [*(100 * table["mean"]), *(100 * panel.overlay["mean"])]
+    dense, chance = panel.dense["test_accuracy"].mean(), panel.runs["chance_accuracy"].mean()
+    multiples.accuracies(axes, values, 100 * dense, 100 * chance)
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high < 300 * low else (1,)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(style.plain))
     axes.tick_params(axis="x", labelsize=7)
     axes.set_xlabel("compression (weights / kept weights)")
-    axes.set_ylabel("test accuracy (%)")
     return None

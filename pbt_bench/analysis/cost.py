@@ -37,12 +37,11 @@ def cost_figure(panel: Panel) -> Figure:
             own = table.loc[[method]] if method in table.index else table.iloc[:0]
             own = own[own[cost] > 0]
             multiples.line(axes, method, own[cost].to_numpy(), own["accuracy"].to_numpy())
-        if panel.dense["test_accuracy"].notna().any():
-            axes.axhline(100 * panel.dense["test_accuracy"].mean(), color="black", linewidth=1.1)
+        dense, chance = panel.dense["test_accuracy"].mean(), panel.runs["chance_accuracy"].mean()
+        multiples.accuracies(axes, list(table["accuracy"]), 100 * dense, 100 * chance)
         axes.xaxis.set_major_formatter(FuncFormatter(style.plain))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(_AXES[cost])
-        axes.set_ylabel("test accuracy (%)")
         return None
 
     return multiples.multiples(list(_AXES), draw, panel.methods, heading=panel.title)

@@ -46,16 +46,17 @@ def critical_figure(panels: Sequence[Panel]) -> Figure:
     has an empty layer at the lowest sparsity already. A black bar is what a paper's masks give for the same sparsities.
     """
     rows = max((len(panel.methods) for panel in panels), default=1)
-    names = max((style.text_inches(style.shortened(name)) for panel in panels for name in panel.methods), default=0)
-    return multiples.multiples(panels, _draw, [], (max(multiples.COLUMN[0], 2.3 + names), 0.9 + 0.22 * rows))
+    return multiples.multiples(panels, _draw, [], 0.8 + 0.2 * rows)
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
-    axes.set_title(style.title(panel.title, multiples.COLUMN[0]))
     table, printed = critical_sparsities(panel), printed_critical(panel)
+    alone = " (published only)" if table.empty and printed else ""
+    axes.set_title(style.title(panel.title + alone))
     if table.empty and not printed:
         return multiples.nothing(axes, "no run yet")
-    style.sparsity_axis(axes, panel.sparsities, multiples.COLUMN[0] - 1.3)
+    names = list(map(style.shortened, panel.methods))
+    style.sparsity_axis(axes, panel.sparsities, multiples.COLUMN - 0.3 - max(map(style.text_inches, names)))
     places = style.position(panel.sparsities)
     edge = places[0] - 0.06 * max(places[-1] - places[0], 0.3)
     for row, method in enumerate(panel.methods):
@@ -67,21 +68,30 @@ def _draw(axes: Axes, panel: Panel) -> None:
         found = style.position(own["critical"]) if len(own) else np.empty(0)
         found = np.where(np.isnan(found), edge, found)
         middle = np.quantile(found, 0.5, method="lower")
-        axes.plot([found.min(), found.max()], [row, row], color=look.colour, linewidth=1.5, solid_capstyle="butt")
+        axes.plot([found.min(), found.max()], [row, row], color=look.colour, solid_capstyle="butt")
         hollow = 2 * (~own["reached"]).sum() >= len(own)
         axes.plot(
             [middle],
             [row],
             marker="x" if middle == edge else look.marker,
-            markersize=6.5,
+            markersize=5.5,
             markerfacecolor="white" if hollow else look.colour,
             markeredgecolor=look.colour,
             clip_on=False,
         )
     for method, critical in printed.items():
         row = panel.methods.index(method)
-        axes.plot([style.position(critical)], [row], color="black", marker="|", markersize=12, zorder=5)
+        axes.plot(
+            [style.position(critical)],
+            [row],
+            color="black",
+            marker="|",
+            markersize=10,
+            linestyle="none",
+            zorder=5,
+            label="published masks",
+        )
     axes.set_xlim(edge, places[-1] + (places[-1] - edge) * 0.04)
-    axes.set_yticks(range(len(panel.methods)), map(style.shortened, panel.methods))
+    axes.set_yticks(range(len(panel.methods)), names)
     axes.set_ylim(len(panel.methods) - 0.5, -0.5)
     return None

@@ -41,15 +41,16 @@ def curve_figure(panel: Panel) -> Figure:
                     linestyle=look.dash,
                     marker=None if method == DENSE else look.marker,
                     markevery=every,
-                    markersize=4,
-                    linewidth=1.3,
+                    label=DENSE if method == DENSE else None,
                 )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy (%)")
         return None
 
-    return multiples.multiples(multiples.spread(panel.sparsities, _MOST), draw, panel.methods, heading=panel.title)
+    return multiples.multiples(
+        multiples.spread(panel.sparsities, _MOST), draw, panel.methods, multiples.LOW, panel.title
+    )
 
 
 def mean_curve(runs: pd.DataFrame) -> NDArray[np.float64]:

@@ -1,9 +1,9 @@
-"""Small panels side by side with one legend of methods below them all."""
+"""Panels of one column, one below the other, with one legend below them all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from matplotlib import rc_context
@@ -14,38 +14,48 @@ from numpy.typing import NDArray
 
 from pbt_bench.analysis import style
 
-COLUMN = (3.5, 2.7)  # of one panel, inches: the width of a column of a two-column paper
-_COLUMNS = 2
+if TYPE_CHECKING:
+    from matplotlib.typing import LineStyleType
+
+COLUMN = 3.5  # inches: the width of a column of a two-column paper, and of every figure but the two kinds of maps
+HEIGHT = 2.5  # of one panel
+LOW = 2.05  # of one panel where there may be four
 T = TypeVar("T")
+
+_LEVELS: dict[str, tuple[str, LineStyleType]] = {"dense": ("black", "-"), "chance": ("0.45", ":")}
 
 
 def multiples(
     items: Sequence[T],
     draw: Callable[[Axes, T], None],
     methods: Sequence[str],
-    size: tuple[float, float] = COLUMN,
+    height: float = HEIGHT,
     heading: str = "",
 ) -> Figure:
-    """`draw` called with an own axes for every item, two in a row; `methods` are in the legend, in their order."""
-    columns = max(1, min(_COLUMNS, len(items)))
-    rows = max(1, -(-len(items) // columns))
-    width, height = size
+    """`draw` called with an own axes for every item, one below the other.
+
+    The legend has `methods` in their order, then what the axes have a label for.
+    """
     with rc_context(style.RC):
-        # The legend takes as many rows below the panels as its longest name asks for.
-        entry = max((style.text_inches(style.shortened(method)) for method in methods), default=0) + 0.7
-        legend_columns = max(1, min(len(methods), int(width * columns / entry)))
-        legend_rows = -(-len(methods) // legend_columns)
-        figure = style.new_figure(width * columns, height * rows + 0.25 * legend_rows + (0.3 if heading else 0))
-        if heading:
-            figure.suptitle(style.title(heading, width * columns), fontsize=10, fontweight="bold")
-        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+        figure = style.new_figure(COLUMN, 1)
+        grid = figure.subplots(max(1, len(items)), squeeze=False)[:, 0]
         for axes, item in zip(grid, items, strict=False):
             draw(axes, item)
-        for axes in grid[len(items) :]:
-            axes.set_axis_off()
-        handles = [_handle(method) for method in methods]
+        if not items:
+            grid[0].set_axis_off()
+        handles = {style.shortened(method): _handle(method) for method in methods}
+        for axes in grid:
+            handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        if "published" in handles:
+            handles["published"] = _PUBLISHED
+        rows = 0
         if handles:
-            figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns)
+            columns = _legend_columns(list(handles))
+            rows = -(-len(handles) // columns)
+            figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+        figure.set_size_inches(COLUMN, height * len(grid) + 0.17 * rows + (0.3 if heading else 0) + 0.1)
+        if heading:
+            figure.suptitle(style.title(heading, COLUMN), fontsize=9, fontweight="bold")
     return figure
 
 
@@ -66,7 +76,7 @@ def printed_line(axes: Axes, method: str, x: NDArray[np.float64], y: NDArray[np.
     """What a paper printed of a method: thin, with hollow marks, broken where it printed nothing."""
     look = style.look(method)
     (drawn,) = axes.plot(x, y, color=look.colour, linestyle=look.dash, marker=look.marker, linewidth=0.7, zorder=2)
-    drawn.set(markersize=3.5, markerfacecolor="white", markeredgewidth=0.6)
+    drawn.set(markersize=3.5, markerfacecolor="white", markeredgewidth=0.6, label="published")
 
 
 def at_the_edge(axes: Axes, method: str, x: NDArray[np.float64], y: float) -> None:
@@ -77,13 +87,30 @@ def at_the_edge(axes: Axes, method: str, x: NDArray[np.float64], y: float) -> No
         marks.set(markerfacecolor="white", markeredgecolor=look.colour)
 
 
-def accuracy_limits(values: Sequence[float], dense: float, chance: float) -> tuple[float, float]:
-    """The ends of an axis of accuracies; chance is in sight where a value is nearer to it than to the highest."""
+def accuracies(axes: Axes, values: Sequence[float], dense: float, chance: float) -> None:
+    """An axis of accuracies in percent, with lines at dense and chance, and their level, where they are in sight.
+
+    Chance is in sight where a value is nearer to it than to the highest.
+    """
     seen = [*values, *([] if np.isnan(dense) else [dense])]
     if min(seen) - chance < max(seen) - min(seen):
         seen.append(chance)
     margin = 0.05 * (max(seen) - min(seen)) + 0.5
-    return min(seen) - margin, max(seen) + margin
+    low, high = min(seen) - margin, max(seen) + margin
+    axes.set_ylim(low, high)
+    axes.set_ylabel("test accuracy (%)")
+    for name, level in {"dense": dense, "chance": chance}.items():
+        if low < level < high:
+            colour, dash = _LEVELS[name]
+            axes.axhline(level, color=colour, linestyle=dash, linewidth=1.1, zorder=2, label=name)
+            place, text = (1, level), f"{level:.1f}"
+            where = ("axes fraction", "data")
+            axes.annotate(text, place, (3, 0), where, "offset points", va="center", color=colour, fontsize=7)
+
+
+def dodge(place: int, count: int, gap: float) -> float:
+    """How far the mark of one of `count` methods stands beside its place; they fill most of the gap between places."""
+    return 0.7 * gap * ((place + 0.5) / count - 0.5)
 
 
 def nothing(axes: Axes, why: str) -> None:
@@ -99,6 +126,18 @@ def spread(values: Sequence[float], most: int) -> list[float]:
     return [values[place] for place in places]
 
 
+_PUBLISHED = Line2D([], [], color="0.3", marker="o", linewidth=0.7, markersize=3.5, markerfacecolor="white")
+
+
 def _handle(method: str) -> Line2D:
     look = style.look(method)
-    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=style.shortened(method))
+    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash)
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    """As many as fit side by side; a legend is filled column by column."""
+    widths = [style.text_inches(name) + 0.5 for name in names]
+    for columns in range(len(widths), 1, -1):
+        if sum(max(part) for part in np.array_split(widths, columns)) < COLUMN:
+            return columns
+    return 1

@@ -14,15 +14,14 @@ from pbt_bench.analysis import style
 from pbt_bench.analysis.overlap import Overlaps
 from pbt_bench.analysis.summary import Panel
 
-_WIDTH = 10.5  # of the figure at most, inches
-_CELL, _NARROW = 0.33, 0.18  # a cell with and without its value
+_LEAST, _NARROW, _MOST_WIDE = 0.22, 0.12, 0.3  # a cell with and without its value, inches
 _VALUES_UP_TO = 12  # methods; more of them and values would be too small to read
-_MOST = 8  # matrices
+_MOST = 4  # matrices
 _LONGEST_NAME = 20
 
 
 def overlap_figure(panel: Panel, found: Overlaps) -> Figure:
-    """One matrix per sparsity (at most 8, the highest among them), rows and columns are methods.
+    """One matrix per sparsity (at most 4, the highest among them), rows and columns are methods.
 
     Colour and number are the Jaccard index, mean over seeds: measured below the diagonal, of chance above it. A matrix
     that mirrors itself shows masks as alike as chance makes them. Grey means that no seed has both masks.
@@ -30,18 +29,18 @@ def overlap_figure(panel: Panel, found: Overlaps) -> Figure:
     methods = style.method_order({*found.table["method_a"], *found.table["method_b"]})
     sparsities = spread(sorted(found.table["sparsity"].unique()), _MOST)
     values = len(methods) <= _VALUES_UP_TO
-    cell = _CELL if values else _NARROW
     labels = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in methods]
-    names = 0.75 * max(map(style.text_inches, labels), default=0)
-    side = max(len(methods), 4) * cell + 0.2
-    columns = max(1, min(4, len(sparsities), int((_WIDTH - names - 0.8) / side)))
+    names = 0.85 * max(map(style.text_inches, labels), default=0)
+    across, least = max(len(methods), 4), _LEAST if values else _NARROW
+    columns, cell = style.maps_in_a_row(len(sparsities), across, style.PAGE - names - 0.2, least, _MOST_WIDE)
+    side = across * cell + style.MAP_GAP
     rows = max(1, -(-len(sparsities) // columns))
-    width = max(columns * side + names + 1.2, 4.5)
+    width = max(columns * side + names + 0.2, 4)
     # Where the last row is not full, the one above it has names below it too.
-    height = rows * (side + 0.15) + names * (1 + (rows * columns > len(sparsities))) + 0.6
+    height = rows * (side + 0.1) + names * (1 + (rows * columns > len(sparsities))) + 1.2
     with rc_context(style.RC | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure = style.new_figure(width, height)
-        figure.suptitle(style.title(panel.title, width), fontsize=10, fontweight="bold")
+        figure.suptitle(style.title(panel.title, width), fontsize=9, fontweight="bold")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in list(grid.flat)[len(sparsities) :]:
             axes.set_axis_off()
@@ -58,9 +57,7 @@ def overlap_figure(panel: Panel, found: Overlaps) -> Figure:
         figure.supxlabel("below the diagonal: measured   ·   above it: by chance", fontsize=8)
         if sparsities:
             mesh = grid[0, 0].collections[0]
-            figure.colorbar(
-                mesh, ax=grid, label="Jaccard index", aspect=30, shrink=min(1, 2.5 / height + 0.3), pad=0.01
-            )
+            figure.colorbar(mesh, ax=grid, label="Jaccard index", location="bottom", aspect=40, shrink=0.7, pad=0.02)
     return figure
 
 
@@ -91,5 +88,5 @@ def _draw(axes: Axes, image: np.ndarray, values: bool) -> None:
         for (y, x), value in np.ndenumerate(image):
             if not np.isnan(value):
                 colour = "black" if value > 0.6 else "white"
-                text = axes.text(x, y, f"{value:.2f}", ha="center", va="center_baseline", fontsize=6.5, color=colour)
+                text = axes.text(x, y, f"{value:.2f}", ha="center", va="center_baseline", fontsize=6.2, color=colour)
                 text.set_in_layout(False)  # it is inside a cell: do not measure it, there are hundreds

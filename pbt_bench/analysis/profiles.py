@@ -31,11 +31,11 @@ def profile_figure(panel: Panel) -> Figure:
         if not here:
             return multiples.nothing(axes, "no run yet")
         axes.set_yscale("log")
-        axes.axhline(1 - sparsity, color="0.45", linestyle=":", linewidth=1.1)
-        for method, mean in here.items():
+        axes.axhline(1 - sparsity, color="0.45", linestyle=":", linewidth=1.1, label="all layers")
+        for i, (method, mean) in enumerate(here.items()):
             place = np.arange(1.0, len(mean) + 1)
             multiples.line(axes, method, place, np.where(mean > 0, mean, np.nan))
-            multiples.at_the_edge(axes, method, place[mean == 0], lowest)
+            multiples.at_the_edge(axes, method, place[mean == 0] + multiples.dodge(i, len(here), 1), lowest)
         axes.set_ylim(lowest, 1.3)
         axes.yaxis.set_major_formatter(FuncFormatter(style.plain))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -44,4 +44,6 @@ def profile_figure(panel: Panel) -> Figure:
         axes.set_ylabel("density")
         return None
 
-    return multiples.multiples(multiples.spread(panel.sparsities, _MOST), draw, panel.methods, heading=panel.title)
+    return multiples.multiples(
+        multiples.spread(panel.sparsities, _MOST), draw, panel.methods, multiples.LOW, panel.title
+    )

@@ -8,25 +8,24 @@ from matplotlib.figure import Figure
 from pbt_bench.analysis import style
 from pbt_bench.analysis.ranks import Ranks
 
-_WIDTH = 6.5  # inches: two columns of a paper, or one when scaled by half
-_LINE = 0.24  # inches from one name to the next
+_WIDTH = 3.5  # inches: a column of a paper
+_LINE = 0.2  # inches from one name to the next
 
 
 def rank_figure(found: Ranks) -> Figure:
-    """Average ranks as in Demšar 2006, JMLR 7, Fig. 1: the better half is named on the left, the worse on the right.
+    """Average ranks as in Demšar 2006, JMLR 7, Fig. 1, all named on the left: it fits a column.
 
     A bar joins methods of which no two differ significantly (Wilcoxon signed-rank, Holm-corrected).
     """
     names, most = list(found.average.index), len(found.average)
-    left = -(-most // 2)
     bars = len(found.groups)
     first = 0.35 + 0.13 * bars  # of the names, below the axis
-    height = 0.75 + first + _LINE * left
+    height = 0.6 + first + _LINE * most
     with rc_context(style.RC | {"axes.grid": False}):
         figure = style.new_figure(_WIDTH, height)
         axes = figure.add_subplot()
         axes.set_xlim(0.8, most + 0.2)
-        axes.set_ylim(first + _LINE * left - 0.1, -0.05)
+        axes.set_ylim(first + _LINE * most - 0.1, -0.05)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
         axes.spines["top"].set_visible(True)
@@ -37,17 +36,15 @@ def rank_figure(found: Ranks) -> Figure:
         axes.set_xlabel(f"average rank over {found.settings} setting{'s' * (found.settings != 1)} (1 is best)")
         for i, name in enumerate(names):
             rank, look = float(found.average[name]), style.look(name)
-            on_left = i < left
-            y = first + _LINE * (i if on_left else most - 1 - i)
-            end = 0.8 if on_left else most + 0.2
-            axes.plot([rank, rank, end], [0, y, y], color=look.colour, linewidth=0.9, linestyle="-", clip_on=False)
+            y = first + _LINE * i
+            axes.plot([rank, rank, 0.8], [0, y, y], color=look.colour, linewidth=0.9, linestyle="-", clip_on=False)
             axes.plot([rank], [0], color=look.colour, marker=look.marker, clip_on=False, zorder=4)
             axes.annotate(
-                f"{style.shortened(name)} {rank:.2f}" if on_left else f"{rank:.2f} {style.shortened(name)}",
-                (end, y),
-                xytext=(-4 if on_left else 4, 0),
+                f"{style.shortened(name)} {rank:.2f}",
+                (0.8, y),
+                xytext=(-4, 0),
                 textcoords="offset points",
-                ha="right" if on_left else "left",
+                ha="right",
                 va="center",
                 annotation_clip=False,
             )

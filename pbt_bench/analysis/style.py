@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 RC: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
-    "font.size": 9,
-    "axes.titlesize": 10,
+    "font.size": 8,
+    "axes.titlesize": 9,
     "axes.titleweight": "bold",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -33,10 +33,13 @@ RC: dict[RcKeyType, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
-    "lines.markersize": 5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
     "legend.frameon": False,
+    "legend.fontsize": 7.5,
     "legend.handlelength": 3.2,  # long enough to show the dash beside the marker
+    "legend.columnspacing": 1.0,
+    "legend.handletextpad": 0.5,
     "figure.facecolor": "white",
     "savefig.dpi": 200,
     "text.parse_math": False,  # a "$" in a name is a "$"
@@ -44,6 +47,10 @@ RC: dict[RcKeyType, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "pbt-bench",
 }
+
+
+PAGE = 7.0  # inches: the width of the text of a page, for the maps of layers and of overlaps
+MAP_GAP = 0.2  # beside a map
 
 
 class Look(NamedTuple):
@@ -163,9 +170,19 @@ def shortened(name: str, most: int = 26) -> str:
     return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
-def title(text: str, inches: float) -> str:
-    """A bold title, wrapped to about that width."""
-    return textwrap.fill(text, max(20, int(inches / 0.105)))
+def title(text: str, inches: float = 3.0) -> str:
+    """A bold title, wrapped to about that width; by default to that of the axes in a column."""
+    return textwrap.fill(text, max(20, int(inches / 0.085)))
+
+
+def maps_in_a_row(maps: int, cells: int, room: float, least: float, most: float) -> tuple[int, float]:
+    """How many of `maps` squares or heat maps, each so many `cells` wide, share `room` inches, and a cell's width.
+
+    At most three; as many as leave a cell `least` inches.
+    """
+    fitting = (count for count in range(min(3, maps), 1, -1) if (room / count - MAP_GAP) / cells >= least)
+    count = next(fitting, 1)
+    return count, min(most, (room / count - MAP_GAP) / cells)
 
 
 def new_figure(width: float, height: float) -> Figure:

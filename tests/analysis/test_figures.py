@@ -27,7 +27,8 @@ METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "fts")
 
 def legend_colours(figure):
     (legend,) = figure.legends
-    return {text.get_text(): line.get_color() for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
+    colours = {text.get_text(): line.get_color() for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
+    return {name: colour for name, colour in colours.items() if name not in ("dense", "chance")}
 
 
 def texts(figure):
@@ -107,15 +108,22 @@ def test_means_carry_the_mark_of_their_method_and_an_interval_that_accuracies_ca
     assert np.array(ends) == pytest.approx(np.array([[51 - half, 51 + half], [91 - half, 100]]), rel=1e-3)
 
 
-def test_a_place_without_a_panel_stays_empty(grid, record):
+def test_panels_stand_one_below_the_other_in_one_column(grid, record):
     runs = map(record, grid(model=("vgg8", "resnet8", "resnet20"), method=("snip",), seed=(0,)).runs())
-    assert [axes.axison for axes in accuracy_figure(panels(frame(runs))).axes] == [True] * 3 + [False]
+    figure = accuracy_figure(panels(frame(runs)))
+    figure.draw_without_rendering()
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    assert figure.get_figwidth() == 3.5
+    assert all(upper.y0 > lower.y1 for upper, lower in itertools.pairwise(boxes))
+    assert len(boxes) == 3
 
 
 def test_dense_and_chance_are_labelled_with_their_level(grid, record):
     specs = grid(model=("vgg8",), method=("snip",)).runs()
     runs = [record(spec, accuracy=0.9 if spec.method == "dense" else 0.9 - 0.6 * spec.sparsity) for spec in specs]
-    assert {"dense\n90.0", "chance\n10.0"} <= set(texts(accuracy_figure(panels(frame(runs)))))
+    figure = accuracy_figure(panels(frame(runs)))
+    assert texts(figure) == ["90.0", "10.0"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["snip", "dense", "chance"]
 
 
 def test_published_means_are_drawn_beside_the_runs_or_alone(record):
@@ -126,7 +134,7 @@ def test_published_means_are_drawn_beside_the_runs_or_alone(record):
     ]
     for runs in (specs, list(map(record, specs))):
         (axes,) = accuracy_figure(beside(panels(frame(runs)), published)).axes
-        (line,) = [line for line in axes.lines if line.get_linewidth() < 1 and line.get_linestyle() != "None"]
+        (line,) = [line for line in axes.lines if line.get_label() == "published"]
         assert list(line.get_ydata()) == pytest.approx([90.55, 87.24])
         assert (line.get_color(), line.get_marker()) == style.look("fts")[:2], "known in grey too"
         assert line.get_markerfacecolor() == "white"
@@ -153,6 +161,26 @@ def test_collapsed_layers_are_crossed_with_the_number_of_seeds(record):
     assert crosses == {(1, "×"), (2, "× 2/3")}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["layer0", "layer1", "layer2"]
     assert np.asarray(axes.images[0].get_array()).ravel() == pytest.approx([0.2, 0, 0.04 / 3])
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 30])
+def test_heat_maps_fit_a_page_and_can_be_read_there(record, count):
+    sparsities = [1 - 0.8**k for k in range(1, count + 1)]
+    specs = [
+        RunSpec(dataset="d", model="m", method=method, sparsity=sparsity, seed=seed)
+        for method in METHODS
+        for sparsity in sparsities
+        for seed in range(2)
+    ]
+    (panel,) = panels(frame([with_kept(record, spec, (10, 9 * spec.seed)) for spec in specs]))
+    figure = collapse_figure(panel)
+    assert figure.get_figwidth() <= 7
+    shown = [text for axes in figure.axes for text in (*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels())]
+    assert min(text.get_fontsize() for text in shown) >= 6
+    figure.draw_without_rendering()
+    labels = [label.get_window_extent() for label in figure.axes[len(METHODS) - 1].get_xticklabels()]
+    assert len(labels) == count
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(labels))
 
 
 def test_without_collapse_there_is_no_cross(grid, record):

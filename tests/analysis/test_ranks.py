@@ -115,7 +115,7 @@ def test_bars_join_what_cannot_be_told_apart(apart, groups):
     (axes,) = rank_figure(found).axes
     bars = [line for line in axes.lines if line.get_linewidth() == 3]
     assert len(bars) == len(groups)
-    assert [text.get_text() for text in axes.texts] == ["a 1.00", "b 2.00", "3.00 c", "4.00 d"]
+    assert [text.get_text() for text in axes.texts] == ["a 1.00", "b 2.00", "c 3.00", "d 4.00"]
 
 
 def test_a_long_name_is_cut_and_leaves_room_for_the_axis(tmp_path):
@@ -125,6 +125,7 @@ def test_a_long_name_is_cut_and_leaves_room_for_the_axis(tmp_path):
     (axes,) = figure.axes
     assert len(axes.texts[0].get_text()) < 40
     assert axes.get_position().width > 0.2
+    assert figure.get_figwidth() == 3.5
 
 
 def test_without_runs_there_is_nothing_to_rank(grid):
