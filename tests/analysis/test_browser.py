@@ -178,6 +178,13 @@ def test_the_page_prints_without_its_controls(browser, page):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert not browser.find_element(By.CSS_SELECTOR, ".filters").is_displayed()
     assert browser.find_element(By.ID, "run-table").is_displayed()
+    style = "return [...document.querySelectorAll(arguments[0])].map(part => getComputedStyle(part)[arguments[1]])"
+    assert set(browser.execute_script(style, "main p", "breakInside")) == {"avoid"}
+    assert set(browser.execute_script(style, "#run-table th button", "display")) == {"contents"}, (
+        "else heads repeat blank"
+    )
+    heights = browser.execute_script(style, "figure img", "maxHeight")
+    assert {round(float(height.removesuffix("px")) / 96 * 2.54, 1) for height in heights} == {22}, "less than a page"
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     lazily = len(browser.print_page())
     browser.execute_script("for (const image of document.images) image.loading = 'eager'")
