@@ -191,6 +191,21 @@ def test_the_page_prints_without_its_controls(browser, page):
     assert lazily > 0.9 * len(browser.print_page())  # the figures are on paper though nobody scrolled to them
 
 
+def test_a_table_of_nine_methods_and_an_opened_run_need_no_scrolling_in_a_wide_window(
+    browser, tmp_path, grid, record, stored
+):
+    nine = ("random", "magnitude", "grad_norm", "snip", "grasp", "fisher_diagonal", "fisher_pruning", "fts", "fbss")
+    specs = grid(dataset=("cifar10",), model=("resnet18",), method=nine, sparsity=(0.9, 0.98)).runs()
+    path = write_report("nine", specs, stored(tmp_path / "in", list(map(record, specs))), tmp_path / "out")
+    size = browser.get_window_size()
+    browser.set_window_size(1366, 900)
+    load(browser, path)
+    browser.find_element(By.CSS_SELECTOR, "button.run").click()
+    cut = "return [...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth).length"
+    assert browser.execute_script(cut) == 0
+    browser.set_window_size(size["width"], size["height"])
+
+
 def test_ten_thousand_runs_open_in_three_seconds_and_15_mb(browser, tmp_path, grid, record, stored):
     specs = grid(seed=tuple(range(118))).runs()
     assert len(specs) > 10_000
