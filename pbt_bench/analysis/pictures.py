@@ -29,6 +29,7 @@ _OF_PANEL: dict[str, tuple[Callable[[Panel], Figure], str]] = {
     "cost": (cost_figure, "Accuracy against cost"),
 }
 _OF_GROUP: dict[str, tuple[Callable[[Sequence[Panel]], Figure], str]] = {
+    "accuracy": (accuracy_figure, "Accuracy against sparsity"),
     "compression": (compression_figure, "Accuracy against compression"),
     "critical": (critical_figure, "Critical sparsity"),
     "effective": (effective_figure, "Effective against nominal sparsity"),
@@ -48,23 +49,17 @@ def panel_pictures(gallery: Gallery, panel: Panel) -> dict[str, Picture | None]:
 
 
 def group_pictures(gallery: Gallery, parts: Iterable[Panel]) -> list[dict[str, Picture | None]]:
-    """The figures of each data set in one setting, its models side by side."""
+    """The figures of each data set in one setting, all its models in each; None where there is nothing to draw."""
     found = []
     for title, group in _by_dataset(parts).items():
-        about = f"Accuracy against sparsity, {title}"
-        draw = partial(accuracy_figure, group)
-        pictures: dict[str, Picture | None] = {
-            "accuracy": gallery.picture(slug(f"accuracy {title}"), about, draw, states(*group))
-        }
+        pictures: dict[str, Picture | None] = {}
         runs = any(panel.runs["status"].ne(MISSING).any() for panel in group)
-        some = {
-            "compression": runs or any(len(panel.overlay) for panel in group),
-            "critical": runs or any(map(printed_critical, group)),
-        }
+        printed = any(len(panel.overlay) for panel in group)
+        some = {"accuracy": printed, "compression": printed, "critical": any(map(printed_critical, group))}
         for kind, (figure, what) in _OF_GROUP.items():
             pictures[kind] = (
                 gallery.picture(slug(f"{kind} {title}"), f"{what}, {title}", partial(figure, group), states(*group))
-                if some.get(kind, runs)
+                if runs or some.get(kind)
                 else None
             )
         found.append(pictures)

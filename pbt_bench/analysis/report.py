@@ -53,7 +53,7 @@ def write_report(
     masks = _masks(store, table)
     parts = bounded(beside(panels(table), published))
     gallery = Gallery(out / "figures")
-    sections = []
+    sections: list[dict[str, Any]] = []
     for panel in parts:
         found = standings(panel)
         accuracies = accuracy_table(panel, found, published)
@@ -105,6 +105,7 @@ def write_report(
         rank_sentences=rank_sentences(ranked),
         ranks=by_rank,
         sections=sections,
+        printed=[section for section in sections if len(section["panel"].printed)],
         audit=_audit(table),
         scores=_scores(table),
         environment=_environment(table),
