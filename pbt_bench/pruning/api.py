@@ -60,8 +60,7 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
     Raises RequestError, naming the tensor, if a mask is not one of the model's or has another shape.
     """
-    parameters = dict(model.named_parameters())
-    check_masks(masks, {name: parameters[name] for name in masks if name in parameters})
+    parameters = check_masks(masks, model)
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].masked_fill_(~mask, 0)

@@ -98,10 +98,13 @@ def diagnose(
     equal scores cannot be told apart, and dead ReLUs can make most scores zero.
     Raises RequestError if there are no masks, or they do not fit the model's parameters.
     """
+    check_masks(masks, model)
     if not masks:
         raise RequestError("there are no masks to diagnose")
-    parameters = dict(model.named_parameters())
-    check_masks(masks, {name: parameters[name] for name in masks if name in parameters})
+    if scores is not None and (odd := masks.keys() - scores.keys()):
+        raise RequestError(f"there are no scores of {', '.join(sorted(odd))}")
+    if not isinstance(example, Tensor) or not len(example):
+        raise RequestError(f"the example is {type(example).__name__}, not a tensor [samples, ...] with a sample")
     masks = dict(masks)
     found = trace(model, masks, example)
     layers = tuple(

@@ -11,7 +11,7 @@ from decimal import ROUND_FLOOR, Decimal
 from math import floor, prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
 
@@ -130,13 +130,21 @@ def _shares(weight: Mapping[str, float], limit: Mapping[str, int], kept: int) ->
     return {name: result[name] for name in weight}
 
 
-def check_masks(masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
-    """Raises RequestError unless `masks` are bool tensors, one for every parameter, of its shape."""
-    if masks.keys() != parameters.keys():
-        odd = sorted(masks.keys() ^ parameters.keys())
-        raise RequestError(f"masks and prunable parameters differ: {', '.join(odd)}")
+def check_masks(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that `masks` are of.
+
+    Raises RequestError unless they are bool tensors by the names of parameters of `model`, each of its shape.
+    """
+    if not isinstance(model, nn.Module):
+        raise RequestError(f"the model is {type(model).__name__}, not a torch.nn.Module")
+    if not isinstance(masks, Mapping):
+        raise RequestError(f"masks are {type(masks).__name__}, not a mapping from parameter names to bool tensors")
+    parameters = dict(model.named_parameters())
+    if odd := sorted(map(str, masks.keys() - parameters.keys())):
+        raise RequestError(f"masks and parameters of {type(model).__name__} differ: {', '.join(odd)}")
     for name, mask in masks.items():
-        if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
-            raise RequestError(
-                f"mask of {name}: {mask.dtype} {list(mask.shape)}, expected torch.bool {list(parameters[name].shape)}"
-            )
+        shape = list(parameters[name].shape)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or list(mask.shape) != shape:
+            found = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise RequestError(f"mask of {name}: {found}, expected torch.bool {shape}")
+    return {name: parameters[name] for name in masks}

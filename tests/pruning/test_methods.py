@@ -144,7 +144,7 @@ def test_what_is_no_model_no_method_no_number_is_named() -> None:
     broken.weight.data[1, 2] = float("nan")
     for model, options, says in (
         (None, {}, "the model is NoneType, not a torch.nn.Module"),
-        (nn.Linear(4, 3), {"method": ["fts"]}, r"unknown method \['fts'\] \(valid: "),
+        (nn.Linear(4, 3), {"method": ["fts"]}, r"unknown method \['fts'\]; did you mean 'fts'"),
         (nn.Linear(4, 3), {"generator": 3}, r"generator is int, not a torch\.Generator"),
         (nn.Linear(4, 3), {"sparsity": "half"}, "sparsity = 'half' must be"),
         (nn.LazyLinear(3), {}, "weight has no shape yet: run the model on one batch"),
@@ -168,6 +168,23 @@ def test_the_original_protocol_leaves_no_choice_of_the_grid_but_those_that_chang
         found, plain = (resolve(pruners()[method], scoring, "original") for scoring in (odd, Scoring()))
         assert found == msgspec.structs.replace(plain, chunk=8)
         assert resolve(pruners()[method], odd, "common") == odd
+
+
+@pytest.mark.parametrize(
+    ("masks", "says"),
+    [
+        (None, "masks are NoneType, not a mapping"),
+        ({"weights": torch.ones(3, 4) > 0}, "Linear differ: weights"),
+        ({"weight": [True] * 12}, r"mask of weight: list, expected torch\.bool \[3, 4\]"),
+        ({"weight": torch.ones(3, 4)}, r"mask of weight: torch\.float32 \[3, 4\], expected torch\.bool \[3, 4\]"),
+    ],
+)
+def test_what_is_no_mask_of_the_model_is_named(masks: Any, says: str) -> None:
+    net = nn.Linear(4, 3)
+    with pytest.raises(RequestError, match=says):
+        pbt_bench.apply(net, masks)
+    with pytest.raises(RequestError, match=says):
+        pbt_bench.diagnose(net, masks, torch.ones(1, 4))
 
 
 def test_targets_of_any_integer_type_are_class_indices() -> None:
