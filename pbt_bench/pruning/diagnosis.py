@@ -60,8 +60,9 @@ class Diagnosis:
     def effective_sparsity(self) -> float:
         """1 - (kept weights on at least one path of kept weights from an input to an output) / prunable.
 
-        A unit that only a bias or a normalisation shift feeds carries a constant, not the input: weights
-        behind it are not effective.
+        A unit that only a bias, a normalisation shift or a learned position feeds carries a constant, not the
+        input: weights behind it are not effective. What a path is, at a product, a normalisation or an attention,
+        is defined in `pbt_bench.pruning.support`.
         """
         return 1 - sum(layer.live for layer in self.layers) / self.prunable
 

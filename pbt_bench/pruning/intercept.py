@@ -17,10 +17,13 @@ from torch.overrides import TorchFunctionMode
 
 CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}  # function -> spatial dimensions
 LINEAR_MAPS = (*CONVOLUTIONS, F.linear)
+TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 class Intercept(TorchFunctionMode):
     """Calls `apply(name, function, inputs, weight, bias, options)` in place of the linear map of a tracked weight."""
+
+    maps: tuple[Any, ...] = LINEAR_MAPS
 
     def __init__(self, tracked: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -30,8 +33,8 @@ class Intercept(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         options = dict(kwargs or {})
-        if func in LINEAR_MAPS:
-            inputs, weight, bias, options = split_call(args, options)
+        if func in self.maps:
+            inputs, weight, bias, options = split_call(args, options, func in TRANSPOSED)
             name = self._names.get(id(weight))
             if name is not None:
                 return self.apply(name, func, inputs, weight, bias, options)
@@ -55,9 +58,12 @@ class Intercept(TorchFunctionMode):
         return function(*args, **options)
 
 
-def split_call(args: tuple[Any, ...], options: Mapping[str, Any]) -> tuple[Tensor, Tensor, Any, dict[str, Any]]:
-    """(inputs, weight, bias, other options) of a call of one of LINEAR_MAPS, however its arguments were given."""
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+def split_call(
+    args: tuple[Any, ...], options: Mapping[str, Any], transposed: bool = False
+) -> tuple[Tensor, Tensor, Any, dict[str, Any]]:
+    """(inputs, weight, bias, other options) of a call of a linear map, however its arguments were given."""
+    rest = ("output_padding", "groups", "dilation") if transposed else ("dilation", "groups")
+    names = ("input", "weight", "bias", "stride", "padding", *rest)
     given = dict(zip(names, args, strict=False)) | dict(options)
     return given.pop("input"), given.pop("weight"), given.pop("bias", None), given
 

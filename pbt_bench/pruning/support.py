@@ -1,11 +1,22 @@
 """Which weights lie on a live path from input to output, and how often each is used: one forward and backward pass.
 
-The network is run on supports instead of numbers: a kept weight is 1, a pruned one 0, and after every linear
-map a positive activation becomes 1. Biases add nothing, normalisations and activations pass through, maximum
-pooling becomes average pooling (a maximum is positive if and only if the mean is), and in attention every token sees
-the values of all. Then an activation is 1 if
-and only if some input reaches it through kept weights, and, backwards, a gradient is positive if and only if
-it reaches the output. All values stay small integers, so no depth overflows or vanishes.
+What is counted. The output depends on the input, and a kept weight is live, if a path says so:
+
+- A linear map (convolution, transposed convolution, linear layer) gives a value that depends on the input if some kept
+  weight meets one that does. That weight is live if the output depends on the result.
+- A sum depends on each of its terms, a maximum on all its candidates, and an elementwise function on its argument.
+- A product depends on a factor unless the other one is zero. A gate without kept weights is a constant, such as the
+  sigmoid of its bias, and lets the other factor pass; without a bias it may be zero, and then nothing passes.
+- Biases, normalisation shifts, learned tokens and positions are constants: no path starts at them, so weights that only
+  they feed are not live. Every parameter that is not pruned counts as not zero, as it will be after training.
+- Normalisation passes each unit through; that its statistics mix units is not a path.
+- In attention every token sees the values of all; queries and keys matter where a value depends on the input.
+- What a function gives that is not known here depends on all it is given; a note on stderr names it.
+
+The network is run on supports (see supports.py) in place of numbers: a kept weight is 1, a pruned one 0, the input
+`DEPENDS`. Then an activation is at least `LEAST` if and only if it depends on the input, and, backwards, a gradient is
+positive if and only if the output depends on the activation. All numbers are sums of products that are not negative,
+brought back to supports after every map, so nothing cancels, and no depth overflows or vanishes.
 """
 
 from __future__ import annotations
@@ -21,122 +32,160 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pbt_bench.pruning.intercept import Intercept
+from pbt_bench.pruning.intercept import LINEAR_MAPS, TRANSPOSED, Intercept
 from pbt_bench.pruning.masks import Masks
 from pbt_bench.pruning.preserve import preserved
+from pbt_bench.pruning.supports import (
+    DEPENDS,
+    LEAST,
+    PRODUCTS,
+    SOFTMAX,
+    Marked,
+    changed,
+    in_place,
+    level,
+    moves,
+    plain_name,
+    result_of,
+    support,
+    tensors,
+)
 
-_PASSED_THROUGH = """
-    batch_norm layer_norm group_norm instance_norm local_response_norm rms_norm
-    relu relu_ leaky_relu leaky_relu_ relu6 elu elu_ selu selu_ celu celu_ gelu silu mish hardswish hardtanh hardtanh_
-    hardsigmoid softplus softsign tanh sigmoid logsigmoid prelu log_softmax
-    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout
-"""
-_IDENTITY = {
-    getattr(place, name) for place in (F, torch, Tensor) for name in _PASSED_THROUGH.split() if hasattr(place, name)
-}
-_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
-_AVERAGE = {
-    pool: average
-    for dims, average in ((1, F.avg_pool1d), (2, F.avg_pool2d), (3, F.avg_pool3d))
-    for pool in (getattr(F, f"max_pool{dims}d"), getattr(torch, f"max_pool{dims}d"))
-}
-_ADAPTIVE = {
-    F.adaptive_max_pool1d: F.adaptive_avg_pool1d,
-    F.adaptive_max_pool2d: F.adaptive_avg_pool2d,
-    F.adaptive_max_pool3d: F.adaptive_avg_pool3d,
-}
-
-
-class _Support(torch.autograd.Function):
-    """1 where positive, in both directions."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        support = values > 0
-        ctx.save_for_backward(support)
-        return support.to(values.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (gradient,) = gradients
-        (support,) = ctx.saved_tensors
-        onward: Tensor = ((gradient > 0) & support).to(gradient.dtype)
-        return onward
+_MATRIX_PRODUCTS = ("matmul", "bmm", "einsum")
 
 
 class _Paths(Intercept):
-    """Runs a network on supports."""
+    """Runs a network on supports; `start` is the support of its input, a number."""
 
-    def __init__(self, tracked: Mapping[str, Tensor]) -> None:
+    maps = (*LINEAR_MAPS, *TRANSPOSED)
+
+    def __init__(self, tracked: Mapping[str, Tensor], start: Tensor) -> None:
         super().__init__(tracked)
         self.positions: dict[str, int] = {}  # how often each weight of the tensor is used per example
         self.other_flops = 0
+        self._start = start
+        self._weights = Marked(tracked.values())  # and what is computed of weights alone: where it is 0 it stays 0
+        self._indices = Marked()  # integers that depend on the input
+        self._shares = Marked()  # of a softmax: they sum to 1, so that they choose among equal constants in vain
+
+    def input(self, example: Tensor) -> Tensor:
+        """What the network is given in place of `example`."""
+        if example.is_floating_point():
+            return self._starting(example)
+        self._indices.add(example)
+        return example
 
     def apply(
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
-        result: Tensor = function(inputs, weight, None, **options)
-        self.positions[name] = self.positions.get(name, 0) + _positions(function, result)
-        return _positive(result)
+        result: Tensor = function(support(inputs), weight, None, **options)
+        self.positions[name] = self.positions.get(name, 0) + _positions(function, inputs, weight, result)
+        return level(result, bias is not None)
 
     def untracked(
         self, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
-        result = function(inputs, torch.ones_like(weight), None, **options)
-        self.other_flops += 2 * weight.numel() * _positions(function, result)
-        return _positive(result)
+        if not weight.requires_grad:
+            weight = torch.ones_like(weight)
+        result = function(support(inputs), weight, None, **options)
+        self.other_flops += 2 * weight.numel() * _positions(function, inputs, weight, result)
+        return level(result, bias is not None)
 
     def other(self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if function is torch._C._set_grad_enabled:  # frozen parts join input and output like others
+            return None
+        given = list(tensors((args, list(options.values()))))
+        supports = [t for t in given if t.requires_grad]
+        chosen = any(t in self._indices for t in given)
+        if function is F.embedding and chosen:
+            return self._embedding(function, args, options)
+        if not supports:
+            result = function(*args, **options)
+            return changed(result, self._chosen) if chosen else result
         if function is F.scaled_dot_product_attention:
             query, key, value = (args + tuple(options[n] for n in ("query", "key", "value") if n in options))[:3]
-            return _attention(query, key, value)
+            return _attention(*map(support, (query, key, value)))
         if function is F.multi_head_attention_forward:
             parameters = inspect.signature(function).parameters
             return self._multi_head(dict(zip(parameters, args, strict=False)) | options)
-        if function in _SOFTMAX:  # positive everywhere, and it depends on its argument
-            return (args[0] if args else options["input"]) + 1
-        if function in _IDENTITY:
-            return args[0] if args else options["input"]
-        if function in _ADAPTIVE:
-            return _ADAPTIVE[function](*args[:2])
-        if function in _AVERAGE:
-            names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
-            given = dict(zip(names, args, strict=False)) | options
-            if all(d == 1 for d in _as_tuple(given.get("dilation", 1))):
-                keep = {k: given[k] for k in names[:4] + names[5:] if k in given}
-                return _AVERAGE[function](**keep)
-        return function(*args, **options)
+        name = plain_name(function)
+        if name in _MATRIX_PRODUCTS and any(t in self._shares for t in given):
+            shared = [changed(value, self._varying) for value in (args, options)]
+            result = level(function(*shared[0], **shared[1]), constant=True)
+        else:
+            if chosen and name in PRODUCTS:
+                args = changed(args, self._factor)
+            result = result_of(function, args, options)
+        if all(t in self._weights for t in supports):
+            for t in tensors(result):
+                self._weights.add(t)
+        elif not moves(function):
+            result = changed(result, lambda t: level(t) if t.is_floating_point() and t.requires_grad else t)
+        for t in tensors(result):
+            if not t.is_floating_point():
+                self._indices.add(t)
+            elif name in SOFTMAX:
+                self._shares.add(t)
+        if in_place(function) and isinstance(result, Tensor) and result is not args[0]:
+            return args[0].copy_(result)
+        return result
+
+    def _starting(self, like: Tensor) -> Tensor:
+        """Numbers that depend on the input, in the shape of `like`."""
+        return self._start.expand(like.shape).clone()
+
+    def _chosen(self, result: Tensor) -> Tensor:
+        """What a function gives of indices that depend on the input."""
+        if result.is_floating_point():
+            return self._starting(result)
+        self._indices.add(result)
+        return result
+
+    def _factor(self, t: Tensor) -> Tensor:
+        """What indices are in a product; truth values choose, which is no path."""
+        if t in self._indices:
+            return t.new_ones(()) if t.dtype == torch.bool else self._starting(t)
+        return t
+
+    def _embedding(self, function: Callable[..., Tensor], args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+        """Any row of the table may be chosen, so that a number depends on the kept weights of its column."""
+        table: Tensor = args[1] if len(args) > 1 else options["weight"]
+        shape = function(*changed(args, Tensor.detach), **changed(options, Tensor.detach)).shape
+        columns = table.sum(0) if table.requires_grad else torch.ones_like(table[0])
+        return level((self._start * columns).expand(shape))
+
+    def _varying(self, value: Tensor) -> Tensor:
+        return value if value in self._shares else _varying(value)
 
     def _multi_head(self, given: dict[str, Any]) -> tuple[Tensor, None]:
         """Attention [tokens, n, features] whose inner projections are not prunable: dense."""
-        query, key, value = given["query"], given["key"], given["value"]
+        inputs = [support(given[name]) for name in ("query", "key", "value")]
         features = given["embed_dim_to_check"]
-        self.other_flops += 2 * features * sum(t.numel() for t in (query, key, value))
-        inner = [_positive(t.sum(2, keepdim=True)).expand(*t.shape[:2], features) for t in (query, key, value)]
+        self.other_flops += 2 * features * sum(t.numel() for t in inputs)
+        biased = given["in_proj_bias"] is not None
+        inner = [level(t.sum(2, keepdim=True), biased).expand(*t.shape[:2], features) for t in inputs]
         mixed = _attention(*(t.transpose(0, 1) for t in inner)).transpose(0, 1)
         with self:
-            return F.linear(mixed, given["out_proj_weight"]), None
+            return F.linear(mixed, given["out_proj_weight"], given["out_proj_bias"]), None
+
+
+def _varying(value: Tensor) -> Tensor:
+    """Without the constants that are the same for every token: biases, but not learned values."""
+    return value * (value >= LEAST) if value.requires_grad else support(value)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """[..., tokens, features]: every token sees the values of all, and queries and keys matter where a value is."""
-    seen = value.sum(-2, keepdim=True) * (1 + query.sum((-2, -1), keepdim=True) + key.sum((-2, -1), keepdim=True))
-    return _positive(seen.expand(*query.shape[:-1], value.shape[-1]))
+    """[..., tokens, features]: every token sees the values of all, and queries and keys matter where a value varies."""
+    chooses = level(query.sum((-2, -1), keepdim=True) + key.sum((-2, -1), keepdim=True), constant=True)
+    values = value.sum(-2, keepdim=True)
+    seen = level(_varying(values) * chooses + (values > 0))
+    return seen.expand(*query.shape[:-1], value.shape[-1]).clone()
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-
-
-def _positive(values: Tensor) -> Tensor:
-    result: Tensor = _Support.apply(values)
-    return result
-
-
-def _positions(function: Callable[..., Tensor], result: Tensor) -> int:
-    """Output positions per example of a linear map on one example."""
-    channels = result.shape[-1] if function is F.linear else result.shape[1]
-    return result.numel() // channels
+def _positions(function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, result: Tensor) -> int:
+    """How often a linear map uses each weight on one example: per position of the side whose positions it visits."""
+    side = inputs if function in TRANSPOSED else result
+    return side.numel() // side.shape[-1 if function is F.linear else 1 - weight.dim()]
 
 
 @dataclass(frozen=True)
@@ -152,23 +201,23 @@ class Trace:
 def trace(model: nn.Module, masks: Masks, example: Tensor) -> Trace:
     """Propagate supports through `model` for one example of the shape of `example[:1]`."""
     kept = {name: mask.float().requires_grad_() for name, mask in masks.items()}
-    dtype = torch.float32
-    own = [*model.named_parameters(), *model.named_buffers()]
-    state = {name: t.detach().to(dtype) if t.is_floating_point() else t for name, t in own} | kept
-    ones = example[:1]
-    if ones.is_floating_point():
-        ones = torch.ones_like(ones, dtype=dtype).requires_grad_()
-    paths = _Paths(kept)
+    state: dict[str, Tensor] = {}
+    for name, t in (*model.named_parameters(), *model.named_buffers()):
+        state[name] = t.detach().float() if t.is_floating_point() else t
+    for name, t in model.named_parameters():
+        if name not in kept and t.is_floating_point():
+            state[name] = state[name] + (state[name] == 0)
+    start = torch.tensor(DEPENDS, device=example.device, requires_grad=True)
+    paths = _Paths(kept, start)
     grad: AbstractContextManager[Any] = torch.enable_grad()
     with preserved(model), grad:
         model.eval()
+        inputs = paths.input(example[:1])
         with paths:
-            output = functional_call(model, state, (ones,))
-        total = output.sum()
-        start = [ones] if ones.is_floating_point() else []
-        found: tuple[Tensor, ...] = tuple(torch.zeros_like(k) for k in (*kept.values(), *start))
-        if total.requires_grad:
-            found = torch.autograd.grad(total, [*kept.values(), *start], allow_unused=True, materialize_grads=True)
-    live = {name: (grad > 0) & masks[name] for (name, grad) in zip(kept, found, strict=False)}
-    connected = bool((found[-1] > 0).any()) if start else bool(total > 0)
-    return Trace(live, connected, paths.positions, paths.other_flops)
+            output = functional_call(model, state | kept, (inputs,))
+        found: tuple[Tensor, ...] = tuple(torch.zeros_like(t) for t in (*kept.values(), start))
+        if output.requires_grad:
+            tracked = [*kept.values(), start]
+            found = torch.autograd.grad(output.sum(), tracked, allow_unused=True, materialize_grads=True)
+    live = {name: (grad >= LEAST) & masks[name] for (name, grad) in zip(kept, found, strict=False)}
+    return Trace(live, bool(found[-1] > 0), paths.positions, paths.other_flops)

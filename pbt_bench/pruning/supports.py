@@ -1,0 +1,265 @@
+"""What the functions between the linear maps of a network do to supports: numbers that are 0, 1 or `DEPENDS`.
+
+0 is the number zero, 1 a constant that is not, and `DEPENDS` stands for a value that depends on the network's input.
+No number is negative, so nothing cancels. Sums of constants stay below `LEAST`, and means of what depends on the
+input stay above: `level` tells the two apart again, in both directions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, reduce
+from operator import add, mul
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DEPENDS = 2.0**60
+LEAST = 2.0**30
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_KEPT = _names("""
+    relu leaky_relu relu6 elu selu celu gelu silu mish hardswish hardtanh softsign tanh tanhshrink hardshrink softshrink
+    rrelu prelu threshold abs absolute neg negative positive pos sin sinh asinh tan atan arctan erf expm1 log1p sqrt
+    square sign sgn floor ceil round trunc frac nan_to_num clamp clip clamp_min clamp_max detach
+    requires_grad dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout
+    rms_norm local_response_norm normalize
+""")  # f(0) = 0
+_LIFTED = _names("""
+    sigmoid hardsigmoid softplus logsigmoid softmax softmin log_softmax gumbel_softmax exp exp2 log log2 log10 cos cosh
+    acos reciprocal rsqrt logit erfc batch_norm layer_norm group_norm instance_norm
+""")  # f(0) is another number, or a shift is added
+_SUMS = _names("""
+    add radd iadd sub subtract rsub isub maximum minimum fmax fmin where masked_fill logaddexp hypot atan2
+""")
+PRODUCTS = _names("mul multiply rmul imul")
+_QUOTIENTS = _names("div divide true_divide truediv itruediv rtruediv rdiv")
+_POWERS = _names("pow float_power ipow rpow")
+_REDUCED = dict.fromkeys(_names("amax amin max min logsumexp std var"), 1) | {"norm": 2}  # place of `dim`
+_MOVES = _names("""
+    get getitem iter view view_as reshape reshape_as flatten ravel unflatten squeeze unsqueeze select narrow chunk split
+    split_with_sizes tensor_split unbind cat concat concatenate stack hstack vstack dstack pad permute transpose t
+    movedim moveaxis swapaxes swapdims adjoint flip fliplr flipud roll rot90 index_select gather take_along_dim
+    take_along_axis masked_select diagonal diag diag_embed tril triu expand expand_as broadcast_to broadcast_tensors
+    repeat tile repeat_interleave contiguous clone alias unfold pixel_shuffle pixel_unshuffle channel_shuffle
+    to type type_as float double bfloat16 cpu cuda size dim ndimension numel stride is_floating_point is_contiguous len
+""")
+_NONNEGATIVE = _names("""
+    sum nansum mean nanmean cumsum trace avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_avg_pool3d lp_pool1d lp_pool2d lp_pool3d interpolate upsample upsample_nearest upsample_bilinear fold
+""")
+_BILINEAR = _names("""
+    matmul rmatmul mm bmm mv dot vdot inner outer einsum tensordot kron addmm addbmm baddbmm addmv addcmul bilinear
+""")
+_CONSTANT = _names("""
+    zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor zero
+""")
+_PASSED = _KEPT | _LIFTED
+_PLACED = _MOVES | _NONNEGATIVE | _BILINEAR
+_LEFT = _MOVES | _PASSED | _SUMS
+SOFTMAX = _names("softmax softmin gumbel_softmax")
+
+
+class Marked:
+    """Tensors by identity; they are held, so that no identity comes twice."""
+
+    def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
+        self._held = {id(t): t for t in tensors}
+
+    def add(self, tensor: Tensor) -> None:
+        """Mark a tensor."""
+        self._held[id(tensor)] = tensor
+
+    def __contains__(self, tensor: object) -> bool:
+        return id(tensor) in self._held
+
+
+class _Level(torch.autograd.Function):
+    """0, 1 or DEPENDS again; backwards 1 where a gradient reaches what depends on the input, else 0."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, constant: bool) -> Tensor:
+        depends = values >= LEAST
+        ctx.save_for_backward(depends)
+        return torch.where(depends, DEPENDS, values.new_ones(()) if constant else values.sign())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        (depends,) = ctx.saved_tensors
+        onward: Tensor = ((gradient > 0) & depends).to(gradient.dtype)
+        return onward, None
+
+
+def level(values: Tensor, constant: bool = False) -> Tensor:
+    """The supports that `values` are sums of; with `constant` a constant is added to each."""
+    result: Tensor = _Level.apply(values, constant)
+    return result
+
+
+def support(value: Any) -> Any:
+    """The support of one operand: constants that are not zero become 1."""
+    if isinstance(value, Tensor):
+        return value if value.requires_grad else (value != 0).float()
+    return float(value != 0)
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors(item)
+
+
+def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Nested tuples, lists and mappings with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: changed(item, change) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [changed(item, change) for item in value]
+        return items if isinstance(value, list) else type(value)(items) if hasattr(value, "n_fields") else tuple(items)
+    return value
+
+
+def plain_name(function: Callable[..., Any]) -> str:
+    """`add` for add, add_ and __add__; `iadd` for __iadd__."""
+    return getattr(function, "__name__", str(function)).strip("_")
+
+
+def in_place(function: Callable[..., Any]) -> bool:
+    """Whether a function writes its result into its first argument, by its name."""
+    name = getattr(function, "__name__", "")
+    if name.startswith("__"):
+        return name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__")
+    return bool(name.endswith("_"))
+
+
+def result_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """What a function gives of supports; at least one of its tensors is one. Of an unknown one see `_mixed`."""
+    name = plain_name(function)
+    if name in _CONSTANT:
+        return function(*args, **options)
+    operands = [*args, *(options[key] for key in ("input", "other", "value", "exponent") if key in options)]
+    first: Any = operands[0] if operands else None
+    if name in _PASSED and all(t is first for t in tensors((args, list(options.values()))) if t.requires_grad):
+        return first + 1 if name in _LIFTED else first
+    if name == "copy":
+        return support(operands[1])
+    if name in _SUMS or (name in ("max", "min") and len(operands) > 1 and isinstance(operands[1], Tensor)):
+        return reduce(add, (support(o) for o in operands if _is_operand(o)))
+    if name in PRODUCTS:
+        return support(first) * support(operands[1])
+    if name in _QUOTIENTS:
+        over, under = (operands[1], first) if name.startswith("r") else (first, operands[1])
+        return support(over) * (under + 1) if isinstance(under, Tensor) and under.requires_grad else support(over)
+    if name in _POWERS:
+        if name != "rpow" and isinstance(operands[1], (int, float)) and operands[1] > 0:
+            return first
+        return support(first) + support(operands[1]) + 1
+    if name in _REDUCED:
+        return _reduced(function, name, args, options)
+    if name.startswith("max_pool") or name.startswith("adaptive_max_pool"):
+        return _averaged(function, name, args, options)
+    if name == "setitem":
+        return _set_item(*args)
+    if name == "pad" and (value := options.get("value", args[3] if len(args) > 3 else None)):
+        options = {"mode": "constant", **options, "value": float(value != 0)}
+        args = args[:2]
+    if name in _PLACED:
+
+        def constants(t: Tensor) -> Tensor:
+            return t if t.requires_grad or not t.is_floating_point() else support(t)
+
+        result = function(*changed(args, constants), **changed(options, constants))
+        if not isinstance(result, Tensor) or result.is_floating_point():
+            return result
+    return _mixed(function, args, options)
+
+
+def moves(function: Callable[..., Any]) -> bool:
+    """Whether a function only moves values, or passes them on."""
+    return plain_name(function) in _LEFT
+
+
+def _is_operand(value: Any) -> bool:
+    """Not a truth value that chooses: whatever is chosen counts."""
+    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.dtype != torch.bool)
+
+
+def _reduced(function: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """A reduction depends on all it reduces, a maximum on all its candidates."""
+    place = _REDUCED[name]
+    x, *rest = args or (options["input"],)
+    dim = options.get("dim", rest[place - 1] if len(rest) >= place else None)
+    keep = options.get("keepdim", rest[place] if len(rest) > place and name not in ("std", "var") else False)
+    if dim is None or isinstance(dim, bool):
+        return x.sum()
+    total = x.sum(dim, keep)
+    if name not in ("max", "min"):
+        return total
+    return torch.return_types.max((total, function(*changed(args, Tensor.detach), **options)[1]))
+
+
+def _averaged(function: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Maximum pooling as average pooling, which depends on the same values; with dilation it is left as it is."""
+    average = getattr(F, name.replace("max", "avg"), None)
+    if average is None or options.get("return_indices"):
+        return _mixed(function, args, options)
+    if name.startswith("adaptive"):
+        return average(*args[:2], **{key: options[key] for key in ("input", "output_size") if key in options})
+    names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    given = dict(zip(names, args, strict=False)) | options
+    dilation = given.pop("dilation", 1)
+    if any(d != 1 for d in (dilation if isinstance(dilation, (tuple, list)) else (dilation,))):
+        return function(*args, **options)
+    return average(**{key: given[key] for key in names if key in given})
+
+
+def _set_item(target: Tensor, index: Any, value: Any) -> None:
+    if not target.requires_grad:
+        target.copy_(target != 0)
+    target[index] = support(value)
+
+
+def _mixed(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """An unknown function: every number it gives depends on all supports that it is given; a note names it, once.
+
+    Indices stay as they are.
+    """
+    plain = [changed(given, _indicator) for given in (args, options)]
+    result = function(*plain[0], **plain[1])
+    if not any(t.is_floating_point() or t.is_complex() for t in tensors(result)):
+        return result
+    _say_once(getattr(function, "__name__", str(function)))
+    total = reduce(mul, (1 + t.sum() for t in tensors((args, list(options.values()))) if t.requires_grad))
+
+    def mixed(t: Tensor) -> Tensor:
+        real = t.is_floating_point() or t.is_complex()
+        return total.to(t.dtype).expand(t.shape).clone() if real else t
+
+    return changed(result, mixed)
+
+
+def _indicator(t: Tensor) -> Tensor:
+    """Small numbers in place of supports, for functions that make indices of them."""
+    return (t.detach() > 0).to(t.dtype) if t.requires_grad else t
+
+
+@cache
+def _say_once(name: str) -> None:
+    print(
+        f"note: effective sparsity: {name!r} is not a function whose paths are known; each number that it gives "
+        "is taken to depend on all that it is given",
+        file=sys.stderr,
+    )
