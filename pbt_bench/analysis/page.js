@@ -3,8 +3,8 @@
 (async () => {
   const SHOWN = 100; // rows at a time
   const LABELS = { run: "run", status: "status", dataset: "dataset", model: "model", method: "method",
-    setting: "setting", sparsity: "sparsity", seed: "seed", test_accuracy: "test accuracy (%)",
-    validation_accuracy: "validation accuracy (%)", realised_sparsity: "realised sparsity",
+    setting: "setting", sparsity: "sparsity", seed: "seed", test_accuracy: "test accuracy (%), as recorded",
+    validation_accuracy: "validation accuracy (%), as recorded", realised_sparsity: "realised sparsity",
     effective_sparsity: "effective sparsity", collapsed_layers: "empty layers", scoring_seconds: "scoring (s)", host: "host" };
   const IN_TABLE = ["run", "status", "dataset", "model", "method", "setting", "sparsity", "seed", "test_accuracy",
     "effective_sparsity", "collapsed_layers"];

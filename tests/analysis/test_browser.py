@@ -116,6 +116,8 @@ def test_filters_narrow_the_table(browser, page):
     assert len(column(browser, "run")) == everything
     choose(browser, "status", "missing")
     assert column(browser, "test_accuracy") == ["–"]
+    head = browser.find_element(By.CSS_SELECTOR, "#run-table th[data-column=test_accuracy]")
+    assert head.text == "test accuracy (%), as recorded", "elsewhere some count at chance"
 
 
 def test_a_sort_sorts_both_ways_and_keeps_what_has_no_number_last(browser, page):
