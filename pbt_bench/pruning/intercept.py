@@ -90,6 +90,17 @@ def conv_geometry(options: Mapping[str, Any], weight: Tensor) -> tuple[list[int]
     return stride, spread(padding), dilation, int(options.get("groups", 1))
 
 
+def plain(inputs: Tensor, weight: Tensor, function: Any, options: Mapping[str, Any]) -> bool:
+    """Whether `linear_map` takes it: a linear layer, or a convolution of a batch that is padded alike on both sides."""
+    if function is F.linear:
+        return True
+    try:
+        conv_geometry(options, weight)
+    except NotImplementedError:
+        return False
+    return inputs.dim() == weight.dim()
+
+
 def patches(inputs: Tensor, weight: Tensor, options: Mapping[str, Any]) -> Tensor:
     """The columns that a convolution multiplies: [n, groups, (c/groups)·∏k, positions]; any spatial dimension."""
     stride, padding, dilation, groups = conv_geometry(options, weight)

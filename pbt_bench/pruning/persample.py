@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pbt_bench.pruning.intercept import Intercept, conv_geometry, convolution_backward, linear_map, patches
+from pbt_bench.pruning.intercept import Intercept, convolution_backward, linear_map, patches, plain
 
 # Samples that are propagated at once by default; on a CPU the activations of 32 images stay in the cache.
 CHUNK = {"cpu": 32, "cuda": 256}
@@ -151,11 +151,8 @@ class _GroupSums(Intercept):
     def apply(
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
-        if function is not F.linear:
-            try:
-                conv_geometry(options, weight)
-            except NotImplementedError:
-                self.refused.add(name)
+        if not plain(inputs, weight, function, options):
+            self.refused.add(name)
         if self._samples > self.size and inputs.shape[0] != self._samples:
             self.refused.add(name)
         if name in self.refused:

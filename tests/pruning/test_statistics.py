@@ -137,6 +137,35 @@ def test_synaptic_flow_of_a_linear_chain_is_the_product_of_matrices() -> None:
     torch.testing.assert_close(found["2.weight"], first.sum(1).expand(2, 4))
 
 
+class Uneven(nn.Module):
+    """Convolutions padded by one more on one side, and one of images without a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Conv2d(2, 3, (2, 4), padding="same")
+        self.single = nn.Conv2d(3, 3, 3)
+        self.line = nn.Conv1d(3, 4, 2, padding="same", dilation=3)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.image(x))
+        x = torch.relu(torch.stack([self.single(image) for image in x]))
+        return self.head(torch.relu(self.line(x.flatten(2))).mean(2))
+
+
+def test_synaptic_flow_of_unusual_convolutions_is_the_gradient() -> None:
+    torch.manual_seed(0)
+    net = Uneven().double()
+    x = torch.randn(2, 2, 5, 6).double()
+    flow = measure(net, [(x, torch.tensor([0, 1]))], "synaptic_flow")["synaptic_flow"]
+    with torch.no_grad():
+        for p in net.parameters():
+            p.abs_()
+    weights = prunable(net)
+    expected = torch.autograd.grad(net(torch.ones_like(x[:1])).sum(), list(weights.values()))
+    torch.testing.assert_close(flow, dict(zip(weights, expected, strict=True)))
+
+
 def test_synaptic_flow_sees_no_data_and_no_calibration() -> None:
     net, x, y, _ = golden()
     plain = measure(net, batches(x, y, 48), "synaptic_flow")["synaptic_flow"]

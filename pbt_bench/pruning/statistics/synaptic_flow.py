@@ -14,7 +14,15 @@ from torch.overrides import TorchFunctionMode
 
 from pbt_bench import native
 from pbt_bench.pruning.blocks import FEW, Block, convolve, fits
-from pbt_bench.pruning.intercept import LINEAR_MAPS, Intercept, convolution_backward, linear_map, patches, split_call
+from pbt_bench.pruning.intercept import (
+    LINEAR_MAPS,
+    Intercept,
+    convolution_backward,
+    linear_map,
+    patches,
+    plain,
+    split_call,
+)
 from pbt_bench.pruning.statistics import Task, Tensors, provides
 
 
@@ -120,6 +128,8 @@ class _Gradients(Intercept):
     def apply(
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
+        if not plain(inputs, weight, function, options):
+            return function(inputs, weight, bias, **options)  # its gradient is found by `_flow`, and added
         if function is F.conv2d and fits(inputs, weight, options):
 
             def target() -> tuple[Tensor, bool]:
@@ -132,7 +142,7 @@ class _Gradients(Intercept):
         def sink(inputs: Tensor, gradient: Tensor) -> None:
             if function is F.linear:
                 whole = gradient.reshape(-1, gradient.shape[-1]).t() @ inputs.reshape(-1, inputs.shape[-1])
-            elif len(inputs) == 1 and inputs.dim() == weight.dim():
+            elif len(inputs) == 1:
                 columns = patches(inputs, weight, options)[0].transpose(1, 2)  # [g, p, k]
                 if columns.shape[1] <= FEW:  # a product with few columns is slow if they do not lie in rows
                     columns = columns.contiguous()
