@@ -7,11 +7,23 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.autograd.graph import disable_saved_tensors_hooks
+
+from pbt_bench.errors import RequestError
+
+_CHECKPOINTS = (
+    "the network uses torch.utils.checkpoint, which runs layers again where a backward pass cannot be followed: "
+    "switch it off to score and to diagnose"
+)
 
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Inside, the model may be changed at will (gradients start as None); afterwards every bit is as before."""
+    """Inside, the model may be changed at will (gradients start as None); afterwards every bit is as before.
+
+    Raises RequestError at activation checkpoints (use_reentrant=False) that a backward pass is to go through: what they
+    compute again, they compute of other tensors than the first time.
+    """
     modes = [(module, module.training) for module in model.modules()]
     tensors = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
     grads = [(p, p.grad, p.requires_grad) for p in model.parameters()]
@@ -21,7 +33,12 @@ def preserved(model: nn.Module) -> Iterator[None]:
         try:
             for parameter in model.parameters():
                 parameter.grad = None
-            yield
+            with disable_saved_tensors_hooks(_CHECKPOINTS):
+                yield
+        except RuntimeError as error:
+            if "torch.utils.checkpoint" not in str(error):
+                raise
+            raise RequestError(_CHECKPOINTS) from error
         finally:
             with torch.no_grad():
                 for module, name, buffer in buffers:

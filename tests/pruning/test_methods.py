@@ -14,6 +14,7 @@ import pytest
 import torch
 from networks import batches, golden
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import pbt_bench
 from pbt_bench.errors import RequestError, ScoreError
@@ -77,6 +78,22 @@ def test_a_parametrised_layer_is_not_touched_by_scoring_and_diagnosis() -> None:
     masks = pbt_bench.prune(net, [(x, torch.tensor([0, 1, 2, 0]))], method="snip", sparsity=0.5)
     assert list(masks) == ["0.weight", "2.weight"]
     assert 0 < pbt_bench.diagnose(net, masks, x).effective_sparsity < 1
+    assert same(before, state(net))
+
+
+def test_activation_checkpoints_are_refused_in_one_line_where_there_is_a_backward_pass() -> None:
+    class Checkpointed(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](checkpoint(self[0], x, use_reentrant=False))
+
+    net, x = Checkpointed(nn.Linear(6, 6), nn.Linear(6, 5)), torch.randn(8, 6)
+    data, before = [(x, torch.arange(8) % 5)], state(net)
+    for method in ("snip", "grasp", "prospr", "ntk_sap", "synflow"):
+        with pytest.raises(RequestError, match=r"uses torch\.utils\.checkpoint"):
+            pbt_bench.score(net, data, method=method)
+    masks = pbt_bench.prune(net, data, method="magnitude", sparsity=0.5)
+    with pytest.raises(RequestError, match=r"uses torch\.utils\.checkpoint"):
+        pbt_bench.diagnose(net, masks, x)
     assert same(before, state(net))
 
 

@@ -153,6 +153,7 @@ class Uneven(nn.Module):
         return self.head(torch.relu(self.line(x.flatten(2))).mean(2))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_synaptic_flow_of_unusual_convolutions_is_the_gradient() -> None:
     torch.manual_seed(0)
     net = Uneven().double()
