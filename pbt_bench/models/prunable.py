@@ -26,3 +26,9 @@ def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Pa
     if found and not prune_classifier:
         del found[linear or next(reversed(found))]
     return found
+
+
+def matrices_left_out(model: nn.Module) -> list[str]:
+    """Names of the parameters with two or more dimensions (of size 1 does not count) that are never prunable."""
+    taken = prunable(model)
+    return [name for name, p in model.named_parameters() if sum(n > 1 for n in p.shape) > 1 and name not in taken]

@@ -20,6 +20,7 @@ import pbt_bench
 from pbt_bench.errors import RequestError, ScoreError
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning import pruners as module
+from pbt_bench.pruning import scoring
 from pbt_bench.pruning.pruners import folders, pruner, pruners
 from pbt_bench.pruning.scoring import resolve
 from pbt_bench.pruning.statistics import statistics
@@ -79,6 +80,18 @@ def test_a_parametrised_layer_is_not_touched_by_scoring_and_diagnosis() -> None:
     assert list(masks) == ["0.weight", "2.weight"]
     assert 0 < pbt_bench.diagnose(net, masks, x).effective_sparsity < 1
     assert same(before, state(net))
+
+
+def test_matrices_that_are_not_prunable_are_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    scoring._say_once.cache_clear()
+    net = nn.Sequential(nn.Linear(6, 5), nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.Linear(4, 3))
+    net.attention = nn.MultiheadAttention(4, 1)
+    net.token = nn.Parameter(torch.ones(1, 1, 4))
+    for _ in range(2):
+        with pytest.raises(RequestError):
+            pbt_bench.score(net, [], method="magnitude")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ": 1.parametrizations.weight.original1, attention.in_proj_weight (" in line
 
 
 def test_activation_checkpoints_are_refused_in_one_line_where_there_is_a_backward_pass() -> None:
