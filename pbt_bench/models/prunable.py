@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 
 def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Parameter]:
@@ -31,4 +32,5 @@ def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Pa
 def matrices_left_out(model: nn.Module) -> list[str]:
     """Names of the parameters with two or more dimensions (of size 1 does not count) that are never prunable."""
     taken = prunable(model)
-    return [name for name, p in model.named_parameters() if sum(n > 1 for n in p.shape) > 1 and name not in taken]
+    others = {name: p for name, p in model.named_parameters() if name not in taken and not is_lazy(p)}
+    return [name for name, p in others.items() if sum(n > 1 for n in p.shape) > 1]

@@ -11,6 +11,7 @@ from time import perf_counter
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pbt_bench.errors import RequestError
 from pbt_bench.models.prunable import matrices_left_out, prunable
@@ -60,7 +61,7 @@ class Scorer:
         if not batches:
             raise RequestError("no scoring data: `batches` is empty")
         for name, parameter in parameters.items():
-            if isinstance(parameter, nn.UninitializedParameter):
+            if is_lazy(parameter):
                 raise RequestError(f"{name} has no shape yet: run the model on one batch before it is scored")
             if odd := int((~parameter.detach().isfinite()).sum()):
                 raise RequestError(f"{name}: {odd} of {parameter.numel()} weights are NaN or infinite")
