@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 import pbt_bench
+from pbt_bench.pruning.statistics import Task
 from pbt_bench.spec import Scoring
 
 _SAMPLES = 6  # in a batch
@@ -66,7 +68,15 @@ def count(method: str, batches: int) -> Count:
     data = [(torch.randn(_SAMPLES, 1, 6, 6), torch.arange(_SAMPLES) % 3) for _ in range(batches)]
     examples: list[int] = []
     model.register_forward_hook(lambda _module, inputs, _result: examples.append(len(inputs[0])))
-    with _counted_backward() as backward:
+
+    def checked(task: Task, *arguments: Any, **options: Any) -> Any:
+        """The one example that tests whether the data fit."""
+        result = require_output(task, *arguments, **options)
+        examples.pop()
+        return result
+
+    require_output = Task.require_output
+    with _counted_backward() as backward, mock.patch.object(Task, "require_output", checked):
         pbt_bench.prune(model, data, method=method, sparsity=0.5, chunk=_SAMPLES)
     return Count(len(examples), sum(examples), len(backward))
 
