@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pbt_bench import __version__
 from pbt_bench.analysis.columns import SCHEMA, encode, uncollected
+from pbt_bench.analysis.forks import FORK, processes, without_fork_warning
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import MOST_BYTES, Store
 
@@ -67,18 +71,31 @@ def _files(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read(store: Store, run_ids: Sequence[str], files: dict[str, tuple[int, ...]]) -> Iterator[pa.Table]:
-    """The records of `run_ids`, a batch at a time."""
-    for start in range(0, len(run_ids), _BATCH):
-        records = [record for run_id in run_ids[start : start + _BATCH] if (record := store.read(run_id))]
-        try:
-            table = encode(records)
-        except (OverflowError, ValueError):
-            records = [record for record in records if _fits(record, store)]
-            table = encode(records)
-        for place, name in enumerate(KEY):
-            table = table.append_column(name, pa.array([files[r.run_id][place] for r in records], pa.int64()))
-        if records:
-            yield table
+    """The records of `run_ids`, a batch at a time, on all processors if they are many."""
+    batches = [
+        {run_id: files[run_id] for run_id in run_ids[start : start + _BATCH]}
+        for start in range(0, len(run_ids), _BATCH)
+    ]
+    one = partial(_batch, store)
+    if processes() == 1 or len(batches) < 2 * processes():
+        yield from filter(len, map(one, batches))
+        return
+    with ProcessPoolExecutor(processes(), FORK, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        with without_fork_warning():
+            tables = pool.map(one, batches)
+        yield from filter(len, tables)
+
+
+def _batch(store: Store, files: dict[str, tuple[int, ...]]) -> pa.Table:
+    records = [record for run_id in files if (record := store.read(run_id))]
+    try:
+        table = encode(records)
+    except (OverflowError, ValueError):
+        records = [record for record in records if _fits(record, store)]
+        table = encode(records)
+    for place, name in enumerate(KEY):
+        table = table.append_column(name, pa.array([files[r.run_id][place] for r in records], pa.int64()))
+    return table
 
 
 def _fits(record: RunRecord, store: Store) -> bool:

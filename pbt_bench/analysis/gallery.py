@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
 import re
 import sys
-import warnings
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -15,16 +12,13 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import msgspec
 from matplotlib.figure import Figure
 
+from pbt_bench.analysis.forks import FORK, processes, without_fork_warning
 from pbt_bench.analysis.style import save
-
-# A fork has all that is drawn from, at once; figures share nothing.
-_FORK: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
 
 
 @dataclass(frozen=True)
@@ -76,11 +70,9 @@ class Gallery:
 
     def draw(self) -> None:
         """Save what is new, on all processors, and remember it."""
-        shares = [list(self._new)[start :: _processes()] for start in range(_processes())]
-        helpers = [_FORK.Process(target=self._help, args=(share,), daemon=True) for share in shares[1:] if share]
-        with warnings.catch_warnings():
-            # Python warns of threads that the child will not have; what draws uses none.
-            warnings.simplefilter("ignore", DeprecationWarning)
+        shares = [list(self._new)[start :: processes()] for start in range(processes())]
+        helpers = [FORK.Process(target=self._help, args=(share,), daemon=True) for share in shares[1:] if share]
+        with without_fork_warning():
             for helper in helpers:
                 helper.start()
         self._save(shares[0])
@@ -112,11 +104,6 @@ class Gallery:
 
     def _read(self, slug: str, kind: str) -> bytes:
         return (self.folder / f"{slug}.{kind}").read_bytes()
-
-
-def _processes() -> int:
-    """How many draw at a time: those of this machine's processors that we may use; one where forks are not safe."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 
 @cache

@@ -189,3 +189,18 @@ def test_a_run_takes_a_few_kilobytes_and_what_repeats_is_there_once(tmp_path, gr
         rows = decode(table)
         assert len({id(recipe) for recipe in rows["recipe"]}) == 1
         assert len({id(layers.names) for layers in rows["layers"]}) == 1
+
+
+def test_several_processes_read_the_same(store, specs, reads, monkeypatch, capfd):
+    damaged = store.path(specs[0].run_id)
+    damaged.write_bytes(b"{")
+    alone = load_results(store.folder)
+    assert len(reads) == 1 + len(alone) >= 4
+    reads.clear()
+    cache_path(store).unlink()
+    capfd.readouterr()
+    monkeypatch.setattr("pbt_bench.analysis.cache._BATCH", 1)
+    monkeypatch.setattr("pbt_bench.analysis.cache.processes", lambda: 2)
+    assert same(load_results(store.folder), alone)
+    assert reads == [], "others have read them"
+    assert capfd.readouterr().err.count(f"{damaged} is not a record") == 1

@@ -18,7 +18,7 @@ def drawn(monkeypatch):
         return real(figure, stem)
 
     monkeypatch.setattr(gallery, "save", save)
-    monkeypatch.setattr(gallery, "_processes", lambda: 1)
+    monkeypatch.setattr(gallery, "processes", lambda: 1)
     return names
 
 
@@ -78,7 +78,7 @@ def test_several_processes_draw_the_same_bytes(study, tmp_path, monkeypatch):
     specs, store = study
     pages = []
     for processes in (1, 3):
-        monkeypatch.setattr(gallery, "_processes", lambda n=processes: n)
+        monkeypatch.setattr(gallery, "processes", lambda n=processes: n)
         pages.append(write_report("x", specs, store, tmp_path / str(processes)).read_bytes())
     assert pages[0] == pages[1]
     first, second = ({p.name: p.read_bytes() for p in (tmp_path / n / "figures").iterdir()} for n in "13")
@@ -95,6 +95,6 @@ def test_what_fails_in_another_process_is_raised(study, tmp_path, monkeypatch, c
 
     real = style.save
     monkeypatch.setattr(gallery, "save", save)
-    monkeypatch.setattr(gallery, "_processes", lambda: 50)  # the first figure is not the one
+    monkeypatch.setattr(gallery, "processes", lambda: 50)  # the first figure is not the one
     with pytest.raises(OSError, match="no room for profiles"):
         write_report("x", specs, store, tmp_path / "out")
