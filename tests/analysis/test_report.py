@@ -127,7 +127,8 @@ def test_without_a_record_the_published_table_comes_first(tmp_path, grid):
     accuracy = ["Accuracy tables", "Accuracy against sparsity", "Accuracy against compression"]
     assert page.heads == [*accuracy, "All runs", "Settings"]
     assert "Test accuracy in percent as papers printed it" in page.text
-    assert "cifar10 / vgg8" not in page.text, "nothing is printed of it"
+    assert "<h3>cifar10 / resnet18</h3>" in path.read_text()
+    assert "<h3>cifar10 / vgg8</h3>" not in path.read_text(), "nothing is printed of it"
 
 
 def test_records_of_other_runs_in_the_folder_are_left_out(study, tmp_path):
