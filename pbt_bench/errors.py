@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import cache
 
 
 class RequestError(ValueError):
@@ -35,3 +37,9 @@ def unknown(kind: str, name: object, valid: Iterable[str], where: str = "") -> R
 def printable(text: str) -> str:
     """`text` without what a terminal would take for commands, or no file for characters: "?" in its place."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+@cache
+def note_once(text: str) -> None:
+    """Say on stderr what is no error but should be known; the same words once per process."""
+    print(f"note: {text}", file=sys.stderr)

@@ -8,15 +8,14 @@ inputs do not have the samples first, are treated by the definition, one group a
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pbt_bench.errors import note_once
 from pbt_bench.pruning.intercept import Intercept, convolution_backward, linear_map, patches, plain
 
 # Samples that are propagated at once by default; on a CPU the activations of 32 images stay in the cache.
@@ -61,18 +60,12 @@ def group_sums(
             totals.refused |= {name for name, grad in zip(names, found, strict=False) if grad is not None}
         if totals.refused:
             odd = [name for name in names if name in totals.refused]
-            _say_once(", ".join(odd))
+            note_once(
+                f"{', '.join(odd)}: not used as a plain convolution or linear layer over samples; "
+                "their squared gradients are computed one group at a time"
+            )
             _one_group_at_a_time(model, {name: weights[name] for name in odd}, chunks, size, loss, totals)
     return totals.sums, totals.squares
-
-
-@cache
-def _say_once(names: str) -> None:
-    print(
-        f"note: {names}: not used as a plain convolution or linear layer over samples; "
-        "their squared gradients are computed one group at a time",
-        file=sys.stderr,
-    )
 
 
 def rechunk(batches: Batches, size: int, chunk: int | None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from time import perf_counter
 
 import msgspec
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pbt_bench.errors import RequestError
+from pbt_bench.errors import RequestError, note_once
 from pbt_bench.models.prunable import matrices_left_out, prunable
 from pbt_bench.pruning.masks import Masks, Ranking
 from pbt_bench.pruning.preserve import preserved
@@ -54,7 +52,10 @@ class Scorer:
         if not parameters:
             raise RequestError(f"{type(model).__name__} has no prunable weights (convolutions or linear layers)")
         if left_out := matrices_left_out(model):
-            _say_once(", ".join(left_out))
+            note_once(
+                f"not prunable, and not counted in the sparsity: {', '.join(left_out)} "
+                "(only weights of convolutions and linear layers are)"
+            )
         if not isinstance(batches, Iterable):
             raise RequestError(f"scoring data: {type(batches).__name__} is not a series of (inputs, targets)")
         batches = batches if isinstance(batches, Sequence) else list(batches)
@@ -134,15 +135,6 @@ class Scorer:
     def _cost(self, entry: Pruner) -> float:
         """Seconds of the passes that `entry` needs, each provider counted once."""
         return sum({statistics()[name].provider: self._seconds[name] for name in entry.needs}.values())
-
-
-@cache
-def _say_once(names: str) -> None:
-    print(
-        f"note: not prunable, and not counted in the sparsity: {names} "
-        "(only weights of convolutions and linear layers are)",
-        file=sys.stderr,
-    )
 
 
 def resolve(entry: Pruner, scoring: Scoring, protocol: str) -> Scoring:

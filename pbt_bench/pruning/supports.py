@@ -7,15 +7,16 @@ input stay above: `level` tells the two apart again, in both directions.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, reduce
+from functools import reduce
 from operator import add, mul
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pbt_bench.errors import note_once
 
 DEPENDS = 2.0**60
 LEAST = 2.0**30
@@ -241,7 +242,11 @@ def _mixed(function: Callable[..., Any], args: tuple[Any, ...], options: dict[st
     result = function(*plain[0], **plain[1])
     if not any(t.is_floating_point() or t.is_complex() for t in tensors(result)):
         return result
-    _say_once(getattr(function, "__name__", str(function)))
+    name = getattr(function, "__name__", str(function))
+    note_once(
+        f"effective sparsity: {name!r} is not a function whose paths are known; each number that it gives "
+        "is taken to depend on all that it is given"
+    )
     total = reduce(mul, (1 + t.sum() for t in tensors((args, list(options.values()))) if t.requires_grad))
 
     def mixed(t: Tensor) -> Tensor:
@@ -254,12 +259,3 @@ def _mixed(function: Callable[..., Any], args: tuple[Any, ...], options: dict[st
 def _indicator(t: Tensor) -> Tensor:
     """Small numbers in place of supports, for functions that make indices of them."""
     return (t.detach() > 0).to(t.dtype) if t.requires_grad else t
-
-
-@cache
-def _say_once(name: str) -> None:
-    print(
-        f"note: effective sparsity: {name!r} is not a function whose paths are known; each number that it gives "
-        "is taken to depend on all that it is given",
-        file=sys.stderr,
-    )

@@ -9,8 +9,7 @@ from networks import ConvNet, Odd, batches, golden
 from torch import Tensor, nn
 
 import pbt_bench
-from pbt_bench.errors import RequestError, SparsityError
-from pbt_bench.pruning import persample
+from pbt_bench.errors import RequestError, SparsityError, note_once
 from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
 
 
@@ -214,7 +213,7 @@ def test_methods_take_a_transformer(method: str, capsys: pytest.CaptureFixture[s
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.block(self.embed(x)).mean(1))
 
-    persample._say_once.cache_clear()
+    note_once.cache_clear()
     torch.manual_seed(0)
     model, x, y = Transformer(), torch.randn(7, 5, 6), torch.randint(3, (7,))
     masks = pbt_bench.prune(model, batches(x, y, 4, 3), method=method, sparsity=0.8, probes=3, rounds=3)

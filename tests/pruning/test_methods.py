@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import pbt_bench
-from pbt_bench.errors import RequestError, ScoreError
+from pbt_bench.errors import RequestError, ScoreError, note_once
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning import pruners as module
-from pbt_bench.pruning import scoring
 from pbt_bench.pruning.pruners import folders, pruner, pruners
 from pbt_bench.pruning.scoring import resolve
 from pbt_bench.pruning.statistics import statistics
@@ -83,7 +82,7 @@ def test_a_parametrised_layer_is_not_touched_by_scoring_and_diagnosis() -> None:
 
 
 def test_matrices_that_are_not_prunable_are_named_once(capsys: pytest.CaptureFixture[str]) -> None:
-    scoring._say_once.cache_clear()
+    note_once.cache_clear()
     net = nn.Sequential(nn.Linear(6, 5), nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.Linear(4, 3))
     net.attention = nn.MultiheadAttention(4, 1)
     net.token = nn.Parameter(torch.ones(1, 1, 4))

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pbt_bench
+from pbt_bench.errors import note_once
 from pbt_bench.models import build
 from pbt_bench.models.prunable import prunable
-from pbt_bench.pruning import supports
 from pbt_bench.pruning.diagnosis import all_kept
 
 Net = Callable[["Wired", Tensor], Tensor]
@@ -280,7 +280,7 @@ def test_weights_may_be_derived_from_the_prunable_ones_and_parts_may_be_frozen()
 
 
 def test_an_unknown_function_is_named_once_and_mixes(capsys: pytest.CaptureFixture[str]) -> None:
-    supports._say_once.cache_clear()
+    note_once.cache_clear()
     model = Wired(lambda m, x: m.c(m.lstm(m.a(x))[0][:, -1]), a=nn.Linear(3, 3), c=nn.Linear(4, 2))
     model.lstm = nn.LSTM(3, 4, batch_first=True)
     masks, x = all_kept(model), torch.randn(1, 5, 3)
