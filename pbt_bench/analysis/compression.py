@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.summary import Panel
@@ -41,10 +40,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     values = [*(100 * table["mean"]), *(100 * panel.overlay["mean"])]
     dense, chance = panel.dense["test_accuracy"].mean(), panel.runs["chance_accuracy"].mean()
     multiples.accuracies(axes, values, 100 * dense, 100 * chance)
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high < 300 * low else (1,)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(style.plain))
+    multiples.log_axis(axes)
     axes.tick_params(axis="x", labelsize=7)
     axes.set_xlabel("compression (weights / kept weights)")
     return None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pbt_bench.analysis import multiples, style
+from pbt_bench.analysis import multiples
 from pbt_bench.analysis.summary import Panel, counted_accuracy
 
 _AXES = {
@@ -39,8 +38,7 @@ def cost_figure(panel: Panel) -> Figure:
             multiples.line(axes, method, own[cost].to_numpy(), own["accuracy"].to_numpy())
         dense, chance = panel.dense["test_accuracy"].mean(), panel.runs["chance_accuracy"].mean()
         multiples.accuracies(axes, list(table["accuracy"]), 100 * dense, 100 * chance)
-        axes.xaxis.set_major_formatter(FuncFormatter(style.plain))
-        axes.xaxis.set_minor_locator(NullLocator())
+        multiples.log_axis(axes)
         axes.set_xlabel(_AXES[cost])
         return None
 

@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from pbt_bench.analysis import style
@@ -106,6 +107,21 @@ def accuracies(axes: Axes, values: Sequence[float], dense: float, chance: float)
             place, text = (1, level), f"{level:.1f}"
             where = ("axes fraction", "data")
             axes.annotate(text, place, (3, 0), where, "offset points", va="center", color=colour, fontsize=7)
+
+
+def log_axis(axes: Axes) -> None:
+    """Ticks of a logarithmic x axis at 1, 2 and 5 of every decade, of many decades at 1.
+
+    The axis shows a factor of 6 or more, so two ticks or more.
+    """
+    low, high = axes.get_xlim()
+    if high < 6 * low:
+        middle = (low * high) ** 0.5
+        low, high = middle / 6**0.5, middle * 6**0.5
+        axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(style.plain))
 
 
 def dodge(place: int, count: int, gap: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pbt_bench.analysis import style
+from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.ablation import ablation_figure
 from pbt_bench.analysis.accuracy import accuracy_figure
 from pbt_bench.analysis.compression import compression_figure
@@ -274,3 +274,14 @@ def test_a_few_of_many_are_spread_evenly():
     assert spread([1, 2, 3, 4, 5, 6, 7], 4) == [1, 3, 5, 7]
     assert spread([1, 2], 4) == [1, 2]
     assert spread([], 4) == []
+
+
+@pytest.mark.parametrize("ends", [(0.13, 0.19), (6, 9), (1, 6.1), (0.003, 400)])
+def test_a_logarithmic_axis_has_ticks_however_short_it_is(ends):
+    axes = style.new_figure(3, 2).subplots()
+    axes.set_xscale("log")
+    axes.set_xlim(*ends)
+    multiples.log_axis(axes)
+    low, high = axes.get_xlim()
+    assert low <= ends[0] < ends[1] <= high
+    assert sum(low <= tick <= high for tick in axes.get_xticks()) >= 2
