@@ -207,7 +207,7 @@ def trace(model: nn.Module, masks: Masks, example: Tensor) -> Trace:
     for name, t in model.named_parameters():
         if name not in kept and t.is_floating_point():
             state[name] = state[name] + (state[name] == 0)
-    start = torch.tensor(DEPENDS, device=example.device, requires_grad=True)
+    start = torch.tensor(DEPENDS, dtype=torch.float32, device=example.device, requires_grad=True)
     paths = _Paths(kept, start)
     grad: AbstractContextManager[Any] = torch.enable_grad()
     with preserved(model), grad:
