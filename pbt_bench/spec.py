@@ -158,7 +158,7 @@ class Recipe(_Strict, frozen=True, kw_only=True):
 class Scoring(_Strict, frozen=True, kw_only=True):
     """On what data, in which mode and with which numbers scores are computed."""
 
-    samples_per_class: int | Literal["all"] = 10
+    samples_per_class: int | Literal["all"] = 10  # training images; a class that has fewer gives all it has
     most_samples: int | None = None  # in all, drawn at random from the above
     batch_size: int = 128
     chunk: int | None = None  # samples propagated at once; None = whole batches, per-sample statistics 32 (GPU: 256)

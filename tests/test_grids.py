@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pbt_bench.errors import RequestError
 from pbt_bench.running.plan import check_names
-from pbt_bench.spec import Grid, load_grid
+from pbt_bench.spec import Grid, check_grid, load_grid
 
 FOLDER = Path(__file__).parents[1] / "grids"
 RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x variants + 1) x seeds
@@ -55,3 +56,14 @@ def test_a_mini_version_varies_what_its_study_varies(name: str) -> None:
     assert set(small.grid.method) <= set(large.grid.method)
     for axis in ("sanity", "warmup", "rewind", "init", "scope"):
         assert getattr(small.grid, axis) == getattr(large.grid, axis)
+
+
+def test_a_scope_that_a_method_would_not_heed_is_refused() -> None:
+    table = {"name": "x", "grid": {"dataset": ["digits"], "model": ["resnet8"], "sparsity": [0.9], "seed": [0]}}
+    for scopes, refused in ((["erk"], None), (["global"], None), (["global", "erk"], "global"), (["layer"], "layer")):
+        table["grid"] |= {"method": ["snip", "random_erk"], "scope": scopes}
+        if refused is None:
+            check_names(check_grid(table, "x"), "x")
+            continue
+        with pytest.raises(RequestError, match=f"^x: scope = '{refused}' changes nothing for method 'random_erk'"):
+            check_names(check_grid(table, "x"), "x")

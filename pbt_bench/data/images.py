@@ -265,7 +265,10 @@ def augment(pixels: Tensor, augmentation: Augmentation) -> Tensor:
 def scoring_images(
     images: Images | Streamed, samples_per_class: int | str, most_samples: int | None, classes: int, seed: int
 ) -> Images | Streamed:
-    """`samples_per_class` images of every class in random order, or all as they are; at most `most_samples` of them."""
+    """`samples_per_class` images of every class in random order, or all as they are; at most `most_samples` of them.
+
+    A class that has fewer gives all it has.
+    """
     generator = stream(seed, "scoring samples")
     targets = images.targets.cpu()
     index = torch.arange(len(images))

@@ -42,6 +42,14 @@ class Pruner:
     original: Mapping[str, Any] = field(default_factory=dict)  # fields of Scoring in its published code
     summary: str = ""
 
+    def in_scope(self, *scopes: str) -> str:
+        """The method's own scope, or else the first of a run's. Raises RequestError for any that it would not heed."""
+        if self.scope and scopes != ("global",) and (others := [s for s in scopes if s != self.scope]):
+            raise RequestError(
+                f"scope = {others[0]!r} changes nothing for method {self.name!r}: its own is {self.scope!r}"
+            )
+        return self.scope or scopes[0]
+
 
 _PRUNERS = registry.Registry("method")
 

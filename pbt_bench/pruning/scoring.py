@@ -99,7 +99,7 @@ class Scorer:
     def prune(self, method: str, sparsity: float, scope: str = "global", invert: bool = False) -> Pruned:
         """Masks of `method` that keep N - floor(sparsity · N) weights."""
         entry = pruners()[method]
-        scope = entry.scope or scope
+        scope = entry.in_scope(scope)
         rounds = (self.task.scoring.rounds or entry.rounds) if entry.rounds > 1 else 1
         self._prepare(entry)
         start = perf_counter()

@@ -25,7 +25,10 @@ def check_names(grid: Grid, where: str) -> Grid:
             datasets()[name]
         for name in grid.grid.model:
             find(name)
-        methods = tuple(dict.fromkeys(pruners()[name].name for name in grid.grid.method))
+        entries = [pruners()[name] for name in grid.grid.method]
+        for entry in entries:
+            entry.in_scope(*grid.grid.scope)
+        methods = tuple(dict.fromkeys(entry.name for entry in entries))
     except RequestError as error:
         raise RequestError(f"{where}: {error}") from None
     return msgspec.structs.replace(grid, grid=msgspec.structs.replace(grid.grid, method=methods))
