@@ -55,7 +55,7 @@ class Images:
         self, order: Tensor, parts: Iterable[slice], augmentation: Augmentation | None = None
     ) -> Iterator[Images]:
         """The images `order[part]` for every part."""
-        order = order.to(self.targets.device)
+        order = send(order, self.targets.device)
         for part in parts:
             batch = self[order[part]]
             yield Images(augment(batch.pixels, augmentation), batch.targets) if augmentation else batch
@@ -242,6 +242,11 @@ def _split(images: Images | Streamed, fraction: float, seed: int) -> tuple[Image
     return images[torch.as_tensor(kept).sort().values], images[torch.as_tensor(held).sort().values]
 
 
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """What was made on the CPU, on `device`, without waiting for what a GPU is doing."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
 def augment(pixels: Tensor, augmentation: Augmentation) -> Tensor:
     """A batch with random crops (after zero padding) and horizontal flips, one draw per image; [n, c, h, w].
 
@@ -250,14 +255,15 @@ def augment(pixels: Tensor, augmentation: Augmentation) -> Tensor:
     n, _, height, width = pixels.shape
     padding, generator = augmentation.padding, augmentation.generator
     if "crop" in augmentation.how and padding:
-        top, left = torch.randint(2 * padding + 1, (2, n, 1), generator=generator)
-        rows = (top + torch.arange(height)).to(pixels.device)  # [n, h]
-        columns = (left + torch.arange(width)).to(pixels.device)
+        top, left = send(torch.randint(2 * padding + 1, (2, n, 1), generator=generator), pixels.device)
+        rows, columns = (
+            corner + torch.arange(size, device=pixels.device) for corner, size in ((top, height), (left, width))
+        )
         padded = F.pad(pixels, [padding] * 4)
         first = torch.arange(n, device=pixels.device)[:, None, None]
         pixels = padded.permute(0, 2, 3, 1)[first, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if "flip" in augmentation.how:
-        flipped = torch.rand(n, generator=generator).to(pixels.device) < 0.5
+        flipped = send(torch.rand(n, generator=generator), pixels.device) < 0.5
         pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
     return pixels
 

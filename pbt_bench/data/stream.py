@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Files
 
-from pbt_bench.data.images import Augmentation, Dataset, Images
+from pbt_bench.data.images import Augmentation, Dataset, Images, send
 from pbt_bench.errors import RequestError
 from pbt_bench.seeds import derive
 
@@ -78,7 +78,8 @@ class Streamed:
         )
         targets = self.targets
         for index, pixels in zip(indices, loader, strict=True):
-            yield Images(pixels.to(self.device, non_blocking=cuda), targets[torch.tensor(index, device=targets.device)])
+            chosen = send(torch.tensor(index), targets.device)
+            yield Images(pixels.to(self.device, non_blocking=cuda), targets[chosen])
 
 
 def from_folders(train: Path, test: Path, side: int, mean: Sequence[float], std: Sequence[float]) -> Dataset:

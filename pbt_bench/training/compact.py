@@ -202,6 +202,11 @@ def _sizes(model: nn.Module, modules: Collection[nn.Module], example: Tensor) ->
     return found
 
 
+def _seen_zero(constant: Tensor, channels: Tensor) -> bool:
+    """Whether the constants of these channels are all zero, where looking makes nobody wait: on a CPU."""
+    return constant.device.type == "cpu" and not bool(constant.detach()[channels].any())
+
+
 def _convolve(
     function: Any, plan: _Plan, x: Any, weight: Tensor, bias: Tensor | None, options: Mapping[str, Any], weights: bool
 ) -> Any:
@@ -210,11 +215,7 @@ def _convolve(
     if isinstance(x, Live):
         inputs, constant = x.index, x.constants
         read, silent = shared(plan.inputs, x.index)
-        if (
-            constant is not None
-            and len(silent)
-            and not (x.still and constant.device.type == "cpu" and not constant.detach()[silent].any())
-        ):
+        if constant is not None and len(silent) and not (x.still and _seen_zero(constant, silent)):
             image = row(constant.index_select(0, silent), x.values).expand(1, -1, *x.shape[2:])
             fixed = function(image, _Block.apply(weight, outputs, silent), None, **options)
         x = x.values

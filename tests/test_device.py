@@ -1,0 +1,200 @@
+"""What must hold on a GPU as on a CPU. Where there is no GPU, the same tests run on the CPU alone."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import pbt_bench
+from pbt_bench.data import datasets
+from pbt_bench.data.images import Data, prepare
+from pbt_bench.models import build
+from pbt_bench.models.prunable import prunable
+from pbt_bench.pruning.masks import Masks
+from pbt_bench.running.execute import Executor
+from pbt_bench.spec import Recipe, RunSpec, Scoring
+from pbt_bench.training import compact
+from pbt_bench.training.loop import Stepper, train
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+CUDA = pytest.param("cuda", marks=NO_GPU)
+METHODS = ("random", "magnitude", "snip", "grasp", "fts", "synflow", "force", "hts")
+
+
+@pytest.fixture(params=["cpu", CUDA])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def data(device: torch.device, tmp_path: Path) -> Data:
+    return prepare(datasets()["digits"].load(tmp_path), 0.15, 0, device)
+
+
+def sparse_network(device: torch.device) -> tuple[nn.Module, Masks]:
+    """A network with dropout, and masks with a tenth of its weights, many channels of them dead."""
+    model = build("vgg8", 1, 10, seed=0)
+    model.classifier = nn.Sequential(nn.Dropout(0.3), model.classifier)
+    generator = torch.Generator().manual_seed(1)
+    masks = {name: torch.rand(p.shape, generator=generator) > 0.8 for name, p in prunable(model).items()}
+    for mask in masks.values():
+        mask[::2] = False
+    masks["classifier.1.weight"][:] = True
+    return model.to(device), {name: mask.to(device) for name, mask in masks.items()}
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations whose result the host must wait for."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "repeat_interleave")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        if name in self.NAMES or (name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])):
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_waiting(device: torch.device) -> Iterator[Waits]:
+    """CUDA raises at a copy or a read that waits; on every device such operations are counted."""
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        with Waits() as waits:
+            yield waits
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_counter_sees_what_waits(device: torch.device) -> None:
+    x = torch.ones(3, device=device)
+    with Waits() as waits:
+        x[x > 0].sum().item()
+    assert waits.seen == ["index", "_local_scalar_dense"]
+
+
+@pytest.mark.parametrize("execution", ["dense", "auto", "compact"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adamw", marks=NO_GPU)])
+def test_no_step_waits_for_the_device(
+    data: Data, device: torch.device, execution: str, precision: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step may: it looks at the masks. From then on the host only issues work."""
+    monkeypatch.setattr(compact, "_seen_zero", lambda *_: False)  # as on a GPU
+    numbers = {"momentum": 0.9} if optimizer == "sgd" else {}
+    recipe = Recipe(
+        batch_size=128,
+        optimizer=optimizer,
+        precision=precision,
+        execution=execution,
+        augment="crop-flip",
+        crop_padding=1,
+        **numbers,  # type: ignore[arg-type]
+    )
+    model, masks = sparse_network(device)
+    stepper = Stepper(model, masks, data, recipe, 0, "train")
+    seen: list[list[str]] = []
+
+    def poll(_: object) -> None:
+        if seen:
+            watch.__exit__(None, None, None)
+        begin()
+
+    def begin() -> None:
+        nonlocal watch
+        watch = no_waiting(device)
+        seen.append(watch.__enter__().seen)
+
+    watch: Any = None
+    stepper.epoch(1, 6, poll)
+    watch.__exit__(None, None, None)
+    assert len(seen) == 6
+    assert [steps for steps in seen if steps] == []
+
+
+@NO_GPU
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_scores_and_masks_as_a_cpu(method: str) -> None:
+    model = build("resnet8", 1, 10, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(20, 1, 8, 8, generator=generator), torch.arange(20) % 10)]
+    on_gpu = [(x.cuda(), y.cuda()) for x, y in batches]
+    options: dict[str, Any] = {"method": method, "batchnorm": "calibrated", "seed": 0}
+    here = pbt_bench.score(model, batches, **options)
+    there = pbt_bench.score(copy.deepcopy(model).cuda(), on_gpu, **options)
+    for name, score in here.items():
+        torch.testing.assert_close(there[name].cpu(), score, rtol=1e-3, atol=1e-4 * float(score.abs().max()))
+    masks = pbt_bench.prune(model, batches, sparsity=0.9, **options)
+    others = pbt_bench.prune(copy.deepcopy(model).cuda(), on_gpu, sparsity=0.9, **options)
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert sum(int(mask.sum()) for mask in others.values()) == kept
+    assert sum(int((masks[name] & others[name].cpu()).sum()) for name in masks) >= 0.99 * kept
+
+
+@pytest.mark.parametrize("execution", ["auto", "compact"])
+def test_what_is_left_trains_as_the_masked_network(data: Data, device: torch.device, execution: str) -> None:
+    """Ten steps in float64 without dropout, on either device."""
+    found = []
+    for how in ("dense", execution):
+        model, masks = sparse_network(device)
+        model.classifier[0].p = 0.0  # type: ignore[index, union-attr, assignment]
+        model.double()
+        double = Data(**(vars(data) | {"mean": data.mean.double(), "std": data.std.double()}))
+        Stepper(model, masks, double, Recipe(batch_size=128, execution=how), 0, "train").epoch(1, 10)
+        found.append(model.state_dict())
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-7, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_saved_state_continues_to_the_same_bits(data: Data, device: torch.device, precision: str) -> None:
+    torch.backends.cudnn.deterministic = True
+    recipe = Recipe(epochs=2, batch_size=256, augment="crop", crop_padding=1, precision=precision)
+    states: list[Any] = []
+
+    def keep(state: Any) -> None:
+        buffer = io.BytesIO()
+        torch.save(state(), buffer)
+        states.append(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
+
+    model, masks = sparse_network(device)
+    train(model, masks, data, recipe, 0, poll=keep)
+    for state in states[:: len(states) // 3]:
+        again, masks = sparse_network(device)
+        train(again, masks, data, recipe, 0, state=state)
+        for name, value in model.state_dict().items():
+            assert torch.equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("method", ["dense", "snip", "synflow"])
+def test_a_run_from_data_to_record(device: torch.device, tmp_path: Path, method: str) -> None:
+    spec = RunSpec(
+        dataset="digits",
+        model="resnet8",
+        method=method,
+        sparsity=0.0 if method == "dense" else 0.9,
+        seed=0,
+        recipe=Recipe(epochs=2, batch_size=64),
+        scoring=Scoring(batchnorm="calibrated", rounds=10),
+    )
+    record = Executor(tmp_path, device).execute(spec)
+    assert record.status == "done", record.error
+    assert record.metrics is not None
+    assert record.metrics.test_accuracy > 0.2
+    realised = [epoch.realised_sparsity for epoch in record.curve]
+    assert all(value == pytest.approx(spec.sparsity, abs=1e-4) for value in realised)
