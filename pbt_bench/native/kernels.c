@@ -8,6 +8,7 @@
 
 #define PARALLEL _Pragma("omp parallel for num_threads(threads) schedule(static)")
 #include "block.h"
+#include "groups.h"
 #include "sparse.h"
 
 #define PASTE_(a, b, c) a##_##b##_##c
@@ -63,6 +64,7 @@ const char *best_set(void) { return "plain"; }
 
 typedef T VECTOR __attribute__((vector_size(WIDTH), aligned(sizeof(T)), may_alias));
 #include "block.h"
+#include "groups.h"
 #include "sparse.h"
 
 #endif

@@ -7,7 +7,7 @@ specification alone, on request the whole training too.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
@@ -17,6 +17,7 @@ import msgspec
 import torch
 
 from pbt_bench.pruning.masks import pruned_count
+from pbt_bench.running.environment import describe
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.record import Metrics, Pruning, RunRecord
 from pbt_bench.running.store import Store
@@ -36,6 +37,7 @@ class Audit:
     records: int  # results: without the failed ones
     recomputed: int  # of them, what they pruned (or whole runs) computed anew
     uncommitted: int  # of them, made by code that no commit holds
+    elsewhere: tuple[str, ...]  # where the recomputed ones were made, if not on a machine like this
     faults: tuple[tuple[RunSpec, str], ...]
 
     def text(self) -> str:
@@ -48,6 +50,8 @@ class Audit:
             lines.append(f"note: {self.runs - self.records} of {self.runs} runs have no result")
         if self.uncommitted:
             lines.append(f"note: {self.uncommitted} were made by code with changes that were not committed")
+        if self.elsewhere and self.faults:
+            lines.append(f"note: made with {', '.join(self.elsewhere)}; here the last bits of a score may differ")
         return "\n".join([*lines, *(f"fault: {spec.label} ({spec.run_id}): {what}" for spec, what in self.faults)])
 
 
@@ -78,7 +82,16 @@ def audit(
     for record in sorted(chosen, key=lambda record: repr(record.spec.group)):  # groups share data and statistics
         faults += [(record.spec, what) for what in _again(record, executor, retrain)]
     uncommitted = sum(str(record.environment.get("commit")).endswith("+changes") for record in records)
-    return Audit(name, len(specs), len(records) + len(unreadable), len(chosen), uncommitted, tuple(faults))
+    elsewhere = sorted({_machine(record.environment) for record in chosen} - {_machine(describe(torch.device(device)))})
+    found = len(records) + len(unreadable)
+    return Audit(name, len(specs), found, len(chosen), uncommitted, tuple(elsewhere), tuple(faults))
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    """What decides the order of sums."""
+    return " ".join(
+        f"{name} {environment.get(name)}" for name in ("torch", "device_name", "processor", "sparse_kernels")
+    )
 
 
 def inconsistencies(record: RunRecord, store: Store) -> list[str]:

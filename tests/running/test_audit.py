@@ -175,3 +175,12 @@ def test_a_mask_that_was_exchanged_is_a_fault(made: Path) -> None:
         assert "its mask file" in audited(made, sample=0).text()
     finally:
         mine.write_bytes(sound)
+
+
+def test_a_fault_of_another_machine_says_so(made: Path) -> None:
+    def elsewhere(record: RunRecord) -> RunRecord:
+        environment = {**record.environment, "processor": "PDP-11"}
+        return changed("record", environment=environment)(changed(effective_sparsity=0.123)(record))
+
+    assert "processor PDP-11" in found_in(made, elsewhere).text()
+    assert "made with" not in found_in(made, changed(effective_sparsity=0.123)).text()
