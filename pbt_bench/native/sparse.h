@@ -5,84 +5,132 @@
 
 #ifndef T
 
-/* Which input channels the weights of an output row multiply, at every output position. */
+enum { CACHE = 3 << 17 }; /* bytes of sums that stay in it */
+
+/* Which input channels the weights of an output row multiply, at every output position. Blocks of input channels are
+   taken one after another, so that what many rows read stays in the innermost cache. */
 typedef struct {
   const int32_t *base;   /* [positions] where offsets count from, in channels of the input, from its first */
   const int32_t *list;   /* [positions] which part of `start` holds the position's weights */
   const int32_t *kind;   /* [positions] which kernel taps lie inside the input */
   const int32_t *first;  /* [kinds + 1] of the runs of a kind */
   const int32_t *runs;   /* [runs, 2] taps from, to */
-  const int32_t *start;  /* [lists, rows * taps + 1] of the weights of a row and tap */
+  const int32_t *start;  /* [lists, blocks * rows * taps + 1] of the weights of a block, row and tap */
   const int32_t *offset; /* [weights] of the input channel, from the base */
   const int32_t *slot;   /* [weights] place in the vector of weights */
-  int64_t positions, rows, taps;
+  const int32_t *pair;   /* [pairs, 2] of positions alike in list and kind; -1 = no second */
+  int64_t pairs, rows, taps, blocks;
 } Pattern;
 
 #else
 
-#define BYTES_PER_BLOCK 256 /* of the examples that stay in registers */
-#define MANY (BYTES_PER_BLOCK / WIDTH)
-#define AT(tensor, row) ((tensor) + (row) * n + e)
-/* For each weight `k` of row `o` at position `q`. */
+#define MANY (256 / WIDTH) /* vectors of examples that stay in registers */
+#define TWO (WIDTH == 64)  /* whether registers hold those of two positions */
+/* For each weight `k` of row `o` and block `b` of input channels at position `q`. */
 #define WEIGHTS                                                                                       \
   for (int32_t r = p->first[p->kind[q]]; r < p->first[p->kind[q] + 1]; r++)                           \
     for (int32_t k = start[o * p->taps + p->runs[2 * r]], end = start[o * p->taps + p->runs[2 * r + 1]]; \
          k < end; k++)
-/* `BODY(vectors)` for all n examples, as many at a time as registers hold, with `e` the first; then `REST` one by one. */
-#define EXAMPLES(BODY, REST)                                          \
-  long e = 0;                                                         \
-  for (; e + MANY * LANES <= n; e += MANY * LANES) BODY(MANY)         \
-  for (; e + LANES <= n; e += LANES) BODY(1)                          \
-  for (; e < n; e++) REST
+#define START (p->start + p->list[q] + b * p->rows * p->taps)
+#define INPUT(TYPE, from) ((const TYPE *)(from + p->offset[k] * n))
+#define OUTPUT(TYPE, of, q) ((TYPE *)(of + ((q) * p->rows + o) * n + e))
+/* `BODY(type, count)` for all n examples, as many at a time as registers hold, with `e` the first. */
+#define EXAMPLES(BODY)                                                    \
+  long e = 0;                                                             \
+  for (; e + MANY * LANES <= n; e += MANY * LANES) BODY(VECTOR, MANY)     \
+  for (; e + LANES <= n; e += LANES) BODY(VECTOR, 1)                      \
+  for (; e < n; e++) BODY(T, 1)
+/* `CELL(type, count, positions)` for the positions `q` and `other`, together if they can be. */
+#define POSITIONS_OF(i, CELL, TYPE, count)               \
+  {                                                      \
+    long q = p->pair[2 * (i)], other = p->pair[2 * (i) + 1]; \
+    if (TWO && other >= 0) {                             \
+      CELL(TYPE, count, 2)                               \
+    } else {                                             \
+      CELL(TYPE, count, 1)                               \
+      if ((q = other) >= 0) CELL(TYPE, count, 1)         \
+    }                                                    \
+  }
 
 /* y[q, o] = sum over weights of w * x[base + offset]. */
 void FUNCTION(gather)(T *y, const T *x, const T *w, const Pattern *p, long n, long threads) {
-  PARALLEL for (long q = 0; q < p->positions; q++) {
-    const int32_t *start = p->start + p->list[q];
-    for (long o = 0; o < p->rows; o++) {
-      T *out = y + (q * p->rows + o) * n;
-#define BODY(vectors)                                                          \
-  {                                                                            \
-    VECTOR sum[vectors] = {0};                                                 \
-    WEIGHTS {                                                                  \
-      const VECTOR *in = (const VECTOR *)AT(x, (long)p->base[q] + p->offset[k]); \
-      const T weight = w[p->slot[k]];                                          \
-      for (int j = 0; j < vectors; j++) sum[j] += weight * in[j];              \
-    }                                                                          \
-    for (int j = 0; j < vectors; j++) ((VECTOR *)(out + e))[j] = sum[j];       \
+#define CELL(TYPE, count, positions)                                             \
+  for (long b = 0; b < p->blocks; b++) {                                         \
+    const int32_t *start = START;                                                \
+    const T *here = x + p->base[q] * n + e, *there = x + p->base[positions == 2 ? other : q] * n + e; \
+    for (long o = low; o < low + step; o++) {                                    \
+      if (b && start[o * p->taps] == start[(o + 1) * p->taps]) continue;         \
+      TYPE sum[count], more[count];                                              \
+      for (int j = 0; j < count; j++) {                                          \
+        sum[j] = b ? OUTPUT(TYPE, y, q)[j] : (TYPE){0};                          \
+        if (positions == 2) more[j] = b ? OUTPUT(TYPE, y, other)[j] : (TYPE){0}; \
+      }                                                                          \
+      WEIGHTS {                                                                  \
+        const T weight = w[p->slot[k]];                                          \
+        const TYPE *in = INPUT(TYPE, here), *in2 = INPUT(TYPE, there);           \
+        for (int j = 0; j < count; j++) {                                        \
+          sum[j] += weight * in[j];                                              \
+          if (positions == 2) more[j] += weight * in2[j];                        \
+        }                                                                        \
+      }                                                                          \
+      for (int j = 0; j < count; j++) {                                          \
+        OUTPUT(TYPE, y, q)[j] = sum[j];                                          \
+        if (positions == 2) OUTPUT(TYPE, y, other)[j] = more[j];                 \
+      }                                                                          \
+    }                                                                            \
   }
-      EXAMPLES(BODY, {
-        T sum = 0;
-        WEIGHTS sum += w[p->slot[k]] * *AT(x, (long)p->base[q] + p->offset[k]);
-        out[e] = sum;
-      })
+#define BODY(TYPE, count) POSITIONS_OF(i, CELL, TYPE, count)
+  const long step = p->blocks == 1 ? 1 : p->rows;
+  PARALLEL for (long i = 0; i < p->pairs; i++) for (long low = 0; low < p->rows; low += step) { EXAMPLES(BODY) }
 #undef BODY
-    }
-  }
+#undef CELL
 }
 
-/* dw[slot, :] += parts of the sum over positions and examples of d[q, o] * x[base + offset]. */
+/* dw[slot, :] += parts of the sum over positions and examples of d[q, o] * x[base + offset]. The weights of some rows
+   and one block stay in the cache while all positions are added to them. */
 void FUNCTION(dots)(T *dw, const T *x, const T *d, const Pattern *p, long n, long threads) {
-  PARALLEL for (long part = 0; part < threads; part++) for (long q = 0; q < p->positions; q++) {
-    const int32_t *start = p->start + p->list[q];
-    for (long o = p->rows * part / threads; o < p->rows * (part + 1) / threads; o++) {
-      const T *out = d + (q * p->rows + o) * n;
-#define BODY(vectors)                                                          \
-  {                                                                            \
-    VECTOR delta[vectors];                                                     \
-    for (int j = 0; j < vectors; j++) delta[j] = ((const VECTOR *)(out + e))[j]; \
-    WEIGHTS {                                                                  \
-      const VECTOR *in = (const VECTOR *)AT(x, (long)p->base[q] + p->offset[k]); \
-      VECTOR even = delta[0] * in[0], odd = {0};                               \
-      for (int j = 1; j < vectors; j += 2) odd += delta[j] * in[j];            \
-      for (int j = 2; j < vectors; j += 2) even += delta[j] * in[j];           \
-      *(VECTOR *)(dw + p->slot[k] * LANES) += even + odd;                      \
-    }                                                                          \
+  const long cells = p->blocks * p->rows, weights = p->start[cells * p->taps]; /* of the one list that outputs have */
+  const long some = 1 + cells * (CACHE / (LANES * (long)sizeof(T))) / (weights + 1);
+#define CELL(TYPE, count, positions)                                     \
+  {                                                                      \
+    const int32_t *start = START;                                        \
+    const T *here = x + p->base[q] * n + e, *there = x + p->base[positions == 2 ? other : q] * n + e; \
+    for (long o = low; o < high && o < low + step; o++) {                \
+      if (start[o * p->taps] == start[(o + 1) * p->taps]) continue;      \
+      TYPE delta[count], more[count];                                    \
+      for (int j = 0; j < count; j++) {                                  \
+        delta[j] = OUTPUT(const TYPE, d, q)[j];                          \
+        if (positions == 2) more[j] = OUTPUT(const TYPE, d, other)[j];   \
+      }                                                                  \
+      WEIGHTS {                                                          \
+        const TYPE *in = INPUT(TYPE, here), *in2 = INPUT(TYPE, there);   \
+        TYPE even = delta[0] * in[0], odd = {0};                         \
+        if (positions == 2) odd += more[0] * in2[0];                     \
+        for (int j = 1; j < count; j++) {                                \
+          if (j % 2) {                                                   \
+            odd += delta[j] * in[j];                                     \
+            if (positions == 2) even += more[j] * in2[j];                \
+          } else {                                                       \
+            even += delta[j] * in[j];                                    \
+            if (positions == 2) odd += more[j] * in2[j];                 \
+          }                                                              \
+        }                                                                \
+        *(TYPE *)(dw + p->slot[k] * LANES) += even + odd;                \
+      }                                                                  \
+    }                                                                    \
   }
-      EXAMPLES(BODY, { WEIGHTS dw[p->slot[k] * LANES] += out[e] * *AT(x, (long)p->base[q] + p->offset[k]); })
+#define BODY(TYPE, count) POSITIONS_OF(i, CELL, TYPE, count)
+  PARALLEL for (long part = 0; part < threads; part++) {
+    const long to = p->rows * (part + 1) / threads, step = p->blocks == 1 ? 1 : some;
+    for (long b = 0; b < p->blocks; b++)
+      for (long row = p->rows * part / threads; row < to; row += some) {
+        const long high = row + some < to ? row + some : to;
+        for (long i = 0; i < p->pairs; i++)
+          for (long low = row; low < high; low += step) { EXAMPLES(BODY) }
+      }
+  }
 #undef BODY
-    }
-  }
+#undef CELL
 }
 
 /* to[j, i] = from[i, j], by tiles that stay in registers or the cache. */
@@ -102,9 +150,12 @@ void FUNCTION(transpose)(T *to, const T *from, long rows, long columns, long thr
 }
 
 #undef MANY
-#undef AT
 #undef WEIGHTS
+#undef START
+#undef INPUT
+#undef OUTPUT
+#undef TWO
+#undef POSITIONS_OF
 #undef EXAMPLES
-#undef BYTES_PER_BLOCK
 
 #endif

@@ -27,10 +27,10 @@ from pbt_bench.training.live import FEW, Live, Take, all_channels, places, row, 
 
 STEP = 8  # vector kernels take channels by so many
 WORTH = 10**8  # multiply-adds of a forward pass that `auto` must save in a layer to take it apart
-SPARSE = 0.25  # share of kept weights up to which they are few: to update them alone costs less than to update all
+SPARSE = 0.33  # share of kept weights up to which they are few: to update them alone costs less than to update all
 LARGE = 10**5  # weights of a tensor from which that holds for any share of these
 EXAMPLES = 32  # in a batch, for kernels that take many at a time
-KEPT_COST = 2.5  # of a multiply-add with a kept weight, in those of a dense convolution
+KEPT_COST = 2.3  # of a multiply-add with a kept weight, in those of a dense convolution
 MOVE_COST = 30  # of an entry of an activation whose order in memory must change, likewise
 
 

@@ -23,14 +23,17 @@ from torch import Tensor
 
 from pbt_bench import native
 
+CACHED = 128  # input channels (times kernel taps) of 256 bytes of examples each that fit the innermost cache
+LEAST = 32  # weights of a row that are worth reading and writing its sum for
+
 Ints = NDArray[np.signedinteger[Any]]
-_FIELDS = ("base", "list", "kind", "first", "runs", "start", "offset", "slot")
+_FIELDS = ("base", "list", "kind", "first", "runs", "start", "offset", "slot", "pair")
 
 
 class _Struct(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in _FIELDS),
-        *((name, ctypes.c_int64) for name in ("positions", "rows", "taps")),
+        *((name, ctypes.c_int64) for name in ("pairs", "rows", "taps", "blocks")),
     )
 
 
@@ -85,6 +88,16 @@ def _outer(function: np.ufunc, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return found
 
 
+def _pairs(kinds: Ints) -> Ints:
+    """Positions in pairs [pairs, 2] of the same kind, in the order of the first ones; -1 where one is left alone."""
+    found = []
+    for kind in np.unique(kinds):
+        places = np.flatnonzero(kinds == kind)
+        found.append(np.append(places, [-1] * (len(places) % 2)).reshape(-1, 2))
+    pairs = np.concatenate(found)
+    return pairs[pairs[:, 0].argsort()]
+
+
 class _Lists:
     """For every position of one side of a convolution, what its weights multiply on the other side, for the kernels.
 
@@ -108,30 +121,33 @@ class _Lists:
         # a tap that a variant has no weights for may be in a run: nothing is found there
         patterns, kind = np.unique(inside | ~member[variant], axis=0, return_inverse=True)
         edges = [np.flatnonzero(np.diff(pattern, prepend=False, append=False)) for pattern in patterns]
+        # as many columns at a time as the innermost cache holds, but enough for some weights of every row
+        density = max(1, len(row)) / (rows * columns * taps)
+        block = column.astype(np.int64) // max(1, int(max(CACHED, LEAST / density) / taps))
+        blocks = int(block.max(initial=0)) + 1
+        cells = blocks * rows * taps
         starts: list[Ints] = []
         order: list[Ints] = []
         for v, taken in enumerate(member):
             of_variant = np.flatnonzero(taken[tap])
-            key = row[of_variant].astype(np.int64) * taps + tap[of_variant]
-            starts.append(
-                sum(map(len, order)) + np.concatenate([[0], np.bincount(key, minlength=rows * taps).cumsum()])
-            )
+            key = (block[of_variant] * rows + row[of_variant]) * taps + tap[of_variant]
+            starts.append(sum(map(len, order)) + np.concatenate([[0], np.bincount(key, minlength=cells).cumsum()]))
             order.append(of_variant[np.argsort(key, kind="stable")])
             offset[v] *= columns
         self._arrays = {
             "base": base * columns,
-            "list": variant * (rows * taps + 1),
+            "list": variant * (cells + 1),
             "kind": kind,
             "first": np.cumsum([0, *(len(edge) // 2 for edge in edges)]),
             "runs": np.concatenate(edges),
             "start": np.concatenate(starts),
             "offset": np.concatenate([offset[v][tap[k]] + column[k] for v, k in enumerate(order)]),
             "slot": slot[np.concatenate(order)],
+            "pair": _pairs(variant * len(patterns) + kind.reshape(-1)),
         }
         self._arrays = {name: np.ascontiguousarray(a.reshape(-1), dtype=np.int32) for name, a in self._arrays.items()}
-        self.positions, self.rows = len(base), rows
         pointers = (self._arrays[name].ctypes.data for name in _FIELDS)
-        self.struct = ctypes.byref(_Struct(*pointers, self.positions, rows, taps))
+        self.struct = ctypes.byref(_Struct(*pointers, len(self._arrays["pair"]) // 2, rows, taps, blocks))
 
 
 class Pattern:
