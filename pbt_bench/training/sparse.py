@@ -33,7 +33,7 @@ _FIELDS = ("base", "list", "kind", "first", "runs", "start", "offset", "slot", "
 class _Struct(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in _FIELDS),
-        *((name, ctypes.c_int64) for name in ("pairs", "rows", "taps", "blocks")),
+        *((name, ctypes.c_int64) for name in ("positions", "pairs", "rows", "taps", "blocks")),
     )
 
 
@@ -147,7 +147,7 @@ class _Lists:
         }
         self._arrays = {name: np.ascontiguousarray(a.reshape(-1), dtype=np.int32) for name, a in self._arrays.items()}
         pointers = (self._arrays[name].ctypes.data for name in _FIELDS)
-        self.struct = ctypes.byref(_Struct(*pointers, len(self._arrays["pair"]) // 2, rows, taps, blocks))
+        self.struct = ctypes.byref(_Struct(*pointers, len(base), len(self._arrays["pair"]) // 2, rows, taps, blocks))
 
 
 class Pattern:
