@@ -5,7 +5,7 @@
 
 #ifndef T
 
-enum { CACHE = 3 << 17 }; /* bytes of sums that stay in it */
+enum { CACHE = 3 << 17 }; /* bytes of sums that stay in the cache of a core */
 
 /* Which input channels the weights of an output row multiply, at every output position. Blocks of input channels are
    taken one after another, so that what many rows read stays in the innermost cache. */
