@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define PARALLEL _Pragma("omp parallel for num_threads(threads) schedule(static)")
-#include "block.h"
+#include "listed.h"
 #include "groups.h"
 #include "sparse.h"
 
@@ -63,7 +63,7 @@ const char *best_set(void) { return "plain"; }
 #else
 
 typedef T VECTOR __attribute__((vector_size(WIDTH), aligned(sizeof(T)), may_alias));
-#include "block.h"
+#include "listed.h"
 #include "groups.h"
 #include "sparse.h"
 

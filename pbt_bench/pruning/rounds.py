@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,15 +11,14 @@ from torch import Tensor
 
 from pbt_bench import native
 from pbt_bench.errors import ScoreError
-from pbt_bench.pruning.blocks import true
+from pbt_bench.pruning.listed import true
 from pbt_bench.pruning.masks import Masks, Ranking, exact_density, pruned_count
 from pbt_bench.pruning.pruners import Pruner
 from pbt_bench.pruning.statistics import Task, Tensors, compute
 
 FIXED = ("weight",)  # statistics that no round changes
 RELIST = 0.85  # share of kept weights in a list of weights at which it is made anew
-SAMPLE = 20_000  # scores that are looked at to guess where a round's threshold will be
-CHUNK = 2**18  # scores that fit the cache
+SAMPLE = 20_000  # scores that are looked at to guess between which values a round's threshold is
 
 
 def evaluate(entry: Pruner, values: Mapping[str, Tensors], parameters: Mapping[str, Tensor], invert: bool) -> Tensors:
@@ -119,7 +118,7 @@ class _PruneLowest:
 
     def __init__(self, entry: Pruner, scores: Tensors, invert: bool) -> None:
         self._entry, self._invert = entry, invert
-        self._parts = {name: _Part(name, [s.reshape(-1)]) for name, s in scores.items()}
+        self._scores = {name: s.reshape(-1) for name, s in scores.items()}
         self.masks = {name: torch.ones(s.shape, dtype=torch.bool, device=s.device) for name, s in scores.items()}
         self._here = {name: mask.view(-1).clone() for name, mask in self.masks.items()}  # of the listed: not pruned
         self.listed: Tensors | None = None  # flat indices, ascending; None = all
@@ -130,11 +129,8 @@ class _PruneLowest:
     def score(self, values: Mapping[str, Tensors]) -> None:
         """Score the listed weights by these statistics."""
         for name in self.masks:
-            part = _Part(name, [self._at(values[n][name], n, name) for n in self._entry.needs], self._scored)
-            self._parts[name] = part if len(part) > CHUNK else _Part(name, [part.at(slice(None))])
-
-    def _scored(self, name: str, arguments: Sequence[Tensor]) -> Tensor:
-        return _score(self._entry, name, arguments, self._invert)
+            arguments = [self._at(values[need][name], need, name) for need in self._entry.needs]
+            self._scores[name] = _score(self._entry, name, arguments, self._invert)
 
     def _at(self, value: Tensor, need: str, name: str) -> Tensor:
         """A statistic at the listed weights; one that is the same tensor as in the last round is not gathered again."""
@@ -148,7 +144,7 @@ class _PruneLowest:
 
     def until(self, pruned: int, density: float) -> Tensors:
         """Prune until `pruned` weights are pruned in all; returns the flat indices of those that went."""
-        lowest = _lowest(list(self._parts.values()), list(self._here.values()), pruned - self._pruned)
+        lowest = _lowest(list(self._scores.values()), list(self._here.values()), pruned - self._pruned)
         self._pruned = pruned
         gone = {}
         self.last = dict(zip(self._here, lowest, strict=True))
@@ -172,47 +168,21 @@ class _PruneLowest:
         }
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Weights of one tensor, and how to score some of them: called with the same part of every argument."""
-
-    name: str
-    arguments: Sequence[Tensor]  # vectors; the scores themselves if there is no function
-    score: Callable[[str, Sequence[Tensor]], Tensor] | None = None
-
-    def __len__(self) -> int:
-        return len(self.arguments[0])
-
-    def at(self, where: slice) -> Tensor:
-        given = [argument[where] for argument in self.arguments]
-        return self.score(self.name, given) if self.score else given[0]
-
-    def up_to(self, limit: float, here: Tensor) -> tuple[Tensor, Tensor]:
-        """(ascending indices, scores) of those that are `here` and score at most `limit`; scored in the cache."""
-        places, values = [], []
-        step = CHUNK if here.device.type == "cpu" else max(1, len(self))
-        for start in range(0, max(1, len(self)), step):
-            where = slice(start, start + step)
-            scores = self.at(where)
-            low, value = _at_most(scores, limit, here[where])
-            places.append(low + start)
-            values.append(value)
-        return torch.cat(places), torch.cat(values)
-
-
-def _lowest(parts: Sequence[_Part], here: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Ascending indices of the `count` lowest entries of all parts together that are `here`, the first of equals."""
+def _lowest(scores: Sequence[Tensor], here: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Ascending indices of the `count` lowest of all scores together that are `here`, the first of equals."""
     if count == 0:
         return [torch.empty(0, dtype=torch.long, device=h.device) for h in here]
-    total = sum(map(len, parts))
-    stride = max(1, total // SAMPLE)
-    sample = torch.cat([part.at(slice(None, None, stride))[h[::stride]] for part, h in zip(parts, here, strict=True)])
-    position = int(1.1 * count / stride + 0.004 * len(sample))
-    guess = _smallest(sample, position) if position < len(sample) else torch.inf
-    found = [part.up_to(guess, h) for part, h in zip(parts, here, strict=True)]
+    stride = max(1, sum(map(len, scores)) // SAMPLE)
+    sample = torch.cat([s[::stride][h[::stride]] for s, h in zip(scores, here, strict=True)])
+    about, error = count / stride, 0.1 * count / stride + 0.004 * len(sample)
+    floor, guess = _guess(sample, about - error), _guess(sample, about + error)
+    found = [_at_most(s, guess, h) for s, h in zip(scores, here, strict=True)]
     if sum(len(places) for places, _ in found) < count:
-        found = [part.up_to(torch.inf, h) for part, h in zip(parts, here, strict=True)]
-    threshold = _smallest(torch.cat([values for _, values in found]), count - 1)
+        found = [_at_most(s, torch.inf, h) for s, h in zip(scores, here, strict=True)]
+    values = torch.cat([values for _, values in found])
+    upper = values.index_select(0, true(values >= floor))
+    first = len(values) - len(upper)
+    threshold = _smallest(upper, count - 1 - first) if first < count else _smallest(values, count - 1)
     marks = [values < threshold for _, values in found]
     ties = count - int(torch.stack([mark.sum() for mark in marks]).sum())
     for (_, values), mark in zip(found, marks, strict=True):
@@ -235,6 +205,13 @@ def _at_most(scores: Tensor, limit: float, here: Tensor) -> tuple[Tensor, Tensor
         return torch.cat([places[part] for part in found]), torch.cat([values[part] for part in found])
     low = true((scores <= limit) & here)
     return low, scores.index_select(0, low)
+
+
+def _guess(sample: Tensor, position: float) -> float:
+    """The value at about a position of the ascending order; infinite beyond the sample."""
+    if position < 0:
+        return -torch.inf
+    return _smallest(sample, int(position)) if position < len(sample) else torch.inf
 
 
 def _smallest(values: Tensor, position: int) -> float:

@@ -16,7 +16,7 @@ from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning import rounds as module
 from pbt_bench.pruning.preserve import preserved
 from pbt_bench.pruning.pruners import Pruner, pruners
-from pbt_bench.pruning.rounds import _lowest, _Part, evaluate, prune_in_rounds
+from pbt_bench.pruning.rounds import _lowest, evaluate, prune_in_rounds
 from pbt_bench.pruning.scoring import Scorer
 from pbt_bench.spec import Scoring
 
@@ -103,7 +103,7 @@ def test_rounds_take_every_scope_and_stay_exact(method: str, scope: str) -> None
     st.floats(0, 1),
     st.booleans(),
 )
-def test_lowest_equals_a_stable_sort(values: list[list[int]], share: float, piecewise: bool) -> None:
+def test_lowest_equals_a_stable_sort(values: list[list[int]], share: float, few: bool) -> None:
     parts = [torch.tensor(v, dtype=torch.float64) for v in values]
     flat = torch.cat(parts)
     count = int(share * flat.numel())
@@ -111,11 +111,9 @@ def test_lowest_equals_a_stable_sort(values: list[list[int]], share: float, piec
     offset = 0
     here = [part <= 2 for part in parts]
     count = min(count, int(torch.cat(here).sum()))
-    known = [_Part("", [part]) for part in parts]
-    halves = [_Part("", [part / 2, part / 2], lambda _, given: given[0] + given[1]) for part in parts]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK", 7)
-        found = _lowest(halves if piecewise else known, here, count)
+        patch.setattr(module, "SAMPLE", 7 if few else 10**6)
+        found = _lowest(parts, here, count)
     for part, low in zip(parts, found, strict=True):
         marked[low + offset] = True
         offset += part.numel()

@@ -13,7 +13,6 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from pbt_bench import native
-from pbt_bench.pruning.blocks import FEW, Block, convolve, fits
 from pbt_bench.pruning.intercept import (
     LINEAR_MAPS,
     Intercept,
@@ -23,6 +22,7 @@ from pbt_bench.pruning.intercept import (
     plain,
     split_call,
 )
+from pbt_bench.pruning.listed import FEW, Listed, convolve, fits
 from pbt_bench.pruning.statistics import Task, Tensors, provides
 
 
@@ -95,22 +95,18 @@ class _State:
                 tensor.copy_(self._positive(parameter.detach().double()))
                 continue
             native.clear(tensor, task.pruned_last[name])
-            self.blocks[name].drop(task.places_last[name])
+            self.weights[name].drop(task.places_last[name])
         if task.listed is not self._listed:
             self._listed = task.listed
             self._list(task)
 
     def _list(self, task: Task) -> None:
-        self.blocks: dict[str, Block] = {}
+        self.weights: dict[str, Listed] = {}
         self.flow: Tensors = {}
         for name in task.parameters:
-            weight = self.tensors[name].detach()
-            if self._listed is None or task.masks is None:
-                self.blocks[name] = Block(weight)
-                self.flow[name] = torch.empty_like(weight)
-            else:
-                self.blocks[name] = Block(weight, task.masks[name], self._listed[name])
-                self.flow[name] = weight.new_empty(len(self._listed[name]))
+            weight, listed = self.tensors[name].detach(), self._listed and self._listed[name]
+            self.weights[name] = Listed(weight, listed)
+            self.flow[name] = torch.empty_like(weight) if listed is None else weight.new_empty(len(listed))
 
     def listed(self, name: str, value: Tensor) -> Tensor:
         """A whole tensor at the listed weights."""
@@ -137,7 +133,7 @@ class _Gradients(Intercept):
                 self._written.add(name)
                 return self._state.flow[name], add
 
-            return convolve(inputs, weight, bias, options, self._state.blocks[name], target)
+            return convolve(inputs, weight, bias, options, self._state.weights[name], target)
 
         def sink(inputs: Tensor, gradient: Tensor) -> None:
             if function is F.linear:

@@ -1,4 +1,4 @@
-"""Live blocks against the library's convolution, and SynFlow on them against the plain algorithm."""
+"""Convolutions by listed weights against the library's, and SynFlow by them against the plain algorithm."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 import pbt_bench
 from pbt_bench import native
 from pbt_bench.models.prunable import prunable
-from pbt_bench.pruning import blocks
-from pbt_bench.pruning.blocks import Block, convolve, fits, true
+from pbt_bench.pruning import listed
+from pbt_bench.pruning.listed import Listed, convolve, fits, true
 from pbt_bench.pruning.rounds import _at_most
 
 
 @pytest.mark.parametrize("few", [0, 10**6])
-@pytest.mark.parametrize("dead", [False, True])
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize(
     "options",
     [
@@ -31,36 +31,37 @@ from pbt_bench.pruning.rounds import _at_most
     ],
 )
 def test_convolution_and_its_gradients_equal_the_library(
-    options: dict[str, Any], dead: bool, few: int, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], sparse: bool, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "FEW", few)
-    monkeypatch.setattr(blocks, "CHUNK", 50)
+    monkeypatch.setattr(listed, "FEW", few)
+    monkeypatch.setattr(listed, "FEWER", few if sparse else 0)
+    monkeypatch.setattr(listed, "SPARSE", 0.0)
+    monkeypatch.setattr(listed, "CHUNK", 50)
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.rand(shape, generator=generator).double() for shape in ((1, 5, 9, 8), (7, 5, 3, 3)))
     mask = torch.rand(weight.shape, generator=generator) < 0.3
-    if dead:
-        mask[2], mask[5], mask[:, 1], mask[:, 4] = False, False, False, False
+    mask[2], mask[5], mask[:, 1], mask[:, 4] = False, False, False, False
     weight = weight * mask
     x.requires_grad_(), weight.requires_grad_()
     bias = torch.rand(7, generator=generator).double()
-    listed = true(mask)
-    block = Block(weight, mask, listed)
-    assert block.matrix.shape == ((5, 27) if dead else (7, 45))
+    places = true(mask)
     assert fits(x, weight, options)
-    found = torch.full((len(listed),), math.nan, dtype=torch.float64)
-    result = convolve(x, weight, bias, options, block, lambda: (found, False))
-    expected = F.conv2d(x, weight, bias, **options)
-    torch.testing.assert_close(result, expected)
-    slope = torch.rand(expected.shape, generator=generator).double()
-    (by_inputs,) = torch.autograd.grad(result, [x], slope)
-    want = torch.autograd.grad(expected, [x, weight], slope)
-    live = mask.any(dim=(0, 2, 3))
-    torch.testing.assert_close(by_inputs[:, live], want[0][:, live])
-    torch.testing.assert_close(found, want[1].flatten()[listed])
-    with torch.no_grad():
-        weight.view(-1)[listed[[0, 3]]] = 0
-    block.drop(torch.tensor([0, 3]))
-    assert torch.equal(block.matrix[block.matrix != 0], weight[weight != 0])
+    for times in (1, 2):
+        given = Listed(weight, places)
+        if times == 2:  # as rounds do: weights go, and stay in the list
+            given.forward(torch.rand(45, 4).double()) if native.takes(weight) else None
+            with torch.no_grad():
+                weight.view(-1)[places[[0, 3]]] = 0
+            given.drop(torch.tensor([0, 3]))
+        found = torch.full((len(places),), math.nan, dtype=torch.float64)
+        result = convolve(x, weight, bias, options, given, lambda into=found: (into, False))
+        expected = F.conv2d(x, weight, bias, **options)
+        torch.testing.assert_close(result, expected)
+        slope = torch.rand(expected.shape, generator=generator).double()
+        (by_inputs,) = torch.autograd.grad(result, [x], slope)
+        want = torch.autograd.grad(expected, [x, weight], slope)
+        torch.testing.assert_close(by_inputs, want[0])
+        torch.testing.assert_close(found, want[1].flatten()[places])
 
 
 @pytest.mark.parametrize(("options", "kinds"), [({"padding": 1}, 25), ({"padding": 1, "stride": 2}, 9), ({}, 9)])
@@ -71,15 +72,15 @@ def test_columns_that_are_equal_are_multiplied_once(
     first, weight = (torch.rand(shape, generator=generator).double() for shape in ((4, 3, 3, 3), (7, 4, 3, 3)))
     x = F.conv2d(torch.ones(1, 3, 25, 26).double(), first, padding=1).requires_grad_()
     weight.requires_grad_()
-    block, found, sizes = Block(weight), torch.empty_like(weight), []
-    product = block.product
+    given, found, sizes = Listed(weight), torch.empty_like(weight), []
+    product = given.product
 
     def counted(delta: Tensor, columns: Tensor, into: Tensor, add: bool) -> None:
-        sizes.append(len(columns))
+        sizes.append(columns.shape[1])
         product(delta, columns, into, add)
 
-    monkeypatch.setattr(block, "product", counted)
-    result = convolve(x, weight, None, options, block, lambda: (found, False))
+    monkeypatch.setattr(given, "product", counted)
+    result = convolve(x, weight, None, options, given, lambda: (found, False))
     expected = F.conv2d(x, weight, **options)
     torch.testing.assert_close(result, expected)
     slope = torch.rand(expected.shape, generator=generator).double()
@@ -90,40 +91,39 @@ def test_columns_that_are_equal_are_multiplied_once(
 
 
 @pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: kernels.set)
-@pytest.mark.parametrize(("rows", "width", "positions"), [(7, 301, 1), (6, 512, 4), (5, 260, 16), (1, 9, 3)])
-@pytest.mark.parametrize("density", [None, 0.3])
-def test_the_kernel_of_the_backward_pass(
+@pytest.mark.parametrize(
+    ("rows", "width", "positions"), [(7, 301, 1), (6, 512, 4), (5, 260, 16), (1, 9, 3), (4, 300, 39), (3, 7, 9)]
+)
+@pytest.mark.parametrize("density", [None, 0.3, 0.01])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_kernels(
     kernels: native.Kernels,
     rows: int,
     width: int,
     positions: int,
     density: float | None,
+    dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every instruction set that is here, against two products; threads change no bit."""
+    """Every instruction set that is here, against three products; threads change no bit."""
     monkeypatch.setattr(native, "kernels", lambda: kernels)
     generator = torch.Generator().manual_seed(0)
-    shapes = (rows, width), (rows, positions), (positions, width)
-    weight, delta, u = (torch.rand(shape, generator=generator).double() for shape in shapes)
+    shapes = (rows, width), (rows, positions), (width, positions)
+    weight, delta, u = (torch.rand(shape, generator=generator).to(dtype) for shape in shapes)
     mask = torch.rand(weight.shape, generator=generator) < (density or 2)
-    listed = None if density is None else true(mask)
-    given = mask.clone()
-    block = Block((weight * mask)[..., None], given[..., None], listed)
-    given.fill_(False)  # as later rounds do
-    if block.channels is not None:
-        u = u[:, block.channels].contiguous()
-    wanted = (delta @ u)[mask[:, slice(None) if block.channels is None else block.channels]] if density else delta @ u
+    weight *= mask
+    given = Listed(weight[..., None], None if density is None else true(mask))
+    wanted = (weight @ u, weight.t() @ delta, 2 * (delta @ u.t())[mask])
     before, results = torch.get_num_threads(), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        flow = torch.full(wanted.shape, math.nan, dtype=torch.float64)
-        onward = block.backward(delta, u.t(), flow, add=False)
-        block.backward(delta, u.t(), flow, add=True)
-        results.append((onward, flow))
+        flow = torch.full(wanted[2].shape, math.nan, dtype=dtype)
+        onward = given.backward(delta, u, flow, add=False)
+        given.backward(delta, u, flow, add=True)
+        results.append((given.forward(u), onward, flow))
     torch.set_num_threads(before)
-    torch.testing.assert_close(results[0], ((delta.t() @ block.matrix).t(), 2 * wanted))
-    assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
+    torch.testing.assert_close(results[0], wanted)
+    assert all(map(torch.equal, *results))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
