@@ -49,7 +49,7 @@ def test_convolution_and_its_gradients_equal_the_library(
     for times in (1, 2):
         given = Listed(weight, places)
         if times == 2:  # as rounds do: weights go, and stay in the list
-            given.forward(torch.rand(45, 4).double()) if native.takes(weight) else None
+            given.product(torch.rand(45, 4).double()) if native.takes(weight) else None
             with torch.no_grad():
                 weight.view(-1)[places[[0, 3]]] = 0
             given.drop(torch.tensor([0, 3]))
@@ -73,13 +73,13 @@ def test_columns_that_are_equal_are_multiplied_once(
     x = F.conv2d(torch.ones(1, 3, 25, 26).double(), first, padding=1).requires_grad_()
     weight.requires_grad_()
     given, found, sizes = Listed(weight), torch.empty_like(weight), []
-    product = given.product
+    gradient = given.gradient
 
-    def counted(delta: Tensor, columns: Tensor, into: Tensor, add: bool) -> None:
-        sizes.append(columns.shape[1])
-        product(delta, columns, into, add)
+    def counted(delta: Tensor, u: Tensor, into: Tensor, add: bool) -> None:
+        sizes.append(u.shape[1])
+        gradient(delta, u, into, add)
 
-    monkeypatch.setattr(given, "product", counted)
+    monkeypatch.setattr(given, "gradient", counted)
     result = convolve(x, weight, None, options, given, lambda: (found, False))
     expected = F.conv2d(x, weight, **options)
     torch.testing.assert_close(result, expected)
@@ -120,7 +120,7 @@ def test_the_kernels(
         flow = torch.full(wanted[2].shape, math.nan, dtype=dtype)
         onward = given.backward(delta, u, flow, add=False)
         given.backward(delta, u, flow, add=True)
-        results.append((given.forward(u), onward, flow))
+        results.append((given.product(u), onward, flow))
     torch.set_num_threads(before)
     torch.testing.assert_close(results[0], wanted)
     assert all(map(torch.equal, *results))
