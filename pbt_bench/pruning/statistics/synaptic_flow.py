@@ -104,7 +104,8 @@ class _State:
         self.weights: dict[str, Listed] = {}
         self.flow: Tensors = {}
         for name in task.parameters:
-            weight, listed = self.tensors[name].detach(), self._listed and self._listed[name]
+            weight = self.tensors[name].detach()
+            listed = None if self._listed is None else self._listed[name]
             self.weights[name] = Listed(weight, listed)
             self.flow[name] = torch.empty_like(weight) if listed is None else weight.new_empty(len(listed))
 
