@@ -7,15 +7,25 @@ enum { TILE = 256 }; /* columns of w whose sums stay in the innermost caches: `T
 
 /* For each of `count` listed weights, ascending flat indices (NULL = every weight is listed), its `column` in its tile,
    and where the lists of the rows' tiles start: `start` [rows * tiles + 1]. */
-void list_tiles(uint8_t *column, int64_t *start, const int64_t *listed, long count, long rows, long width) {
-  long i = 0;
-  for (long o = 0; o < rows; o++)
-    for (long tile = 0; tile < width; tile += TILE) {
-      const long first = o * width + tile, end = tile + TILE < width ? first + TILE : (o + 1) * width;
-      *start++ = i;
-      for (; i < count && (listed ? listed[i] : i) < end; i++) column[i] = (listed ? listed[i] : i) - first;
+void list_tiles(uint8_t *column, int64_t *start, const int64_t *listed, long count, long rows, long width,
+                long threads) {
+  const long tiles = (width + TILE - 1) / TILE;
+  PARALLEL for (long part = 0; part < threads; part++) {
+    const long low = rows * part / threads, high = rows * (part + 1) / threads;
+    long i = 0, after = count; /* bisection: `i` becomes the first that is listed of row `low` */
+    while (i < after) {
+      const long middle = (i + after) / 2;
+      if ((listed ? listed[middle] : middle) < low * width) i = middle + 1;
+      else after = middle;
     }
-  *start = i;
+    for (long o = low; o < high; o++)
+      for (long tile = 0; tile < width; tile += TILE) {
+        const long first = o * width + tile, end = tile + TILE < width ? first + TILE : (o + 1) * width;
+        start[o * tiles + tile / TILE] = i;
+        for (; i < count && (listed ? listed[i] : i) < end; i++) column[i] = (listed ? listed[i] : i) - first;
+      }
+  }
+  start[rows * tiles] = count;
 }
 
 /* x[at] = 0 for numbers of `size` bytes. */

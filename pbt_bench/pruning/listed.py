@@ -14,9 +14,9 @@ from torch import Tensor
 from pbt_bench import native
 from pbt_bench.pruning.intercept import conv_geometry, patches
 
-FEW = 64  # positions up to which the columns of a product are best in rows
 FEWER = 16  # positions up to which native/listed.h is faster than the library, however many weights are listed
-SPARSE = 0.6  # share of listed weights up to which it is faster for `FEW` positions
+FEW = 64  # positions up to which it is faster, if
+SPARSE = 0.6  # at most this share of the weights is listed
 TILE = 256  # columns of a tile of native/listed.h
 MANY = 2**22  # entries of a matrix of columns that is not kept in memory
 WORTH = 0.75  # share of positions with a gradient up to which leaving out the others pays
@@ -48,7 +48,7 @@ class Listed:
         """W u for u [c·∏k, positions]."""
         (height, width), n = self.matrix.shape, u.shape[1]
         if not self._sparse(n):
-            return (_in_rows(u).t() @ self.matrix.t()).t() if n <= FEW else self.matrix @ u
+            return self.matrix @ u
         result = u.new_empty(height, n)
         tensors = (result, self._values, u, *self._tiles)
         native.call("listed_product", u.dtype, tensors, height, width, n, torch.get_num_threads())
@@ -66,16 +66,14 @@ class Listed:
         return onward
 
     def transposed(self, delta: Tensor) -> Tensor:
-        """Wᵀδ."""
-        few = delta.shape[1] <= FEW
-        return (delta.t().contiguous() @ self.matrix).t() if few else self.matrix.t() @ delta
+        """Wᵀδ, in the order of factors that is fast for few positions."""
+        return (delta.t().contiguous() @ self.matrix).t()
 
     def gradient(self, delta: Tensor, u: Tensor, into: Tensor, add: bool) -> None:
         """Write (or add) δ uᵀ at the listed weights into a vector of them, or the whole of it into a whole tensor.
 
         A part of the product is read while it is in the cache.
         """
-        u = _in_rows(u) if u.shape[1] <= FEW else u
         if self._listed is None:
             whole = into.view(self.matrix.shape)
             torch.addmm(whole, delta, u.t(), beta=int(add), out=whole)
@@ -99,7 +97,8 @@ class Listed:
         height, width = self.matrix.shape
         column = torch.empty(len(self._values), dtype=torch.uint8)
         start = torch.empty(height * -(-width // TILE) + 1, dtype=torch.long)
-        native.call("list_tiles", None, (column, start, self._listed), len(column), height, width)
+        tensors = (column, start, self._listed)
+        native.call("list_tiles", None, tensors, len(column), height, width, torch.get_num_threads())
         return column, start
 
     @cached_property
@@ -150,21 +149,17 @@ class _Convolution(torch.autograd.Function):
             (size + 2 * p - d * (k - 1) - 1) // s + 1
             for size, k, s, p, d in zip(inputs.shape[2:], kernel, stride, padding, dilation, strict=True)
         ]
-        columns, classes = None, None
-        if prod(places) > FEW:
+        window: Any = {"kernel_size": kernel, "dilation": dilation, "padding": padding, "stride": stride}
+        columns, classes = None, None  # [columns, positions]
+        if prod(places) <= FEWER:
+            columns = F.unfold(inputs, **window)[0]
+        elif prod(places) > FEW:
             columns, classes = _classes(inputs, kernel, stride, padding, dilation)
         if columns is None:
-            columns = patches(inputs, weight, options)[0, 0]  # [columns, positions]
+            columns = patches(inputs, weight, options)[0, 0]  # faster where there are many
         ctx.save_for_backward(columns, classes)
         ctx.listed, ctx.target = listed, target
-        ctx.fold = partial(
-            F.fold,
-            output_size=tuple(inputs.shape[2:]),
-            kernel_size=tuple(kernel),
-            dilation=tuple(dilation),
-            padding=tuple(padding),
-            stride=tuple(stride),
-        )
+        ctx.fold = partial(F.fold, output_size=inputs.shape[2:], **window)
         result = listed.product(columns)
         if classes is not None:
             result = _columns(result, classes)
@@ -195,11 +190,6 @@ class _Convolution(torch.autograd.Function):
 def _columns(matrix: Tensor, at: Tensor) -> Tensor:
     """The columns at these indices; several times as fast as index_select."""
     return matrix.gather(1, at.expand(len(matrix), -1))
-
-
-def _in_rows(u: Tensor) -> Tensor:
-    """The same matrix with its columns in rows: a product with few columns is slow otherwise."""
-    return u.t().contiguous().t()
 
 
 def _classes(

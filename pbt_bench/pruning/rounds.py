@@ -14,7 +14,7 @@ from pbt_bench.errors import ScoreError
 from pbt_bench.pruning.listed import true
 from pbt_bench.pruning.masks import Masks, Ranking, exact_density, pruned_count
 from pbt_bench.pruning.pruners import Pruner
-from pbt_bench.pruning.statistics import Task, Tensors, compute
+from pbt_bench.pruning.statistics import Task, Tensors, compute, statistics
 
 FIXED = ("weight",)  # statistics that no round changes
 RELIST = 0.85  # share of kept weights in a list of weights at which it is made anew
@@ -76,6 +76,8 @@ def prune_in_rounds(
         task = replace(
             task, round=index + 1, masks=prune.masks, pruned_last=gone, places_last=prune.last, listed=prune.listed
         )
+        if index > 1 and gone is not None and not any(statistics()[need].rereads for need in entry.needs):
+            continue
         with torch.no_grad():
             for name, parameter in task.parameters.items():
                 if gone is not None and parameter.is_contiguous():

@@ -107,6 +107,7 @@ def test_the_kernels(
 ) -> None:
     """Every instruction set that is here, against three products; threads change no bit."""
     monkeypatch.setattr(native, "kernels", lambda: kernels)
+    monkeypatch.setattr(listed, "SPARSE", 1.0)
     generator = torch.Generator().manual_seed(0)
     shapes = (rows, width), (rows, positions), (width, positions)
     weight, delta, u = (torch.rand(shape, generator=generator).to(dtype) for shape in shapes)

@@ -112,18 +112,19 @@ class Statistic:
     cite: str
     data: bool  # False: sees no data, and the model as it stands
     summary: str
+    rereads: bool  # False: the model's parameters are read in one round, then only what the task says was pruned
 
 
 _STATISTICS: registry.Registry[Statistic] = registry.Registry("statistic")
 
 
-def provides(*, data: bool, **cites: str) -> Callable[[Provider], Provider]:
-    """Register a provider of the statistics named by the keywords, each with its citation."""
+def provides(*, data: bool, rereads: bool = True, **cites: str) -> Callable[[Provider], Provider]:
+    """Register a provider of the statistics named by the keywords, each with its citation; the rest as `Statistic`."""
 
     def register(provider: Provider) -> Provider:
         summary = (inspect.getdoc(provider) or "").split("\n", 1)[0]
         for name, cite in cites.items():
-            _STATISTICS.add(name, Statistic(name, provider, cite, data, summary), registry.origin(provider))
+            _STATISTICS.add(name, Statistic(name, provider, cite, data, summary, rereads), registry.origin(provider))
         return provider
 
     return register

@@ -26,7 +26,7 @@ from pbt_bench.pruning.listed import FEW, Listed, convolve, fits
 from pbt_bench.pruning.statistics import Task, Tensors, provides
 
 
-@provides(data=False, synaptic_flow="Tanaka et al. 2020, arXiv:2006.05467, Eq. 3")
+@provides(data=False, rereads=False, synaptic_flow="Tanaka et al. 2020, arXiv:2006.05467, Eq. 3")
 def synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     """∂R/∂|θ| with R = Σ f(1; |θ|), all parameters and buffers replaced by their absolute values, in float64.
 
@@ -36,7 +36,7 @@ def synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     return {"synaptic_flow": _flow(task, Tensor.abs)}
 
 
-@provides(data=False, squared_synaptic_flow="Patil and Dovrolis 2021, arXiv:2010.11354, Eq. 8")
+@provides(data=False, rereads=False, squared_synaptic_flow="Patil and Dovrolis 2021, arXiv:2010.11354, Eq. 8")
 def squared_synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     """∂R/∂θ² with R = Σ f(1; θ²), all parameters squared, buffers absolute; otherwise as `synaptic_flow`."""
     return {"squared_synaptic_flow": _flow(task, Tensor.square)}
