@@ -160,7 +160,7 @@ def synflow_round(dtype: torch.dtype) -> Callable[[], tuple[float, str]]:
             for _ in range(20):
                 plain_pass(other, same)
 
-        ours, plain = paired(rounds, passes, repetitions=1)
+        ours, plain = paired(rounds, passes, repetitions=3)
         return (ours / 100) / (plain / 20), f"{ours * 10:.0f} ms over {plain * 50:.0f} ms"
 
     return measure

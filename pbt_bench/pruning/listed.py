@@ -134,7 +134,7 @@ def convolve(
 ) -> Tensor:
     """The convolution; its backward pass writes the weight's gradient where `target()` says, or adds it if so told.
 
-    In float64 this is 2 to 5 times as fast as the library's convolution, the more so the less is listed.
+    In float64 this is faster than the library's convolution, the more so the less is listed.
     """
     result: Tensor = _Convolution.apply(inputs, weight, options, listed, target)
     return result if bias is None else result + bias.view(-1, 1, 1)

@@ -77,7 +77,7 @@ def prune_in_rounds(
             task, round=index + 1, masks=prune.masks, pruned_last=gone, places_last=prune.last, listed=prune.listed
         )
         if index > 1 and gone is not None and not any(statistics()[need].rereads for need in entry.needs):
-            continue
+            continue  # what was pruned is all that anybody wants to know
         with torch.no_grad():
             for name, parameter in task.parameters.items():
                 if gone is not None and parameter.is_contiguous():

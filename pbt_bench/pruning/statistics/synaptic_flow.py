@@ -22,7 +22,7 @@ from pbt_bench.pruning.intercept import (
     plain,
     split_call,
 )
-from pbt_bench.pruning.listed import FEW, Listed, convolve, fits
+from pbt_bench.pruning.listed import Listed, convolve, fits
 from pbt_bench.pruning.statistics import Task, Tensors, provides
 
 
@@ -141,8 +141,6 @@ class _Gradients(Intercept):
                 whole = gradient.reshape(-1, gradient.shape[-1]).t() @ inputs.reshape(-1, inputs.shape[-1])
             elif len(inputs) == 1:
                 columns = patches(inputs, weight, options)[0].transpose(1, 2)  # [g, p, k]
-                if columns.shape[1] <= FEW:  # a product with few columns is slow if they do not lie in rows
-                    columns = columns.contiguous()
                 whole = gradient.reshape(columns.shape[0], -1, columns.shape[1]) @ columns
             else:
                 whole = convolution_backward(gradient, inputs, weight, options, 1)
