@@ -46,7 +46,7 @@ def _has(x: Tensor, wanted: Order) -> bool:
 
 def empty(shape: torch.Size, like: Tensor) -> Tensor:
     """Of a shape, in the memory order of `like`."""
-    return torch.empty_permuted(shape, order(like), dtype=like.dtype, device=like.device)
+    return sparse.empty(shape, order(like), like)
 
 
 def select(x: Tensor, index: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class _Move(torch.autograd.Function):
 def _moved(x: Tensor, to: Order) -> Tensor:
     if _has(x, to):
         return x
-    out = torch.empty_permuted(x.shape, to, dtype=x.dtype, device=x.device)
+    out = sparse.empty(x.shape, to, x)
     pair = {batch_last(x.dim()), channels_last(x.dim())}
     if {order(x), to} == pair and native.takes(x):
         batch, rest = x.shape[0], x.shape[1:].numel()

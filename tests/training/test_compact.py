@@ -72,7 +72,10 @@ def make(name: str) -> nn.Module:
 @pytest.mark.parametrize("name", ["resnet8", "vgg8", "resnet20", "odd"])
 @pytest.mark.parametrize("sparsity", [0.9, 0.97])
 @pytest.mark.parametrize("by", ["weights", "channels", "both"])
-def test_outputs_gradients_and_updates_are_those_of_the_masked_network(name: str, sparsity: float, by: str) -> None:
+@pytest.mark.parametrize("batch", [6, 1])
+def test_outputs_gradients_and_updates_are_those_of_the_masked_network(
+    name: str, sparsity: float, by: str, batch: int
+) -> None:
     """In float64 to 1e-9 over three steps, running statistics included; and in eval mode."""
     if by != "channels" and native.kernels() is None:
         pytest.skip("no C compiler was there at installation")
@@ -88,10 +91,10 @@ def test_outputs_gradients_and_updates_are_those_of_the_masked_network(name: str
         plan.kept = None
     optimizers = [torch.optim.SGD(m.parameters(), 0.05, momentum=0.9, weight_decay=1e-3) for m in (model, other)]
     generator = torch.Generator().manual_seed(2)
-    x = torch.randn(6, 3, 16, 16, generator=generator, dtype=torch.float64).contiguous(
+    x = torch.randn(batch, 3, 16, 16, generator=generator, dtype=torch.float64).contiguous(
         memory_format=torch.channels_last if sparsity == 0.9 else torch.contiguous_format
     )
-    y = torch.arange(6)
+    y = torch.arange(batch)
     for _ in range(3):
         outputs = []
         for m, optimizer in zip((model, other), optimizers, strict=True):
