@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernels import KERNELS
+from rounds_plainly import rounds_plainly
 from torch import Tensor, nn
 
 import pbt_bench
 from pbt_bench import native
 from pbt_bench.models import build
-from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning import listed
 from pbt_bench.pruning.listed import Listed, convolve, fits, true
 from pbt_bench.pruning.rounds import _at_most
@@ -166,30 +166,6 @@ class Odd(nn.Module):
         return self.head(self.tokens(lines).mean(1) + self.tokens(tiles))
 
 
-def plain_synflow(model: nn.Module, shape: tuple[int, ...], sparsity: float, rounds: int) -> dict[str, Tensor]:
-    """Tanaka et al. 2020, Alg. 1, by autograd and full sorts."""
-    model = model.double().eval()
-    weights = prunable(model)
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.copy_(tensor.abs())
-    dense = {name: p.detach().clone() for name, p in weights.items()}
-    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in dense.items()}
-    total = sum(p.numel() for p in dense.values())
-    for index in range(1, rounds + 1):
-        with torch.no_grad():
-            for name, p in weights.items():
-                p.copy_(dense[name] * masks[name])
-        flows = torch.autograd.grad(model(torch.ones(shape).double()).sum(), list(weights.values()))
-        scores = [(dense[n] * f).masked_fill(~masks[n], -1).flatten() for n, f in zip(dense, flows, strict=True)]
-        pruned = int((1 - (1 - sparsity) ** (index / rounds)) * total + (1e-9 if index == rounds else 0))
-        mask = torch.ones(total, dtype=torch.bool)
-        mask[torch.cat(scores).argsort(stable=True)[:pruned]] = False
-        parts = mask.split([d.numel() for d in dense.values()])
-        masks = {name: part.view_as(dense[name]) for name, part in zip(dense, parts, strict=True)}
-    return masks
-
-
 @pytest.mark.parametrize("sparsity", [0.5, 0.98])
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("name", ["odd", "resnet8", "vgg8"])
@@ -203,6 +179,10 @@ def test_synflow_equals_the_plain_algorithm(
     model = Odd() if name == "odd" else build(name, 3, 10, seed=0)
     data = [(torch.randn(2, 3, 10, 10), torch.zeros(2).long())]
     found = pbt_bench.prune(model.eval(), data, method="synflow", sparsity=sparsity, rounds=60)
-    expected = plain_synflow(model, (1, 3, 10, 10), sparsity, 60)
+    model.double()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.copy_(tensor.abs())
+    expected = rounds_plainly(model, lambda: model(torch.ones(1, 3, 10, 10).double()).sum(), sparsity, 60)
     for name in expected:
         assert torch.equal(found[name], expected[name]), name

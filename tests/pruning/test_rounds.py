@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import ConvNet, batches, golden
+from rounds_plainly import rounds_plainly
 from torch import Tensor, nn
 
 import pbt_bench
@@ -21,43 +22,12 @@ from pbt_bench.pruning.scoring import Scorer
 from pbt_bench.spec import Scoring
 
 
-def plainly(net: nn.Module, x: Tensor, y: Tensor, sparsity: float, rounds: int, regrow: bool) -> dict[str, Tensor]:
-    """Iterative SNIP and FORCE by full sorts."""
-    net.eval()
-    weights = prunable(net)
-    dense = {name: p.detach().clone() for name, p in weights.items()}
-    masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in dense.items()}
-    total = sum(p.numel() for p in dense.values())
-    for index in range(1, rounds + 1):
-        with torch.no_grad():
-            for name, p in weights.items():
-                p.copy_(dense[name] * masks[name])
-        gradients = torch.autograd.grad(F.cross_entropy(net(x), y), list(weights.values()))
-        scores = torch.cat(
-            [
-                ((dense[name] * g).abs() if regrow else (dense[name] * g).abs().masked_fill(~masks[name], -1)).flatten()
-                for name, g in zip(weights, gradients, strict=True)
-            ]
-        )
-        pruned = int((1 - (1 - sparsity) ** (index / rounds)) * total + 1e-9)
-        mask = torch.ones(total, dtype=torch.bool)
-        mask[scores.argsort(stable=True)[:pruned]] = False
-        masks = {
-            name: part.view_as(dense[name])
-            for name, part in zip(dense, mask.split([d.numel() for d in dense.values()]), strict=True)
-        }
-    with torch.no_grad():
-        for name, p in weights.items():
-            p.copy_(dense[name])
-    return masks
-
-
 @pytest.mark.parametrize(("method", "regrow"), [("iterative_snip", False), ("force", True)])
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.98])
 def test_iterative_snip_and_force_equal_the_plain_algorithm(method: str, regrow: bool, sparsity: float) -> None:
     net, x, y, _ = golden()
     net, x = net.double(), x.double()
-    expected = plainly(net, x, y, sparsity, 7, regrow)
+    expected = rounds_plainly(net, lambda: F.cross_entropy(net(x), y), sparsity, 7, regrow)
     found = pbt_bench.prune(net, batches(x, y, 20, 28), method=method, sparsity=sparsity, rounds=7)
     different = sum(int((found[name] != expected[name]).sum()) for name in found)
     assert different == 0
