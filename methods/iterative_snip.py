@@ -4,7 +4,6 @@ from pbt_bench.pruning import pruner
 @pruner(
     cite="de Jorge et al. 2021, arXiv:2006.09081, Sec. 4 (Iterative SNIP)",
     rounds=60,
-    elementwise=True,
     aliases=("iter_snip",),
     original={"samples_per_class": "all", "most_samples": 128, "batch_size": 128, "batchnorm": "batch"},
 )

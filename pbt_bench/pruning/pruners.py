@@ -5,8 +5,7 @@
         return (weight * gradient).abs()
 
 It is called once per prunable tensor, with tensors of that tensor's shape, and returns a score per weight
-in the same shape. Higher scores are kept. A method in rounds whose score of a weight depends on nothing but the
-statistics of that weight says `elementwise=True`: the later rounds then score only what is left, in vectors.
+in the same shape. Higher scores are kept.
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ class Pruner:
     cite: str
     rounds: int = 1  # 1 = one shot; n = n rounds of score and prune, density falling exponentially
     regrow: bool = False  # pruned weights may return in a later round
-    elementwise: bool = False  # a weight's score depends on that weight's statistics only
     scope: str | None = None  # a scope that belongs to the method; None = the run's scope
     original: Mapping[str, Any] = field(default_factory=dict)  # fields of Scoring in its published code
     summary: str = ""
@@ -59,16 +57,14 @@ def pruner(
     cite: str,
     rounds: int = 1,
     regrow: bool = False,
-    elementwise: bool = False,
     scope: str | None = None,
     aliases: tuple[str, ...] = (),
     original: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register a score function under its own name.
 
-    `cite` names the paper and equation; `rounds` > 1 makes the method iterative; `elementwise` says that
-    the function may be called on vectors of some weights; `original` gives the fields of `Scoring` that the
-    method's published code uses (for protocol = "original").
+    `cite` names the paper and equation; `rounds` > 1 makes the method iterative; `original` gives the
+    fields of `Scoring` that the method's published code uses (for protocol = "original").
     Raises RequestError if the name or an alias is taken.
     """
 
@@ -80,7 +76,6 @@ def pruner(
             cite=cite,
             rounds=rounds,
             regrow=regrow,
-            elementwise=elementwise,
             scope=scope,
             original=dict(original or {}),
             summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
