@@ -1,6 +1,8 @@
 from pbt_bench.pruning import pruner
 
-CITE = "Gebhart et al. 2021, arXiv:2101.10552 (SynFlow-L2); the score is that of Patil and Dovrolis 2021, arXiv:2010.11354"
+CITE = (
+    "Gebhart et al. 2021, arXiv:2101.10552 (SynFlow-L2); the score is that of Patil and Dovrolis 2021, arXiv:2010.11354"
+)
 
 
 @pruner(cite=CITE, rounds=100)
