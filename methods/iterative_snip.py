@@ -6,7 +6,19 @@ from pbt_bench.pruning import pruner
     rounds=60,
     elementwise=True,
     aliases=("iter_snip",),
-    original={"samples_per_class": "all", "most_samples": 128, "batch_size": 128, "batchnorm": "batch"},
+    original={
+        "samples_per_class": "all",
+        "most_samples": 128,
+        "batch_size": 128,
+        "new_batches": True,
+        "augment": True,
+        "batchnorm": "batch",
+    },
+    original_on={
+        "cifar100": {"most_samples": 10 * 128},
+        "tiny-imagenet": {"most_samples": 20 * 128},
+        "imagenet": {"most_samples": 40 * 256, "batch_size": 256},
+    },
 )
 def iterative_snip(weight, gradient):
     """|θ·g| of the network pruned so far; pruned weights stay pruned."""

@@ -28,7 +28,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "augment": ("none", "crop", "flip", "crop-flip"),
     "precision": ("float32", "bfloat16"),
     "curvature": ("hutchinson", "ggn"),
-    "order": ("shuffled", "class"),
+    "order": ("shuffled", "class", "cycle"),
     "batchnorm": ("running", "batch", "calibrated"),
     "scope": ("global", "layer", "erk", "uniform"),
     "sanity": ("none", "shuffle", "reinit", "invert"),
@@ -164,7 +164,7 @@ class Scoring(_Strict, frozen=True, kw_only=True):
     batch_size: int = 128
     chunk: int | None = None  # samples propagated at once; None = whole batches, per-sample statistics 32 (GPU: 256)
     fisher_batch_size: int = 1  # samples per squared gradient; 1 = the per-sample empirical Fisher
-    augment: bool = False
+    augment: bool = False  # as the recipe augments training images (not at all where its augment is "none")
     prune_classifier: bool = True
     batchnorm: str = "running"  # "running" as the model stands | "batch" | "calibrated" on the scoring data
     temperature: float = 200.0  # of the loss whose gradient flow GraSP measures
@@ -178,11 +178,11 @@ class Scoring(_Strict, frozen=True, kw_only=True):
     inner_momentum: float = 0.0
     rounds: int | None = None  # of an iterative method; None = the method's own number
     batches: int | None = None  # number of batches, equal up to one sample, in place of batch_size
-    order: str = "shuffled"  # of the scoring samples: in random order, or sorted by class
+    order: str = "shuffled"  # of the scoring samples | "class": sorted by class | "cycle": one of each class in turn
     new_batches: bool = False  # an iterative method draws new scoring samples in every round
     loss_temperature: float = 1.0  # divides the logits in gradient, fisher_diagonal and hessian_diagonal
     probes_per_batch: bool = False  # Hutchinson's estimate draws `probes` new probes for every batch
-    signed: bool = False  # HTS and the Hutchinson methods rank the signed score, not its absolute value
+    signed: bool = False  # hutchinson_diagonal and hutchinson_pruning rank the signed score, not its absolute value
 
     @staticmethod
     def _ranges() -> Sequence[tuple[str, float, float]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from time import perf_counter
@@ -37,6 +37,7 @@ class Task:
     batches: Sequence[tuple[Tensor, Tensor]]  # (inputs [n, ...], class indices [n])
     scoring: Scoring
     seed: int  # of the streams for random numbers and probes
+    draw: Callable[[int], Sequence[tuple[Tensor, Tensor]]] | None = None  # batches of a later round; None = the same
     dense: Mapping[str, Tensor] | None = None  # the weights before any round pruned; None = as they stand
     round: int = 1  # of an iterative method; rounds draw different random numbers
     masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None = nothing is pruned
@@ -156,6 +157,8 @@ def compute(task: Task, names: Collection[str]) -> Computed:
     for name in sorted(names):
         entry = statistics()[name]
         wanted.setdefault(entry.provider, []).append(entry)
+    if task.draw and task.round > 1:
+        task = replace(task, batches=task.draw(task.round))
     task.model.eval()
     values: dict[str, Tensors] = {}
     seconds: dict[str, float] = {}
