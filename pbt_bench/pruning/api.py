@@ -18,6 +18,7 @@ from pbt_bench.spec import Scoring, convert
 __all__ = ["apply", "diagnose", "prune", "score"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+_OF_GRIDS = ("samples_per_class", "most_samples", "batch_size", "augment", "batches", "order", "new_batches")
 
 
 def score(
@@ -69,7 +70,11 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 def _scorer(model: nn.Module, batches: Batches, generator: torch.Generator | None, scoring: dict[str, Any]) -> Scorer:
     for name in scoring:
         if name not in Scoring.__struct_fields__:
-            raise unknown("scoring option", name, Scoring.__struct_fields__)
+            raise unknown("scoring option", name, sorted(set(Scoring.__struct_fields__) - set(_OF_GRIDS)))
+        if name in _OF_GRIDS:
+            raise RequestError(
+                f"scoring option {name!r} has no effect here: `batches` decides what is scored, and in what order"
+            )
     options = convert(scoring, Scoring, "scoring")
     if not isinstance(generator, torch.Generator | None):
         raise RequestError(f"generator is {type(generator).__name__}, not a torch.Generator")
