@@ -188,6 +188,8 @@ def _explained(what: str) -> Iterator[None]:
         said = next(iter(str(error).splitlines()), "")
         if "derivative for" in said:  # as of nn.Hardsigmoid
             raise RequestError(f"{what}: the network uses a function without second derivatives ({said})") from error
+        if "does not require grad" in said:
+            raise RequestError(f"{what}: no gradient reaches any weight ({said})") from error
         if "more than 1 value per channel" in said:
             raise RequestError(f"{what}: batch normalisation by the batch needs larger batches ({said})") from error
         raise
