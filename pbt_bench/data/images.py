@@ -292,11 +292,17 @@ def augment(pixels: Tensor, augmentation: Augmentation) -> Tensor:
 
 
 def scoring_images(
-    images: Images | Streamed, samples_per_class: int | str, most_samples: int | None, classes: int, seed: int
+    images: Images | Streamed,
+    samples_per_class: int | str,
+    most_samples: int | None,
+    classes: int,
+    seed: int,
+    order: str = "shuffled",
 ) -> Images | Streamed:
     """`samples_per_class` images of every class in random order, or all as they are; at most `most_samples` of them.
 
-    A class that has fewer gives all it has.
+    A class that has fewer gives all it has. `order` "class" sorts the result by class; "cycle" takes the first image
+    of every class, then the second of every class, and so on.
     """
     generator = stream(seed, "scoring samples")
     targets = images.targets.cpu()
@@ -309,4 +315,10 @@ def scoring_images(
         index = torch.cat(chosen)
     if samples_per_class != "all" or most_samples is not None:
         index = index[torch.randperm(len(index), generator=generator)[:most_samples]]
+    if order != "shuffled":
+        index = index[targets[index].argsort(stable=True)]
+    if order == "cycle":
+        counts = targets[index].bincount(minlength=classes)
+        turn = torch.arange(len(index)) - (counts.cumsum(0) - counts)[targets[index]]
+        index = index[turn.argsort(stable=True)]
     return images[index.to(images.targets.device)]

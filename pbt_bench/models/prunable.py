@@ -60,9 +60,7 @@ def check_output(model: nn.Module, output: object) -> torch.Tensor:
     """Return the output of `model`. Raises RequestError if it is no tensor."""
     if not isinstance(output, torch.Tensor):
         found = type(output).__name__
-        raise RequestError(
-            f"{type(model).__name__}: its output is {found}, not a tensor: wrap it to return the logits"
-        )
+        raise RequestError(f"{type(model).__name__}: its output is {found}, not a tensor: wrap it to return the logits")
     return output
 
 

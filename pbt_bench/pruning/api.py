@@ -28,9 +28,9 @@ def score(
 
     `batches` are (inputs, class indices); `scoring` are fields of `Scoring` (fisher_batch_size, batchnorm,
     prune_classifier, temperature, ...). Keys are parameter names, tensors have the parameters' shapes. The
-    model comes back bit-identical; one in half precision is scored in a float32 copy. Raises RequestError for an unknown
-    method or option, for a model that cannot be scored and for batches that do not fit it; ScoreError for scores that
-    are not finite or all exactly zero.
+    model comes back bit-identical; one in half precision is scored in a float32 copy. Raises RequestError for an
+    unknown method or option, for a model that cannot be scored and for batches that do not fit it; ScoreError for
+    scores that are not finite or all exactly zero.
     """
     return dict(_scorer(model, batches, generator, scoring).scores(method))
 

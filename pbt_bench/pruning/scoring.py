@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -19,7 +19,7 @@ from pbt_bench.pruning.preserve import preserved
 from pbt_bench.pruning.pruners import Pruner, pruners
 from pbt_bench.pruning.rounds import evaluate, prune_in_rounds
 from pbt_bench.pruning.statistics import Task, Tensors, compute, statistics
-from pbt_bench.spec import Scoring
+from pbt_bench.spec import RunSpec, Scoring
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Scorer:
     """Scores of one model on one set of batches. `methods` names who will ask, so that passes can be shared.
 
     The model comes back bit-identical from every call. Computed statistics and scores are kept.
+    `draw` returns the batches of a later round of an iterative method; without it every round has the same.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Scorer:
         scoring: Scoring,
         seed: int,
         methods: Collection[str] = (),
+        draw: Callable[[int], Sequence[tuple[Tensor, Tensor]]] | None = None,
     ) -> None:
         check_network(model)
         if half := any(_is_half(p) for p in model.parameters()):
@@ -61,7 +63,8 @@ class Scorer:
             for x, y in ((_usable(x), _usable(y)) for x, y in batches)
         ]
         batches, scoring = _joined(model, batches, scoring)
-        self.task = Task(model, parameters, batches, scoring, seed)
+        later = draw and (lambda number: _joined(model, draw(number), scoring)[0])
+        self.task = Task(model, parameters, batches, scoring, seed, draw=later)
         self._methods = set(methods)
         self._statistics: dict[str, Tensors] = {}
         self._seconds: dict[str, float] = {}
@@ -72,16 +75,16 @@ class Scorer:
         """The scores of `method` (of its first round), a tensor per prunable weight; higher is kept."""
         key = (method, invert)
         if key not in self._scores:
-            entry = pruners()[method]
+            entry = pruners()[method].bound(self.task.scoring)
             self._prepare(entry)
             scores = evaluate(entry, self._statistics, self.task.parameters, invert)
-            _report_zeros(method, scores, self.task.parameters)
+            _report_zeros(entry.name, scores, self.task.parameters)
             self._scores[key] = scores
         return self._scores[key]
 
     def prune(self, method: str, sparsity: float, scope: str = "global", invert: bool = False) -> Pruned:
         """Masks of `method` that keep N - floor(sparsity · N) weights."""
-        entry = pruners()[method]
+        entry = pruners()[method].bound(self.task.scoring)
         scope = entry.in_scope(scope)
         rounds = (self.task.scoring.rounds or entry.rounds) if entry.rounds > 1 else 1
         self._prepare(entry)
@@ -204,12 +207,14 @@ def _report_zeros(method: str, scores: Tensors, parameters: Mapping[str, Tensor]
         note_once(f"method {method!r} scores every weight of a layer exactly zero, so position decides there: {layers}")
 
 
-def resolve(entry: Pruner, scoring: Scoring, protocol: str) -> Scoring:
-    """The scoring choices in force: those of the grid, or with protocol "original" those of the published code.
+def resolve(method: str, spec: RunSpec) -> Scoring:
+    """Return the scoring that `method` has in a run: the grid's, or the published code's if protocol is "original".
 
-    Of the grid's remain then which weights are prunable, and what changes no number.
+    The published code decides every field but `chunk`, which changes no number, and `prune_classifier`, which
+    stays the grid's unless the method's `original` sets it.
     """
-    if protocol != "original":
-        return scoring
-    plain = Scoring(prune_classifier=scoring.prune_classifier, chunk=scoring.chunk)
-    return msgspec.structs.replace(plain, **entry.original)
+    if spec.protocol != "original":
+        return spec.scoring
+    entry = pruners()[method]
+    plain = Scoring(prune_classifier=spec.scoring.prune_classifier, chunk=spec.scoring.chunk)
+    return msgspec.structs.replace(plain, **{**entry.original, **entry.original_on.get(spec.dataset, {})})

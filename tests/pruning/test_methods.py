@@ -23,7 +23,7 @@ from pbt_bench.pruning import pruners as module
 from pbt_bench.pruning.pruners import folders, pruner, pruners
 from pbt_bench.pruning.scoring import resolve
 from pbt_bench.pruning.statistics import statistics
-from pbt_bench.spec import Scoring
+from pbt_bench.spec import RunSpec, Scoring
 
 METHODS = list(pruners())
 ROUNDS = {"rounds": 5}  # enough for a contract, quick for a hundred-round method
@@ -195,9 +195,11 @@ def test_every_method_that_runs_the_network_names_inputs_that_do_not_fit(method:
 def test_the_original_protocol_leaves_no_choice_of_the_grid_but_those_that_change_no_score() -> None:
     odd = Scoring(rounds=3, batch_size=16, most_samples=9, probe_tolerance=0.5, curvature="ggn", chunk=8)
     for method in METHODS:
-        found, plain = (resolve(pruners()[method], scoring, "original") for scoring in (odd, Scoring()))
-        assert found == msgspec.structs.replace(plain, chunk=8)
-        assert resolve(pruners()[method], odd, "common") == odd
+        run = RunSpec(dataset="digits", model="vgg8", method=method, sparsity=0.9, seed=0, scoring=odd)
+        original = msgspec.structs.replace(run, protocol="original")
+        plain = resolve(method, msgspec.structs.replace(original, scoring=Scoring()))
+        assert resolve(method, original) == msgspec.structs.replace(plain, chunk=8)
+        assert resolve(method, run) == odd
 
 
 @pytest.mark.parametrize(

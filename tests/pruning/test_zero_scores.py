@@ -80,10 +80,29 @@ def test_synaptic_flow_between_normalisations_names_the_layer(capsys: pytest.Cap
     assert "2.weight (no gradient reaches it)\n" in told
 
 
-def test_synaptic_flow_through_a_saturated_softmax_is_an_error() -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 10), nn.Softmax(1))
+@pytest.mark.parametrize("width", [1, 32])
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Softmin(1), nn.LayerNorm(10), nn.GroupNorm(1, 10)])
+@pytest.mark.parametrize("method", ["synflow", "synflow_l2"])
+def test_synaptic_flow_of_a_constant_sum_is_an_error(method: str, last: nn.Module, width: int) -> None:
+    """The gradient of a sum of shares or of normalised values is a rounding error, where it is not exactly zero."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 10), last)
+    net[1].weight.data /= 192 / width  # a softmax is saturated with the larger weights, and not with the smaller ones
     with pytest.raises(ScoreError, match=r"every score is exactly zero.*: 1\.weight \(no gradient reaches it\)"):
-        pbt_bench.prune(net, [(X, Y)], method="synflow", sparsity=0.9)
+        pbt_bench.prune(net, [(X, Y)], method=method, sparsity=0.9)
+
+
+@pytest.mark.parametrize("last", [nn.LogSoftmax(1), nn.Sigmoid(), nn.Tanh(), nn.LayerNorm(10)])
+def test_synaptic_flow_that_is_small_is_no_rounding_error(last: nn.Module) -> None:
+    """Where the sum does depend on the weights, however little, they are scored."""
+    if isinstance(last, nn.LayerNorm):
+        nn.init.uniform_(last.weight)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 10), last)
+    net[1].weight.data /= 20
+    assert all(bool(s.all()) for s in pbt_bench.score(net, [(X, Y)], method="synflow").values())
+    deep = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(60)), nn.Linear(8, 3))
+    scores = pbt_bench.score(deep, [(torch.ones(3, 8), torch.arange(3))], method="synflow_l2")
+    assert 0 < sum(float(s.sum()) for s in scores.values()) < 1e-20
+    assert all(bool(s.all()) for s in scores.values())
 
 
 class LowRank(nn.Module):

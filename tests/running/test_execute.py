@@ -173,11 +173,13 @@ def pooled(channels: int, classes: int) -> nn.Module:
     return nn.Sequential(*features, nn.Flatten(), nn.Linear(6, classes))
 
 
-@pytest.mark.parametrize("method", ["grasp", "fbss"])
+@pytest.mark.parametrize("method", ["grasp", "fbss", "force"])
 def test_a_last_scoring_batch_of_one_image_is_joined_to_the_one_before_it(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(MODELS._entries, "pooled", (Model("", "", "", "", own=pooled), __file__))
     few = Scoring(samples_per_class="all", most_samples=17, batch_size=8, fisher_batch_size=8, batchnorm="batch")
+    if method == "force":
+        few = msgspec.structs.replace(few, new_batches=True, rounds=3)
     record = executor().execute(spec(model="pooled", method=method, recipe=Recipe(epochs=0), scoring=few))
     assert record.status == "done", record.error_line

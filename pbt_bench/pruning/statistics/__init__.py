@@ -11,11 +11,10 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,15 +38,10 @@ class Task:
     batches: Sequence[tuple[Tensor, Tensor]]  # (inputs [n, ...], class indices [n])
     scoring: Scoring
     seed: int  # of the streams for random numbers and probes
+    draw: Callable[[int], Sequence[tuple[Tensor, Tensor]]] | None = None  # batches of a later round; None = the same
     dense: Mapping[str, Tensor] | None = None  # the weights before any round pruned; None = as they stand
     round: int = 1  # of an iterative method; rounds draw different random numbers
     masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None = nothing is pruned
-    pruned_last: Mapping[str, Tensor] | None = None  # flat indices of what the last round pruned; None = not known
-    places_last: Mapping[str, Tensor] | None = None  # of those in the last round's `listed`
-    listed: Mapping[str, Tensor] | None = (
-        None  # flat indices of weights; a statistic may be a vector of those; None = all
-    )
-    scratch: dict[str, Any] = field(default_factory=dict)  # what a provider keeps from round to round
     notes: dict[str, dict[str, float]] = field(default_factory=dict)  # statistic -> what its provider measured
 
     @property
@@ -114,19 +108,18 @@ class Statistic:
     cite: str
     data: bool  # False: sees no data, and the model as it stands
     summary: str
-    rereads: bool  # False: the model's parameters are read in one round, then only what the task says was pruned
 
 
 _STATISTICS: registry.Registry[Statistic] = registry.Registry("statistic")
 
 
-def provides(*, data: bool, rereads: bool = True, **cites: str) -> Callable[[Provider], Provider]:
+def provides(*, data: bool, **cites: str) -> Callable[[Provider], Provider]:
     """Register a provider of the statistics named by the keywords, each with its citation; the rest as `Statistic`."""
 
     def register(provider: Provider) -> Provider:
         summary = (inspect.getdoc(provider) or "").split("\n", 1)[0]
         for name, cite in cites.items():
-            _STATISTICS.add(name, Statistic(name, provider, cite, data, summary, rereads), registry.origin(provider))
+            _STATISTICS.add(name, Statistic(name, provider, cite, data, summary), registry.origin(provider))
         return provider
 
     return register
@@ -158,6 +151,8 @@ def compute(task: Task, names: Collection[str]) -> Computed:
     for name in sorted(names):
         entry = statistics()[name]
         wanted.setdefault(entry.provider, []).append(entry)
+    if task.draw and task.round > 1:
+        task = replace(task, batches=task.draw(task.round))
     task.model.eval()
     values: dict[str, Tensors] = {}
     seconds: dict[str, float] = {}
