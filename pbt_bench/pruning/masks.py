@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
+from pbt_bench.models.prunable import check_network
 
 Masks = dict[str, Tensor]  # prunable parameter name -> bool tensor of its shape, True = kept
 
@@ -152,8 +153,7 @@ def check_masks(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, nn.P
 
     Raises RequestError unless they are bool tensors by the names of parameters of `model`, each of its shape.
     """
-    if not isinstance(model, nn.Module):
-        raise RequestError(f"the model is {type(model).__name__}, not a torch.nn.Module")
+    check_network(model)
     if not isinstance(masks, Mapping):
         raise RequestError(f"masks are {type(masks).__name__}, not a mapping from parameter names to bool tensors")
     parameters = dict(model.named_parameters())

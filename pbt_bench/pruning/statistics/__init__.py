@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pbt_bench import registry
 from pbt_bench.errors import RequestError
+from pbt_bench.models.prunable import check_output
 from pbt_bench.pruning.batchnorm import set_mode
 from pbt_bench.spec import Scoring
 
@@ -59,33 +60,33 @@ class Task:
     def require_classes(self) -> None:
         """Raise RequestError unless the network gives logits [samples, classes], and the targets are of these."""
         logits = self.require_output()
-        network = type(self.model).__name__
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
-            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise RequestError(f"{network}: its output for one sample is {found}, not logits [1, classes]")
+        if logits.dim() != 2 or len(logits) != 1:
+            network, shape = type(self.model).__name__, tuple(logits.shape)
+            raise RequestError(f"{network}: its output for one sample is shape {shape}, not logits [1, classes]")
         low = min(int(targets.min()) for _, targets in self.batches)
         high = max(int(targets.max()) for _, targets in self.batches)
         if low < 0 or high >= logits.shape[1]:
             wrong = low if low < 0 else high
             raise RequestError(f"scoring data: target {wrong} is not one of the classes 0 to {logits.shape[1] - 1}")
 
-    def require_output(self, as_weights: bool = False) -> Any:
-        """What the network gives for one sample, in the type of the weights or as it is.
+    def require_output(self, as_weights: bool = False) -> Tensor:
+        """Return the network's output for one sample, in the type of the weights or as it is.
 
-        Raises RequestError if it does not take it.
+        Raises RequestError if the network does not take the sample, or if its output is no tensor.
         """
         inputs = self.batches[0][0][:1]
         if as_weights and inputs.is_floating_point():
             inputs = inputs.to(next(iter(self.parameters.values())).dtype)
         try:
             with torch.no_grad():
-                return self.model(inputs)
+                output = self.model(inputs)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             why = next(iter(str(error).splitlines()), type(error).__name__)
             raise RequestError(
                 f"scoring data: {type(self.model).__name__} does not take inputs of shape {tuple(inputs.shape)}, "
                 f"{str(inputs.dtype).removeprefix('torch.')}: {why}"
             ) from error
+        return check_output(self.model, output)
 
     def require_only(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Let these parameters require gradients, and no others."""
@@ -160,13 +161,30 @@ def compute(task: Task, names: Collection[str]) -> Computed:
         if entries[0].data and not ready:
             if task.round == 1:
                 task.require_classes()
-            set_mode(task.model, task.scoring.batchnorm, task.batches)
+            with _explained("calibration"):
+                set_mode(task.model, task.scoring.batchnorm, task.batches)
             ready = True
         start = perf_counter()
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
+        with _explained(entries[0].name), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
             values |= provider(task, [entry.name for entry in entries])
         if any(t.is_cuda for t in task.parameters.values()):
             torch.cuda.synchronize()
         took = perf_counter() - start
         seconds |= {entry.name: took for entry in entries}
     return Computed(values, seconds)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Raise RequestError for what PyTorch raises where a network or a batch is not fit for `what`."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        said = next(iter(str(error).splitlines()), "")
+        if "derivative for" in said:  # as of nn.Hardsigmoid
+            raise RequestError(f"{what}: the network uses a function without second derivatives ({said})") from error
+        if "does not require grad" in said:
+            raise RequestError(f"{what}: no gradient reaches any weight ({said})") from error
+        if "more than 1 value per channel" in said:
+            raise RequestError(f"{what}: batch normalisation by the batch needs larger batches ({said})") from error
+        raise

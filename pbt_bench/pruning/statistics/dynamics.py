@@ -69,7 +69,7 @@ def ntk_sensitivity(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
 
     total = {name: torch.zeros_like(p) for name, p in dense.items()}
     task.require_only({})
-    for inputs, _ in task.batches:
+    for inputs, _ in batchnorm.joined(task.batches):
         for _ in range(task.scoring.perturbations):
             z = normal(inputs)
             weights = {name: permuted(p) for name, p in dense.items()}

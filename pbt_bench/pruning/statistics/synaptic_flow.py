@@ -21,6 +21,7 @@ def synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     """Compute ∂R/∂|θ| with R = Σ f(1; |θ|): all parameters and buffers are replaced by their absolute values.
 
     Computed in float64, in eval mode with the running statistics as they stand; the input is one example of ones.
+    Where the weights change the output but not its sum R, as behind a final softmax, the result is zero.
     Where R overflows float64 (hundreds of residual blocks), the result is ∂R/∂|θ| up to one common positive factor.
     """
     return {"synaptic_flow": _flow(task, lambda parameter: parameter.abs().double())}
@@ -41,15 +42,28 @@ def _flow(task: Task, positive: Callable[[Tensor], Tensor]) -> Tensors:
     weights = [tensors[name].requires_grad_() for name in task.parameters]
     inputs = task.batches[0][0]
     ones = torch.ones((1, *inputs.shape[1:]), dtype=torch.float64, device=inputs.device)
+    zero = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in task.parameters.items()}
     with torch.enable_grad():
-        total = functional_call(task.model, tensors, (ones,)).sum()
-        if not _finite(total):
+        output = functional_call(task.model, tensors, (ones,))
+        total, finite = output.sum(), _finite(output.sum())
+        if not finite:
             with _Scaled():
                 total = functional_call(task.model, tensors, (ones,)).sum()
         if not total.requires_grad:
-            return {name: torch.zeros_like(p, dtype=torch.float64) for name, p in task.parameters.items()}
+            return zero
         found = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
+    if finite and task.round == 1:
+        flow = sum(float((w.detach() * g).abs().sum()) for w, g in zip(weights, found, strict=True))
+        with torch.no_grad():
+            change = float((functional_call(task.model, tensors | zero, (ones,)) - output).abs().sum())
+        if flow < _ROUNDING * change:
+            return zero
     return dict(zip(task.parameters, found, strict=True))
+
+
+# Of what all weights together change in the output: the gradients of a constant sum are rounding errors of 1e-16, times
+# a few orders of magnitude for large logits.
+_ROUNDING = 1e-12
 
 
 def _finite(total: Tensor) -> bool:
