@@ -11,6 +11,7 @@ import pytest
 import torch
 from networks import batches, golden
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, prune, spectral_norm
 
 import pbt_bench
@@ -106,9 +107,25 @@ def in_inference_mode() -> nn.Module:
         return net()
 
 
+def compiled_in_place() -> nn.Module:
+    model = net()
+    model.compile()
+    return model
+
+
+def distributed() -> nn.Module:
+    """Made without its constructor, which needs a process group."""
+    model = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(model)
+    model.module = net()
+    return model
+
+
 WRONG: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "DataParallel": (lambda: nn.DataParallel(net()), "the model is DataParallel: pass its .module"),
     "a part in DataParallel": (lambda: inner(nn.DataParallel(net())), "0 is DataParallel: pass its .module"),
+    "DistributedDataParallel": (distributed, "the model is DistributedDataParallel: pass its .module"),
+    "compiled in place": (compiled_in_place, "the model is Sequential of torch.compile: pass the module"),
     "scripted": (lambda: torch.jit.script(net()), "the model is RecursiveScriptModule of torch.jit: pass the module"),
     "traced": (lambda: torch.jit.trace(net(), X), "the model is TopLevelTracedModule of torch.jit: pass the module"),
     "compiled": (lambda: torch.compile(net()), "the model is OptimizedModule of torch.compile: pass the module"),
