@@ -97,6 +97,13 @@ def test_an_output_that_is_no_tensor_is_named(wrap: Callable[[Tensor], Any], kin
     assert one_line(lambda: pbt_bench.diagnose(model, masks, X)) == says
 
 
+@pytest.mark.parametrize("example", [torch.ones(1, 7), torch.ones(6), torch.ones(2, 3, 4)])
+def test_an_example_that_the_network_does_not_take_is_one_line(example: Tensor) -> None:
+    masks = pbt_bench.prune(net(), DATA, method="random", sparsity=0.5)
+    says = f"example: Sequential does not take inputs of shape {tuple(example[:1].shape)}, float32: "
+    assert one_line(lambda: pbt_bench.diagnose(net(), masks, example)).startswith(says)
+
+
 def inner(model: nn.Module) -> nn.Module:
     """A network of which `model` is a part."""
     return nn.Sequential(model, nn.Identity())
