@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from pbt_bench.errors import RequestError
 from pbt_bench.pruning.pruners import pruners
 from pbt_bench.pruning.scoring import Scorer, resolve
 from pbt_bench.running import execute
+from pbt_bench.running.execute import Executor
 from pbt_bench.spec import Recipe, RunSpec, Scoring
 
 COMPRESSORS = "batch_exp/experiments/utils/compressors.py"
@@ -231,6 +233,21 @@ def test_augmented_scoring_data_are_augmented_as_the_recipe_augments() -> None:
         recipe = Recipe(augment=augment)
         plain, augmented = (drawn(Scoring(augment=own), recipe=recipe)[0][0] for own in (False, True))
         assert torch.equal(plain, augmented) == (augment == "none")
+
+
+def test_a_run_draws_its_new_batches_for_methods_in_rounds_only() -> None:
+    executor = Executor(Path("nowhere"), torch.device("cpu"))
+    for method, differ in (("force", True), ("iterative_snip", True), ("snip", False)):
+        digests = {
+            executor.pruning(
+                RunSpec(
+                    dataset="digits", model="vgg8", method=method, sparsity=0.9, seed=0,
+                    scoring=Scoring(samples_per_class=2, rounds=3, new_batches=new_batches),
+                )
+            ).mask_digest
+            for new_batches in (False, True)
+        }  # fmt: skip
+        assert len(digests) == 1 + differ
 
 
 @pytest.mark.parametrize("method", ["force", "iterative_snip"])

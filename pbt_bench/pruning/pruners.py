@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pbt_bench import registry
 from pbt_bench.errors import RequestError, unknown
-from pbt_bench.spec import Scoring
+from pbt_bench.spec import Scoring, convert
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,17 +76,18 @@ def pruner(
     `cite` names the paper and equation; `rounds` > 1 makes the method iterative; `original` gives the
     fields of `Scoring` that the method's published code uses (for protocol = "original"), and `original_on` those that
     differ on a dataset.
-    Raises RequestError if the name or an alias is taken, or a keyword-only argument is no field of `Scoring`.
+    Raises RequestError if the name or an alias is taken, or for what is no field or value of `Scoring`.
     """
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        where = registry.origin(function)
         arguments = inspect.signature(function).parameters.values()
         options = tuple(argument.name for argument in arguments if argument.kind == argument.KEYWORD_ONLY)
         for name in options:
             if name not in Scoring.__struct_fields__:
-                raise unknown("scoring field", name, Scoring.__struct_fields__, registry.origin(function))
+                raise unknown("scoring field", name, Scoring.__struct_fields__, where)
         for fields in ({}, *(original_on or {}).values()):
-            Scoring(**{**(original or {}), **fields})  # checks names and values
+            convert({**(original or {}), **fields}, Scoring, f"{where}: original")
         entry = Pruner(
             name=function.__name__,
             function=function,
@@ -100,7 +101,7 @@ def pruner(
             original_on=dict(original_on or {}),
             summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
         )
-        _PRUNERS.add(entry.name, entry, registry.origin(function), aliases)
+        _PRUNERS.add(entry.name, entry, where, aliases)
         return function
 
     return register

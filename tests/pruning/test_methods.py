@@ -330,6 +330,56 @@ def test_a_file_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest.
         pruners()
 
 
+OPTION = '''
+from pbt_bench.pruning import pruner
+
+
+@pruner(cite="arXiv:0000.00000", original={"signed": True}, original_on={"digits": {"probes": 3}})
+def flow(weight, *, signed=False, probes):
+    """θ, or |θ| unless `signed`; plus the number of probes."""
+    return (weight if signed else weight.abs()) + probes
+'''
+
+
+@pytest.mark.usefixtures("fresh")
+def test_keyword_only_arguments_are_fields_of_the_scoring_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flow.py").write_text(OPTION)
+    monkeypatch.setenv("PBT_BENCH_METHODS", str(tmp_path))
+    assert pruners()["flow"].needs == ("weight",)
+    net, x, y, _ = golden()
+    weight = net.linear.weight.detach()
+    for options, expected in (
+        ({"probes": 7}, weight.abs() + 7),
+        ({"signed": True}, weight + 100),
+    ):
+        assert torch.equal(pbt_bench.score(net, batches(x, y, 48), method="flow", **options)["linear.weight"], expected)
+    run = RunSpec(dataset="digits", model="vgg8", method="flow", sparsity=0.9, seed=0, protocol="original")
+    assert resolve("flow", run) == Scoring(signed=True, probes=3)
+    assert resolve("flow", msgspec.structs.replace(run, dataset="mnist")) == Scoring(signed=True)
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("signed=False", "sined=False", r"flow\.py:5: unknown scoring field 'sined'; did you mean 'signed'\?"),
+        ('"signed"', '"sined"', r"flow\.py:5: original: unknown key 'sined'; did you mean 'signed'\?"),
+        ('"probes": 3', '"probes": 0', r"flow\.py:5: original: probes = 0 must be at least 1"),
+        ('"probes": 3', '"probes": "3"', r"flow\.py:5: original: probes: Expected `int`, got `str`"),
+    ],
+)
+def test_an_option_or_an_original_value_that_is_none_is_named_when_the_file_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, says: str
+) -> None:
+    assert old in OPTION
+    (tmp_path / "flow.py").write_text(OPTION.replace(old, new))
+    monkeypatch.setenv("PBT_BENCH_METHODS", str(tmp_path))
+    with pytest.raises(RequestError, match=says):
+        pruners()
+
+
 def test_unknown_method_lists_the_valid_ones_and_the_nearest() -> None:
     net, x, y, _ = golden()
     with pytest.raises(RequestError, match="unknown method 'snipp'; did you mean 'snip'.*valid: .*fts.*synflow"):
