@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -56,8 +58,20 @@ def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Pa
     return found
 
 
-def check_output(model: nn.Module, output: object) -> torch.Tensor:
-    """Return the output of `model`. Raises RequestError if it is no tensor."""
+def output_of(model: nn.Module, run: Callable[[], object], inputs: torch.Tensor, where: str) -> torch.Tensor:
+    """Return the output that `run` gets of `model` for `inputs`.
+
+    Raises RequestError, which starts with `where`, if the model does not take the inputs or its output is no tensor.
+    """
+    try:
+        output = run()
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(error, RequestError) or "torch.utils.checkpoint" in why:
+            raise
+        shape, kind = tuple(inputs.shape), str(inputs.dtype).removeprefix("torch.")
+        name = type(model).__name__
+        raise RequestError(f"{where}: {name} does not take inputs of shape {shape}, {kind}: {why}") from error
     if not isinstance(output, torch.Tensor):
         found = type(output).__name__
         raise RequestError(f"{type(model).__name__}: its output is {found}, not a tensor: wrap it to return the logits")

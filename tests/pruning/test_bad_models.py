@@ -11,6 +11,7 @@ import pytest
 import torch
 from networks import batches, golden
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, prune, spectral_norm
 
 import pbt_bench
@@ -96,6 +97,13 @@ def test_an_output_that_is_no_tensor_is_named(wrap: Callable[[Tensor], Any], kin
     assert one_line(lambda: pbt_bench.diagnose(model, masks, X)) == says
 
 
+@pytest.mark.parametrize("example", [torch.ones(1, 7), torch.ones(6), torch.ones(2, 3, 4)])
+def test_an_example_that_the_network_does_not_take_is_one_line(example: Tensor) -> None:
+    masks = pbt_bench.prune(net(), DATA, method="random", sparsity=0.5)
+    says = f"example: Sequential does not take inputs of shape {tuple(example[:1].shape)}, float32: "
+    assert one_line(lambda: pbt_bench.diagnose(net(), masks, example)).startswith(says)
+
+
 def inner(model: nn.Module) -> nn.Module:
     """A network of which `model` is a part."""
     return nn.Sequential(model, nn.Identity())
@@ -106,9 +114,25 @@ def in_inference_mode() -> nn.Module:
         return net()
 
 
+def compiled_in_place() -> nn.Module:
+    model = net()
+    model.compile()
+    return model
+
+
+def distributed() -> nn.Module:
+    """Made without its constructor, which needs a process group."""
+    model = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(model)
+    model.module = net()
+    return model
+
+
 WRONG: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "DataParallel": (lambda: nn.DataParallel(net()), "the model is DataParallel: pass its .module"),
     "a part in DataParallel": (lambda: inner(nn.DataParallel(net())), "0 is DataParallel: pass its .module"),
+    "DistributedDataParallel": (distributed, "the model is DistributedDataParallel: pass its .module"),
+    "compiled in place": (compiled_in_place, "the model is Sequential of torch.compile: pass the module"),
     "scripted": (lambda: torch.jit.script(net()), "the model is RecursiveScriptModule of torch.jit: pass the module"),
     "traced": (lambda: torch.jit.trace(net(), X), "the model is TopLevelTracedModule of torch.jit: pass the module"),
     "compiled": (lambda: torch.compile(net()), "the model is OptimizedModule of torch.compile: pass the module"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from networks import batches, golden
@@ -99,6 +101,10 @@ def test_synaptic_flow_that_is_small_is_no_rounding_error(last: nn.Module) -> No
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 10), last)
     net[1].weight.data /= 20
     assert all(bool(s.all()) for s in pbt_bench.score(net, [(X, Y)], method="synflow").values())
+    saturated = nn.Sequential(nn.Linear(8, 1, bias=False), nn.Sigmoid())
+    nn.init.constant_(saturated[0].weight, 20 / 8)
+    (score,) = pbt_bench.score(saturated, [(torch.ones(1, 8), torch.zeros(1).long())], method="synflow").values()
+    assert float(score.sum()) == pytest.approx(20 * math.exp(-20), rel=1e-4)
     deep = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(60)), nn.Linear(8, 3))
     scores = pbt_bench.score(deep, [(torch.ones(3, 8), torch.arange(3))], method="synflow_l2")
     assert 0 < sum(float(s.sum()) for s in scores.values()) < 1e-20

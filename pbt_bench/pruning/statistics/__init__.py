@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pbt_bench import registry
 from pbt_bench.errors import RequestError
-from pbt_bench.models.prunable import check_output
+from pbt_bench.models.prunable import output_of
 from pbt_bench.pruning.batchnorm import set_mode
 from pbt_bench.spec import Scoring
 
@@ -77,16 +77,8 @@ class Task:
         inputs = self.batches[0][0][:1]
         if as_weights and inputs.is_floating_point():
             inputs = inputs.to(next(iter(self.parameters.values())).dtype)
-        try:
-            with torch.no_grad():
-                output = self.model(inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            why = next(iter(str(error).splitlines()), type(error).__name__)
-            raise RequestError(
-                f"scoring data: {type(self.model).__name__} does not take inputs of shape {tuple(inputs.shape)}, "
-                f"{str(inputs.dtype).removeprefix('torch.')}: {why}"
-            ) from error
-        return check_output(self.model, output)
+        with torch.no_grad():
+            return output_of(self.model, lambda: self.model(inputs), inputs, "scoring data")
 
     def require_only(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Let these parameters require gradients, and no others."""
