@@ -90,6 +90,21 @@ def test_crop_and_flip_are_exact_and_drawn_per_image() -> None:
     assert torch.equal(pixels, change("none", 0))
 
 
+@pytest.mark.parametrize("how", ["crop", "flip", "crop-flip"])
+def test_every_crop_and_flip_is_equally_likely(how: str) -> None:
+    """Each image is one bright pixel on zeros: its position in the result says how it was cropped and flipped."""
+    n, crops, flips = 6000, 9 if "crop" in how else 1, 2 if "flip" in how else 1
+    pixels = torch.zeros(n, 1, 8, 9, dtype=torch.uint8)
+    pixels[:, 0, 4, 2] = 200
+    out = augment(pixels, Augmentation(how, 1, torch.Generator().manual_seed(0)))
+    assert bool((out.sum((1, 2, 3)) == 200).all())
+    places, counts = out.flatten(1).argmax(1).unique(return_counts=True)
+    rows, columns = (3, 4, 5) if "crop" in how else (4,), (1, 2, 3) if "crop" in how else (2,)
+    columns += tuple(8 - column for column in columns) if "flip" in how else ()
+    assert set(places.tolist()) == {9 * row + column for row in rows for column in columns}
+    assert bool(((counts / n * crops * flips - 1).abs() < 0.25).all())  # five standard deviations
+
+
 def test_unknown_dataset_names_the_valid_ones() -> None:
     with pytest.raises(RequestError, match="unknown dataset 'digit'; did you mean 'digits'"):
         datasets()["digit"]

@@ -144,6 +144,17 @@ def test_realised_sparsity_is_measured_and_a_leak_is_an_error() -> None:
     )
 
 
+@pytest.mark.parametrize("leak", [1e-3, 1e-12, -1e-45])
+def test_a_pruned_weight_that_is_almost_zero_is_a_leak(leak: float) -> None:
+    model = nn.Linear(3, 2)
+    masks = {"weight": torch.tensor([[True, False, True], [True, True, True]])}
+    pbt_bench.apply(model, masks)
+    assert realised_sparsity(dict(model.named_parameters()), masks) == pytest.approx(1 / 6)
+    model.weight.data[0, 1] = leak
+    with pytest.raises(SparsityError, match="layer 'weight': 1 pruned weights are not zero"):
+        realised_sparsity(dict(model.named_parameters()), masks)
+
+
 def test_report_for_people_names_collapsed_layers() -> None:
     model = Residual()
     masks = all_kept(model)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import pbt_bench
 from pbt_bench.data import datasets
-from pbt_bench.data.images import Data, prepare
+from pbt_bench.data.images import Data, Images, prepare
 from pbt_bench.errors import SparsityError
 from pbt_bench.models import build
 from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
@@ -31,6 +31,93 @@ def pruned(data: Data, sparsity: float = 0.9, method: str = "magnitude") -> tupl
     masks = pbt_bench.prune(model, [batch], method=method, sparsity=sparsity)
     pbt_bench.apply(model, masks)
     return model, masks
+
+
+def few() -> Data:
+    """Twelve 4 x 4 images of three classes; image i has one bright pixel, of value 10 + i, in its first column."""
+    pixels = torch.zeros(12, 1, 4, 4, dtype=torch.uint8)
+    pixels[:, 0, 1, 0] = torch.arange(10, 22)
+    images = Images(pixels, torch.arange(12) % 3)
+    return Data(images, images, images, 3, torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
+
+
+class Watched(nn.Module):
+    """A linear classifier of `few` that keeps the pixels of each training batch, and what dropout made of ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 3)
+        self.pixels: list[Tensor] = []
+        self.dropped: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.pixels.append((255 * x[:, 0]).round())
+            self.dropped.append(nn.functional.dropout(torch.ones(30)))
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(momentum=0.0, weight_decay=0.0, schedule="constant"),
+        Recipe(momentum=0.9, weight_decay=0.0, schedule="constant"),
+        Recipe(momentum=0.9, weight_decay=0.0, schedule="constant", nesterov=True),
+        Recipe(momentum=0.9, weight_decay=0.5, schedule="constant"),
+        Recipe(momentum=0.9, weight_decay=0.0, schedule="constant", label_smoothing=0.3),
+        Recipe(momentum=0.9, weight_decay=0.0, schedule="multistep", milestones=(1, 3), gamma=0.2),
+        Recipe(optimizer="adamw", weight_decay=0.0, schedule="constant"),
+        Recipe(optimizer="adamw", weight_decay=0.5, schedule="constant"),
+    ],
+    ids=["sgd", "momentum", "nesterov", "decay", "smoothing", "multistep", "adamw", "adamw-decay"],
+)
+def test_steps_are_those_of_the_recipe_computed_by_hand(recipe: Recipe) -> None:
+    """Four steps of multinomial regression, all images in each batch, by the formulas of the optimizers."""
+    data = few()
+    data.train.pixels.random_(generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = Watched()
+    w = torch.cat([model.linear.weight, model.linear.bias[:, None]], 1).detach().double()
+    stepper = Stepper(model, {}, data, recipe, seed=0, purpose="test")
+    for number in range(1, 5):
+        stepper.epoch(number)
+
+    x = torch.cat([data.train.pixels.flatten(1).double() / 255, torch.ones(12, 1)], 1)
+    smooth = recipe.label_smoothing
+    targets = (1 - smooth) * nn.functional.one_hot(data.train.targets, 3).double() + smooth / 3
+    first = second = torch.zeros_like(w)
+    for step in range(4):
+        rate = recipe.learning_rate * recipe.gamma ** sum(step >= milestone for milestone in recipe.milestones)
+        gradient = ((x @ w.T).softmax(1) - targets).T @ x / 12
+        if recipe.optimizer == "adamw":
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            corrected = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+            w = (1 - rate * recipe.weight_decay) * w - rate * corrected[0] / (corrected[1].sqrt() + 1e-8)
+        else:
+            gradient = gradient + recipe.weight_decay * w
+            first = recipe.momentum * first + gradient
+            w = w - rate * (gradient + recipe.momentum * first if recipe.nesterov else first)
+    torch.testing.assert_close(model.linear.weight.double(), w[:, :-1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.linear.bias.double(), w[:, -1], rtol=1e-4, atol=1e-5)
+
+
+def test_each_epoch_has_its_own_order_augmentation_and_dropout() -> None:
+    model = Watched()
+    train(model, all_kept(model), few(), Recipe(epochs=3, batch_size=4, augment="flip"), seed=0)
+    epochs = [torch.cat(model.pixels[start : start + 3]) for start in (0, 3, 6)]
+    orders = [epoch.amax((1, 2)).tolist() for epoch in epochs]
+    flips = [epoch[:, :, 3].any(1).tolist() for epoch in epochs]
+    by_image = [sorted(zip(order, flipped, strict=True)) for order, flipped in zip(orders, flips, strict=True)]
+    assert all(sorted(order) == list(range(10, 22)) for order in orders), "each epoch has every image once"
+    assert all(len(set(map(tuple, seen))) == 3 for seen in (orders, flips, by_image))
+    assert len({tuple(ones.tolist()) for ones in model.dropped}) == 9, "dropout differs in every step of every epoch"
+
+
+def test_the_first_of_equally_good_epochs_is_the_best() -> None:
+    model = Watched()
+    result = train(model, all_kept(model), few(), Recipe(epochs=3, learning_rate=0.0), seed=0)
+    assert len({epoch.validation_accuracy for epoch in result.curve}) == 1
+    assert result.best_epoch == 1
 
 
 @pytest.mark.parametrize(
