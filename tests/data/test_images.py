@@ -38,10 +38,11 @@ def test_the_split_has_its_own_seed_and_never_touches_the_test_set() -> None:
     assert len(load(fraction=0.0).validation) == 0
 
 
-def numbered(n: int = 20) -> Data:
-    """Image i has the value i in every pixel; its class is i % 2."""
-    images = Images(torch.arange(n, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 2, 2), torch.arange(n) % 2)
-    return prepare(Dataset(images, images, 2, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), 0.3, 0, torch.device("cpu"))
+def numbered(split_seed: int = 0) -> Data:
+    """Twenty images: image i has the value i in every pixel; its class is i % 2."""
+    images = Images(torch.arange(20, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 2, 2), torch.arange(20) % 2)
+    dataset = Dataset(images, images, 2, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    return prepare(dataset, 0.3, split_seed, torch.device("cpu"))
 
 
 def numbers(images) -> list[int]:  # type: ignore[no-untyped-def]
@@ -50,9 +51,10 @@ def numbers(images) -> list[int]:  # type: ignore[no-untyped-def]
 
 
 def test_the_random_choices_are_those_of_version_0_1() -> None:
-    """Of the seed 0: other choices would change every result."""
+    """Other choices of the same seeds would change every result."""
     data = numbered()
     assert numbers(data.validation) == [2, 3, 7, 10, 12, 15]
+    assert numbers(numbered(5).validation) == [1, 3, 8, 10, 13, 14]
     assert numbers(data.train) == [i for i in range(20) if i not in (2, 3, 7, 10, 12, 15)], "in the given order"
     assert numbers(scoring_images(data.test, 3, None, 2, 0)) == [4, 7, 5, 19, 12, 6]
     assert numbers(scoring_images(data.test, "all", 5, 2, 0)) == [13, 0, 2, 1, 17]
