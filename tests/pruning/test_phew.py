@@ -11,13 +11,13 @@ from networks import ConvNet, mlp
 from torch import Tensor, nn
 
 import pbt_bench
+from pbt_bench.connectivity.channel_graph import Wire, trace
+from pbt_bench.connectivity.random_walks import Walks
 from pbt_bench.errors import RequestError
 from pbt_bench.models import build
 from pbt_bench.models.prunable import prunable
-from pbt_bench.pruning.graph import Wire, trace
 from pbt_bench.pruning.masks import Ranking
 from pbt_bench.pruning.statistics import path_walks as module
-from pbt_bench.pruning.walks import Walks
 
 
 def score(model: nn.Module, *shape: int, seed: int = 0, **scoring: bool) -> dict[str, Tensor]:

@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 import torch
 
-from pbt_bench.pruning.graph import trace
+from pbt_bench.connectivity.channel_graph import trace
+from pbt_bench.connectivity.random_walks import Walks
 from pbt_bench.pruning.statistics import Task, Tensors, provides
-from pbt_bench.pruning.walks import Walks
 from pbt_bench.seeds import stream
 
 BATCH = 4096  # walks at once: more walks cost hardly more time until they are thousands

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
-from pbt_bench.pruning.intercept import Intercept
+from pbt_bench.linear_maps import Intercept
 
 _KEPT = """
     batch_norm group_norm instance_norm layer_norm rms_norm local_response_norm normalize

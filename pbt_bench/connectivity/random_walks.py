@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pbt_bench.connectivity.channel_graph import Graph, Synapses, Wire
 from pbt_bench.errors import RequestError
-from pbt_bench.pruning.graph import Graph, Synapses, Wire
 
 
 class Visits(NamedTuple):
