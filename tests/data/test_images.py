@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pbt_bench.data import datasets
-from pbt_bench.data.images import Augmentation, augment, prepare, scoring_images
+from pbt_bench.data.images import Augmentation, Data, Dataset, Images, augment, prepare, scoring_images
 from pbt_bench.errors import RequestError
 
 
@@ -36,6 +36,55 @@ def test_the_split_has_its_own_seed_and_never_touches_the_test_set() -> None:
     assert as_set(a.validation) != as_set(b.validation)
     assert as_set(a.train) | as_set(a.validation) == as_set(b.train) | as_set(b.validation)
     assert len(load(fraction=0.0).validation) == 0
+
+
+def numbered(split_seed: int = 0) -> Data:
+    """Twenty images: image i has the value i in every pixel; its class is i % 2."""
+    images = Images(torch.arange(20, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 2, 2), torch.arange(20) % 2)
+    dataset = Dataset(images, images, 2, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    return prepare(dataset, 0.3, split_seed, torch.device("cpu"))
+
+
+def numbers(images) -> list[int]:  # type: ignore[no-untyped-def]
+    assert bool((images.targets == images.pixels[:, 0, 0, 0] % 2).all())
+    return images.pixels[:, 2, 1, 1].tolist()
+
+
+def test_the_random_choices_are_those_of_version_0_1() -> None:
+    """Other choices of the same seeds would change every result."""
+    data = numbered()
+    assert numbers(data.validation) == [2, 3, 7, 10, 12, 15]
+    assert numbers(numbered(5).validation) == [1, 3, 8, 10, 13, 14]
+    assert numbers(data.train) == [i for i in range(20) if i not in (2, 3, 7, 10, 12, 15)], "in the given order"
+    assert numbers(scoring_images(data.test, 3, None, 2, 0)) == [4, 7, 5, 19, 12, 6]
+    assert numbers(scoring_images(data.test, "all", 5, 2, 0)) == [13, 0, 2, 1, 17]
+    assert numbers(scoring_images(data.test, 4, 6, 2, 0)) == [5, 18, 19, 11, 12, 4]
+    assert numbers(scoring_images(data.test, "all", None, 2, 0)) == list(range(20))
+
+
+def test_a_class_with_too_few_images_gives_all_it_has() -> None:
+    few = numbered().test[torch.tensor([0, 1, 2, 4, 6, 8])]
+    chosen = numbers(scoring_images(few, 3, None, 2, 0))
+    assert len(chosen) == len(set(chosen)) == 4
+    assert 1 in chosen
+
+
+def test_batches_are_the_images_asked_for() -> None:
+    images = numbered().test
+    assert numbers(Images(images.example(), images.targets[:1])) == [0]
+    assert [numbers(batch) for batch in images.in_order(8)] == [[*range(8)], [*range(8, 16)], [*range(16, 20)]]
+    order, parts = torch.arange(19, -1, -1), [slice(0, 2), slice(18, 25)]
+    assert [numbers(batch) for batch in images.batches(order, parts)] == [[19, 18], [1, 0]]
+    augmented = images.batches(order, parts, Augmentation("crop", 2, torch.Generator().manual_seed(0)))
+    assert [int((batch.pixels == 0).any()) for batch in augmented] == [1, 1]
+
+
+def test_inputs_are_pixels_minus_mean_over_standard_deviation() -> None:
+    data = numbered()
+    expected = [[(i / 255 - mean) / std for mean, std in ((0.1, 0.5), (0.2, 0.6), (0.3, 0.7))] for i in range(20)]
+    inputs = data.inputs(data.test.pixels)
+    assert inputs.dtype == torch.float32
+    torch.testing.assert_close(inputs[:, :, 0, 1], torch.tensor(expected))
 
 
 def test_inputs_are_normalised_by_the_training_pixels() -> None:
@@ -88,6 +137,21 @@ def test_crop_and_flip_are_exact_and_drawn_per_image() -> None:
     assert len(kinds) > 20
     assert torch.equal(out, change("crop-flip", 0))
     assert torch.equal(pixels, change("none", 0))
+
+
+@pytest.mark.parametrize("how", ["crop", "flip", "crop-flip"])
+def test_every_crop_and_flip_is_equally_likely(how: str) -> None:
+    """Each image is one bright pixel on zeros: its position in the result says how it was cropped and flipped."""
+    n, crops, flips = 6000, 9 if "crop" in how else 1, 2 if "flip" in how else 1
+    pixels = torch.zeros(n, 1, 8, 9, dtype=torch.uint8)
+    pixels[:, 0, 4, 2] = 200
+    out = augment(pixels, Augmentation(how, 1, torch.Generator().manual_seed(0)))
+    assert bool((out.sum((1, 2, 3)) == 200).all())
+    places, counts = out.flatten(1).argmax(1).unique(return_counts=True)
+    rows, columns = (3, 4, 5) if "crop" in how else (4,), (1, 2, 3) if "crop" in how else (2,)
+    columns += tuple(8 - column for column in columns) if "flip" in how else ()
+    assert set(places.tolist()) == {9 * row + column for row in rows for column in columns}
+    assert bool(((counts / n * crops * flips - 1).abs() < 0.25).all())  # five standard deviations
 
 
 def test_unknown_dataset_names_the_valid_ones() -> None:

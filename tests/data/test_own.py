@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pbt_bench.data import _SOURCES, Source, datasets, load
-from pbt_bench.data.images import _mean_and_std, from_arrays, prepare
+from pbt_bench.data.images import _mean_and_std, _uint8, from_arrays, prepare
 from pbt_bench.errors import RequestError
 
 HEAD = """
@@ -186,6 +186,22 @@ def test_counted_statistics_are_those_of_float64() -> None:
         mean, std = _mean_and_std(pixels, small)
         np.testing.assert_allclose(mean, scaled.mean((0, 2, 3)), rtol=0, atol=1e-9)
         np.testing.assert_allclose(std, scaled.std((0, 2, 3), ddof=1), rtol=0, atol=1e-9)
+
+
+def test_more_pixels_than_float32_can_count_are_counted() -> None:
+    pixels = torch.zeros(17_001, 1, 33, 31, dtype=torch.uint8)  # an odd number above 2^24
+    pixels[0, 0, 0, 0] = 1
+    assert _mean_and_std(pixels)[0] == (1 / (255 * pixels.numel()),)
+
+
+@pytest.mark.parametrize("value", [-1 / 255, 0.5 / 255, 256 / 255, 0.2 + 2e-4, torch.nan])
+def test_one_value_that_no_pixel_has_is_refused(value: float) -> None:
+    image = torch.arange(12).view(1, 3, 4) / 255
+    assert _uint8(image, "x").tolist() == torch.arange(12).view(1, 3, 4).tolist()
+    assert _uint8(image[0], "x").shape == (1, 3, 4)
+    image[0, 1, 2] = value
+    with pytest.raises(RequestError, match="x is torch.float32, not uint8 or ToTensor's k/255"):
+        _uint8(image, "x")
 
 
 def test_the_statistics_of_digits_keep_their_bits() -> None:

@@ -107,6 +107,44 @@ def test_flops_count_positions_times_weights() -> None:
     assert without.flops_dense == found.flops_dense
 
 
+def test_a_layer_that_is_not_used_has_neither_flops_nor_live_weights() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(3, 2), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    found = pbt_bench.diagnose(Unused(), all_kept(Unused()), torch.randn(1, 3))
+    assert [(layer.live, layer.flops_dense) for layer in found.layers] == [(6, 12), (0, 0)]
+    assert (found.flops_dense, found.flops_sparse) == (12, 12)
+    assert found.effective_sparsity == 1 - 6 / 16
+
+
+def test_sparsity_and_densities_are_shares_of_the_masks() -> None:
+    model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 1))
+    masks = {"0.weight": torch.tensor([[True, False, False, True], [True] * 4]), "1.weight": torch.ones(1, 2) > 0}
+    found = pbt_bench.diagnose(model, masks, torch.randn(1, 4))
+    assert (found.kept, found.prunable, found.sparsity) == (8, 10, 1 - 8 / 10)
+    assert [layer.density for layer in found.layers] == [0.75, 1]
+    assert [(layer.shape, layer.kept, layer.prunable) for layer in found.layers] == [((2, 4), 6, 8), ((1, 2), 2, 2)]
+
+
+def test_what_cannot_be_diagnosed_is_refused() -> None:
+    model, x = nn.Linear(3, 2), torch.randn(1, 3)
+    masks = all_kept(model)
+    with pytest.raises(RequestError, match="mask of weight: torch.float32"):
+        pbt_bench.diagnose(model, {"weight": masks["weight"].float()}, x)
+    with pytest.raises(RequestError, match="there are no masks to diagnose"):
+        pbt_bench.diagnose(model, {}, x)
+    with pytest.raises(RequestError, match="there are no scores of weight"):
+        pbt_bench.diagnose(model, masks, x, {})
+    for example in (x.tolist(), x[:0]):
+        with pytest.raises(RequestError, match=f"the example is {type(example).__name__}, not a tensor"):
+            pbt_bench.diagnose(model, masks, example)
+
+
 def test_flops_of_unusual_layers() -> None:
     torch.manual_seed(0)
     model = Odd()
@@ -142,6 +180,17 @@ def test_realised_sparsity_is_measured_and_a_leak_is_an_error() -> None:
     assert (
         realised_sparsity(dict(net.named_parameters()), masks) == 1 - sum(int(m.sum()) for m in masks.values()) / 3832
     )
+
+
+@pytest.mark.parametrize("leak", [1e-3, 1e-12, -1e-45])
+def test_a_pruned_weight_that_is_almost_zero_is_a_leak(leak: float) -> None:
+    model = nn.Linear(3, 2)
+    masks = {"weight": torch.tensor([[True, False, True], [True, True, True]])}
+    pbt_bench.apply(model, masks)
+    assert realised_sparsity(dict(model.named_parameters()), masks) == pytest.approx(1 / 6)
+    model.weight.data[0, 1] = leak
+    with pytest.raises(SparsityError, match="layer 'weight': 1 pruned weights are not zero"):
+        realised_sparsity(dict(model.named_parameters()), masks)
 
 
 def test_report_for_people_names_collapsed_layers() -> None:
@@ -189,7 +238,7 @@ def test_attention_is_followed(fused: bool) -> None:
     found = pbt_bench.diagnose(model, masks, x)
     assert found.effective_sparsity == 0
     tokens = 5 * 6 * 8 + (3 * 5 * 64 if fused else 5 * 64)
-    assert found.flops_dense == 2 * (tokens + 24) + (0 if fused else 2 * 3 * 5 * 64)
+    assert found.flops_dense == found.flops_sparse == 2 * (tokens + 24) + (0 if fused else 2 * 3 * 5 * 64)
     last = "value.weight" if fused else "mix.out_proj.weight"
     masks[last][:, :] = False
     found = pbt_bench.diagnose(model, masks, x)

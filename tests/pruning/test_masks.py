@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
-from pbt_bench.pruning.masks import Ranking, exact_density, pruned_count, quotas
+from pbt_bench.pruning.masks import Ranking, check_masks, exact_density, pruned_count, quotas
 
 SPARSITIES = [0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
 SCOPES = ["global", "layer", "erk", "uniform"]
@@ -77,7 +79,9 @@ def test_the_threshold_separates_and_ties_are_pruned_in_order() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(st.lists(st.sampled_from([-2, 0, 1, 3, -torch.inf]), min_size=0, max_size=60), min_size=1, max_size=5),
+    st.lists(
+        st.lists(st.sampled_from([-2, 0, 1, 3, -torch.inf]), min_size=0, max_size=60), min_size=1, max_size=5
+    ).filter(any),
     st.floats(0, 1),
     st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
     st.sampled_from(["global", "layer"]),
@@ -138,3 +142,42 @@ def test_quotas_add_up_and_respect_the_layers(sizes: list[int], sparsity: float,
     found = quotas(shapes, keep, 1 - sparsity, scope, alive)
     assert sum(found.values()) == keep
     assert all(0 <= found[name] <= alive[name] for name in shapes)
+
+
+def test_the_largest_remainders_are_rounded_up() -> None:
+    """Shares 3.9, 0.2 and 1.9 of six weights."""
+    assert quotas({"a": (39,), "b": (2,), "c": (19,)}, 6, 0.1, "layer") == {"a": 4, "b": 0, "c": 2}
+
+
+def test_uniform_may_keep_the_first_layer_alone() -> None:
+    assert quotas({"a": (4,), "b": (9,)}, 4, 0.3, "uniform") == {"a": 4, "b": 0}
+    with pytest.raises(RequestError, match=r"keeps the first layer \(a, 4 weights\) dense, .* leaves 3 weights in all"):
+        quotas({"a": (4,), "b": (9,)}, 3, 0.2, "uniform")
+
+
+def test_a_scope_without_quotas_is_refused() -> None:
+    with pytest.raises(RequestError, match="scope = 'global' has no quotas"):
+        quotas({"a": (4,)}, 2, 0.5, "global")
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ([torch.ones(2, 3, dtype=torch.bool)], "masks are list, not a mapping"),
+        ({"b": torch.ones(2, dtype=torch.bool), "a": None}, "masks and parameters of Linear differ: a, b"),
+        ({"weight": [True] * 6}, "mask of weight: list, expected torch.bool [2, 3]"),
+        ({"weight": torch.ones(2, 3)}, "mask of weight: torch.float32 [2, 3], expected torch.bool [2, 3]"),
+        ({"weight": torch.ones(3, 2) > 0}, "mask of weight: torch.bool [3, 2], expected torch.bool [2, 3]"),
+    ],
+    ids=["list", "names", "type", "dtype", "shape"],
+)
+def test_masks_that_do_not_fit_are_refused(masks: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(message)):
+        check_masks(masks, nn.Linear(3, 2))
+
+
+def test_masks_that_fit_give_their_parameters() -> None:
+    model = nn.Linear(3, 2)
+    assert check_masks({"weight": torch.ones(2, 3) > 0}, model) == {"weight": model.weight}
+    with pytest.raises(RequestError, match="the model is dict, not a torch.nn.Module"):
+        check_masks({}, {})  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
 from pbt_bench.models.prunable import prunable
+from pbt_bench.pruning.batchnorm import set_mode
 from pbt_bench.pruning.preserve import preserved
 from pbt_bench.pruning.statistics import Task, compute, statistics
 from pbt_bench.spec import Scoring
@@ -172,6 +173,16 @@ def test_synaptic_flow_sees_no_data_and_no_calibration() -> None:
     plain = measure(net, batches(x, y, 48), "synaptic_flow")["synaptic_flow"]
     other = measure(net, batches(-x, y, 48), "synaptic_flow", "gradient", batchnorm="calibrated")["synaptic_flow"]
     assert all(torch.equal(plain[name], other[name]) for name in plain)
+
+
+def test_calibrated_statistics_are_the_mean_over_all_batches() -> None:
+    norm = nn.BatchNorm1d(3)
+    parts = [torch.randn(size, 3) * size + size for size in (4, 7, 5)]
+    set_mode(norm, "calibrated", [(part, torch.zeros(len(part))) for part in parts])
+    torch.testing.assert_close(norm.running_mean, torch.stack([part.mean(0) for part in parts]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([part.var(0) for part in parts]).mean(0))
+    assert norm.momentum == 0.1
+    assert not norm.training
 
 
 def test_calibrated_batchnorm_uses_the_statistics_of_the_scoring_data() -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from records import result
 from torch import nn
 
-from pbt_bench.models import MODELS, Model
+from pbt_bench.data.images import from_arrays
+from pbt_bench.models import MODELS, Model, build
+from pbt_bench.pruning.diagnosis import all_kept
+from pbt_bench.pruning.scoring import Pruned
 from pbt_bench.running import execute
 from pbt_bench.running.execute import Executor
-from pbt_bench.running.record import RunRecord
+from pbt_bench.running.record import RunRecord, digest
 from pbt_bench.spec import Recipe, RunSpec, Scoring
+from pbt_bench.training.loop import train
 
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "fts")
 
@@ -152,6 +158,81 @@ def test_sanity_transforms_do_what_they_say() -> None:
     assert reinit.pruning is not None
     assert reinit.pruning.mask_digest == executor().execute(spec()).pruning.mask_digest  # type: ignore[union-attr]
     assert result(reinit)["curve"] != result(executor().execute(spec()))["curve"]
+
+
+def prune_as(masks: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every method choose `masks`."""
+    pruned = Pruned(masks, dict.fromkeys(masks, 0), 0.0, 1)
+    monkeypatch.setattr(execute._Shared, "_prune", lambda shared, spec, methods: pruned)
+
+
+def test_a_shuffle_has_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = all_kept(build("vgg8", 1, 10, seed=0))
+    for mask in masks.values():
+        mask.flatten()[::2] = False
+    prune_as(masks, monkeypatch)
+    found = {
+        (sanity, seed): executor().pruning(spec(sanity=sanity, seed=seed)).mask_digest
+        for sanity in ("none", "shuffle")
+        for seed in (0, 1)
+    }
+    assert found["none", 0] == found["none", 1]
+    assert len(set(found.values())) == 3
+
+
+def test_random_scores_have_the_seed_of_the_run() -> None:
+    assert executor().pruning(spec(method="random")).mask_digest != (
+        executor().pruning(spec(method="random", seed=1)).mask_digest
+    )
+
+
+@pytest.mark.parametrize("samples", [5, "all"])
+def test_scores_come_from_training_images_alone(monkeypatch: pytest.MonkeyPatch, samples: int | str) -> None:
+    """Other validation and test images change no mask."""
+    draws = np.random.default_rng(0)
+    x, y = draws.integers(0, 256, (300, 1, 8, 8), dtype=np.uint8), np.arange(300) % 10
+    plain = from_arrays(x[:200], y[:200], x[200:], y[200:])
+    kept = execute.prepare(plain, 0.15, 0, torch.device("cpu")).train.pixels
+    trained_on = (plain.train.pixels[:, None] == kept[None]).all((2, 3, 4)).any(1)[:, None, None, None]
+
+    def masks(**parts: Any) -> str:
+        changed = replace(
+            plain, **{name: replace(getattr(plain, name), pixels=pixels) for name, pixels in parts.items()}
+        )
+        monkeypatch.setattr(execute, "load", lambda name, folder: changed)
+        return executor().pruning(spec(scoring=Scoring(samples_per_class=samples))).mask_digest
+
+    own, inverted = plain.train.pixels, 255 - plain.train.pixels
+    assert masks() == masks(test=255 - plain.test.pixels, train=torch.where(trained_on, own, inverted))
+    assert masks() != masks(train=torch.where(trained_on, inverted, own))
+
+
+def test_one_empty_layer_is_no_collapse_where_a_path_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = all_kept(build("resnet8", 1, 10, seed=0))
+    inner = next(name for name in masks if name.endswith("conv2.weight"))
+    masks[inner][:] = False
+    prune_as(masks, monkeypatch)
+    record = executor().execute(spec(model="resnet8", recipe=Recipe(epochs=0)))
+    assert record.pruning is not None
+    assert record.pruning.collapsed_layers == 1
+    assert record.status == "done"
+
+
+def test_the_weights_digest_and_the_test_accuracy_are_of_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of the best epoch, of zeros here, is loaded only for its own accuracy."""
+    last: dict[str, torch.Tensor] = {}
+
+    def trained(model: torch.nn.Module, *rest: Any) -> Any:
+        found = train(model, *rest)
+        last.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return replace(found, best_epoch=1, best_state={name: torch.zeros_like(t) for name, t in last.items()})
+
+    monkeypatch.setattr(execute, "train", trained)
+    metrics = executor().execute(spec(sparsity=0.5, recipe=Recipe(epochs=2, batch_size=64))).metrics
+    assert metrics is not None
+    assert metrics.weights_digest == digest({name: tensor.contiguous().numpy() for name, tensor in last.items()})
+    assert metrics.test_accuracy > 0.3
+    assert metrics.test_accuracy_at_best_validation == pytest.approx(0.1, abs=0.02)
 
 
 def test_warm_up_changes_the_scored_weights_and_rewind_restores_the_initial_ones() -> None:

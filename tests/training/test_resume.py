@@ -78,6 +78,15 @@ def test_saved_after_any_step_it_ends_with_the_same_bits(data: Data, recipe: Rec
         assert outcome(resumed) == outcome(whole)
 
 
+def test_the_seconds_before_an_interruption_count(data: Data) -> None:
+    recipe, states = Recipe(epochs=2, batch_size=256), []
+    train(*network(), data, recipe, 0, poll=lambda state: states.append(copy.deepcopy(state())))
+    assert 0 < states[0]["seconds"] < 60
+    first, second = train(*network(), data, recipe, 0, state=states[0] | {"seconds": 1000.0}).curve
+    assert 1000 < first.seconds < 1060
+    assert 0 < second.seconds < 60
+
+
 @pytest.mark.parametrize("duration", ["2 epochs", "9 steps"])
 def test_a_warm_up_continues_to_the_same_bits(data: Data, duration: str) -> None:
     recipe = Recipe(epochs=1, batch_size=256, augment="crop", crop_padding=1)
