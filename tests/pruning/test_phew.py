@@ -193,9 +193,9 @@ class Product(nn.Module):
 
 
 def test_networks_whose_channels_cannot_be_followed_are_refused_by_the_function_name() -> None:
-    with pytest.raises(RequestError, match="phew: walks need channels that can be followed.*'mul'"):
+    with pytest.raises(RequestError, match="path_walks needs channels that can be followed.*'mul'"):
         score(Product(), 3)
-    with pytest.raises(RequestError, match="phew: walks need channels that stay on dimension 1.*'transpose'"):
+    with pytest.raises(RequestError, match="path_walks needs channels that stay on dimension 1.*'transpose'"):
         score(build("vit-tiny", 3, 10, 0, size=8), 3, 8, 8)
-    with pytest.raises(RequestError, match="phew: walks need inputs of shape .n, channels, .....*tokens.*'linear'"):
+    with pytest.raises(RequestError, match="path_walks needs inputs of shape .n, channels, .....*tokens.*'linear'"):
         score(nn.Linear(5, 5), 5, 5)
