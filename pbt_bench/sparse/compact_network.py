@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pbt_bench.linear_maps import CONVOLUTIONS, conv_geometry, split_call
+from pbt_bench.linear_maps import CONVOLUTIONS, conv_geometry, out_sizes, split_call
 from pbt_bench.models.prunable import Masks
 from pbt_bench.sparse import kernels, memory_format, sparse_convolution
 from pbt_bench.sparse.kept_weights import Kept
@@ -94,7 +94,7 @@ class _Plan:
             stride, padding, dilation, _ = conv_geometry(options, self._mask)
         except NotImplementedError:  # padding that is not the same on both sides
             return False
-        sizes = sparse_convolution.out_sizes(values.shape[2:], self._mask.shape[2:], stride, padding, dilation)
+        sizes = out_sizes(values.shape[2:], self._mask.shape[2:], stride, padding, dilation)
         outputs = len(values) * math.prod(sizes)
         move = MOVE_COST * values.numel() * (-1 if memory_format.is_batch_last(values) else 1)
         return bool((self.weights - self.saved - KEPT_COST * self.left) * outputs - move >= least)
