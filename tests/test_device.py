@@ -94,7 +94,7 @@ def test_no_step_waits_for_the_device(
     data: Data, device: torch.device, execution: str, precision: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first step may: it looks at the masks. From then on the host only issues work."""
-    monkeypatch.setattr(compact_network, "_seen_zero", lambda *_: False)  # as on a GPU
+    monkeypatch.setattr(compact_network, "_known_zero", lambda *_: False)  # as on a GPU
     numbers = {"momentum": 0.9} if optimizer == "sgd" else {}
     recipe = Recipe(
         batch_size=128,

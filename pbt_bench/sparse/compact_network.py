@@ -20,31 +20,21 @@ from torch.overrides import TorchFunctionMode
 
 from pbt_bench.linear_maps import CONVOLUTIONS, conv_geometry, out_sizes, split_call
 from pbt_bench.models.prunable import Masks
-from pbt_bench.sparse import kernels, memory_format, sparse_convolution
-from pbt_bench.sparse.kept_weights import Kept
-from pbt_bench.sparse.live_channels import FEW, Live, Take, all_channels, places, row, shared
-
-STEP = 8  # vector kernels take channels by so many
-WORTH = 10**8  # multiply-adds of a forward pass that `auto` must save in a layer to take it apart
-SPARSE = 0.33  # share of kept weights up to which they are few: to update them alone costs less than to update all
-LARGE = 10**5  # weights of a tensor from which that holds for any share of these
-EXAMPLES = 32  # in a batch, for kernels that take many at a time
-KEPT_COST = 2.3  # of a multiply-add with a kept weight, in those of a dense convolution
-MOVE_COST = 30  # of an entry of an activation whose order in memory must change, likewise
+from pbt_bench.sparse import kernels, memory_format, sparse_convolution, tuning
+from pbt_bench.sparse.kept_weights import KeptWeights
+from pbt_bench.sparse.live_channels import Live, all_channels, indices_among, per_channel, shared, take
 
 
 class _Block(torch.autograd.Function):
-    """The rows `outputs` and columns `inputs` of a weight [o, i, ...]."""
+    """Select the rows `outputs` and columns `inputs` of a weight [o, i, ...]."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
-        """A copy."""
         ctx.save_for_backward(weight, outputs, inputs)
         return weight.index_select(0, outputs).index_select(1, inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Zero outside the block."""
         weight, outputs, inputs = ctx.saved_tensors
         rows = torch.zeros_like(weight[: len(outputs)]).index_copy_(1, inputs, gradient)
         return torch.zeros_like(weight).index_copy_(0, outputs, rows), None, None
@@ -52,76 +42,77 @@ class _Block(torch.autograd.Function):
 
 @lru_cache(maxsize=1 << 12)
 def _reads(read: Tensor, inputs: Tensor) -> Tensor:
-    """What to take of `inputs` to have `read`."""
+    """Return the channels of `inputs` to select so that they hold all channels of `read`."""
     return inputs[filled(torch.isin(inputs, read))]
 
 
 def filled(chosen: Tensor) -> Tensor:
-    """The chosen channels, with some of the others up to a multiple of STEP; all, if that is most of them."""
+    """Return the chosen channels, filled up to a multiple of CHANNEL_STEP; all channels if that is most of them."""
     count, channels = int(chosen.sum()), len(chosen)
-    count = max(1, -(-count // STEP)) * STEP
-    if count > FEW * channels:
+    count = max(1, -(-count // tuning.CHANNEL_STEP)) * tuning.CHANNEL_STEP
+    if count > tuning.FEW_CHANNELS * channels:
         count = channels
     return (~chosen).long().argsort(stable=True)[:count].sort().values
 
 
 class _Plan:
-    """One convolution: the channels that a kept weight joins, and its kept weights as a vector, if they are few."""
+    """How one convolution is executed: the channels that kept weights join, and a vector of its kept weights if few."""
 
     def __init__(self, mask: Tensor) -> None:
         pairs = mask.flatten(2).any(2)
         self.outputs = filled(pairs.any(1))
         self.inputs = pairs.any(0).nonzero().flatten()
         self.whole = len(self.outputs) == len(pairs)
-        self.weights, self.left = mask.numel(), int(mask.sum())
+        self.weights, self.kept_count = mask.numel(), int(mask.sum())
         self.saved = mask.numel() - len(self.outputs) * int(filled(pairs.any(0)).numel()) * mask[0, 0].numel()
-        self.kept: Kept | None = None
+        self.kept: KeptWeights | None = None
         self._mask = mask
         self._patterns: dict[Any, sparse_convolution.Pattern] = {}
 
     def saves_most(self, inputs: int, outputs: int) -> float:
-        """Multiply-adds per example, at most, for so many positions."""
-        return max(self.saved * inputs, (self.weights - KEPT_COST * self.left) * outputs)
+        """Return an upper bound of the multiply-adds saved per example, given the numbers of positions."""
+        return max(self.saved * inputs, (self.weights - tuning.KEPT_COST * self.kept_count) * outputs)
 
-    def takes_weights(self, x: Live | Tensor, options: Mapping[str, Any], least: int) -> bool:
-        """Whether to multiply kept weights alone: if that saves `least` multiply-adds over all other ways."""
+    def multiplies_weights(self, x: Live | Tensor, options: Mapping[str, Any], least: int) -> bool:
+        """Return whether multiplying kept weights alone saves at least `least` multiply-adds."""
         values = x.values if isinstance(x, Live) else x
         if self.kept is None or values.dtype != self.kept.vector.dtype or not kernels.takes(values):
             return False
-        if torch.is_autocast_enabled("cpu") or (least and len(values) < EXAMPLES):
+        if torch.is_autocast_enabled("cpu") or (least and len(values) < tuning.LEAST_EXAMPLES):
             return False
         try:
             stride, padding, dilation, _ = conv_geometry(options, self._mask)
-        except NotImplementedError:  # padding that is not the same on both sides
+        except NotImplementedError:  # asymmetric padding
             return False
         sizes = out_sizes(values.shape[2:], self._mask.shape[2:], stride, padding, dilation)
         outputs = len(values) * math.prod(sizes)
-        move = MOVE_COST * values.numel() * (-1 if memory_format.is_batch_last(values) else 1)
-        return bool((self.weights - self.saved - KEPT_COST * self.left) * outputs - move >= least)
+        move = tuning.MOVE_COST * values.numel() * (-1 if memory_format.is_batch_last(values) else 1)
+        return bool((self.weights - self.saved - tuning.KEPT_COST * self.kept_count) * outputs - move >= least)
 
     def pattern(self, inputs: Tensor, sizes: torch.Size, options: Mapping[str, Any]) -> sparse_convolution.Pattern:
-        """Of the kept weights that read the channels `inputs` of activations of a size."""
+        """Return the pattern of the kept weights that read the channels `inputs` of activations of one size."""
         stride, padding, dilation, _ = conv_geometry(options, self._mask)
         key = (inputs, sizes, *map(tuple, (stride, padding, dilation)))
         if key not in self._patterns:
             assert self.kept is not None
-            places = self._mask.nonzero()
-            places = places[torch.isin(places[:, 1], inputs)]
-            slots = self.kept.slots(places)
+            indices = self._mask.nonzero()
+            indices = indices[torch.isin(indices[:, 1], inputs)]
+            slots = self.kept.slots(indices)
             for column, channels in ((0, self.outputs), (1, inputs)):
-                places[:, column] = torch.searchsorted(channels, places[:, column].contiguous())
+                indices[:, column] = torch.searchsorted(channels, indices[:, column].contiguous())
             shape = (len(self.outputs), len(inputs), *self._mask.shape[2:])
-            self._patterns[key] = sparse_convolution.Pattern(places, slots, shape, sizes, (stride, padding, dilation))
+            self._patterns[key] = sparse_convolution.Pattern(indices, slots, shape, sizes, (stride, padding, dilation))
         return self._patterns[key]
 
 
 class Compact:
-    """While active, the masked convolutions of `model` (of one group) are executed on what is left of them.
+    """Execute the masked convolutions (of one group) of `model` without their pruned weights, inside a `with` block.
 
-    All of them with `always`; otherwise those where that saves at least WORTH multiply-adds in a forward pass of
-    `batch` examples like `example` [1, ...]: by the mask and the shapes alone, never by a timing, so that the same run
-    does the same on every machine of a type. `kept` holds the kept weights of sparse tensors as vectors, by name: the
-    optimiser is to update these, and a convolution that multiplies them alone has its gradient there.
+    With `always` every masked convolution is executed so; otherwise only those where it saves at least
+    `tuning.LEAST_SAVING` multiply-adds in a forward pass of `batch` examples like `example` [1, ...]. The choice
+    depends on masks and shapes, never on timings, so a run does the same on every machine of a type. `kept` maps names
+    to the kept weights of sparse tensors as vectors: the optimiser updates these, and a convolution that multiplies
+    kept weights alone writes its gradient there.
     """
 
     def __init__(
@@ -132,7 +123,7 @@ class Compact:
             for path, module in model.named_modules()
             if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and module.groups == 1
         }
-        self._least = 0 if always else WORTH
+        self._least = 0 if always else tuning.LEAST_SAVING
         plans = {name: _Plan(masks[name]) for name in convolutions if name in masks}
         if not always:
             assert example is not None
@@ -140,13 +131,14 @@ class Compact:
             plans = {
                 name: plan
                 for name, plan in plans.items()
-                if plan.saves_most(*sizes.get(convolutions[name], (0, 0))) * batch >= WORTH
+                if plan.saves_most(*sizes.get(convolutions[name], (0, 0))) * batch >= tuning.LEAST_SAVING
             }
         parameters = dict(model.named_parameters())
         self.kept = {
-            name: Kept(parameters[name], mask)
+            name: KeptWeights(parameters[name], mask)
             for name, mask in masks.items()
-            if int(mask.sum()) <= SPARSE * mask.numel() and (name in plans or always or mask.numel() >= LARGE)
+            if int(mask.sum()) <= tuning.FEW_KEPT * mask.numel()
+            and (name in plans or always or mask.numel() >= tuning.LARGE_TENSOR)
         }
         for name, plan in plans.items():
             plan.kept = self.kept.get(name)
@@ -167,7 +159,7 @@ class Compact:
 
 
 class _Convolutions(TorchFunctionMode):
-    """Executes the convolution with one weight by its plan, whatever else the module does with its inputs."""
+    """Execute the convolution with one weight by its plan; leave other functions that the module calls unchanged."""
 
     def __init__(self, least: int, weight: Tensor, plan: _Plan) -> None:
         super().__init__()
@@ -177,8 +169,10 @@ class _Convolutions(TorchFunctionMode):
         kwargs, plan = kwargs or {}, self._plan
         if function in CONVOLUTIONS:
             x, weight, bias, options = split_call(args, kwargs)
-            if weight is self._weight and x.dim() == weight.dim():  # not one example without a batch
-                if plan.takes_weights(x, options, self._least):
+            if (
+                weight is self._weight and x.dim() == weight.dim()
+            ):  # an example without a batch dimension is left to PyTorch
+                if plan.multiplies_weights(x, options, self._least):
                     return _convolve(function, plan, x, weight, bias, options, weights=True)
                 if plan.saved and plan.saved * x.shape[0] * x.shape[2:].numel() >= self._least:
                     return _convolve(function, plan, x, weight, bias, options, weights=False)
@@ -187,22 +181,22 @@ class _Convolutions(TorchFunctionMode):
 
 @torch.no_grad()
 def _sizes(model: nn.Module, modules: Collection[nn.Module], example: Tensor) -> dict[nn.Module, tuple[int, int]]:
-    """Positions of inputs and outputs of modules, the most if they are used more than once. Leaves eval mode."""
+    """Return the numbers of input and output positions per module, the largest of several uses. Sets eval mode."""
     found: dict[nn.Module, tuple[int, int]] = {}
 
-    def see(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         now = inputs[0].shape[2:].numel(), output.shape[2:].numel()
         found[module] = max(found.get(module, now), now)
 
-    hooks = [module.register_forward_hook(see) for module in modules]
+    hooks = [module.register_forward_hook(record) for module in modules]
     model.eval()(example)
     for hook in hooks:
         hook.remove()
     return found
 
 
-def _seen_zero(constant: Tensor, channels: Tensor) -> bool:
-    """Whether the constants of these channels are all zero, where looking makes nobody wait: on a CPU."""
+def _known_zero(constant: Tensor, channels: Tensor) -> bool:
+    """Return whether the constants of these channels are all zero; False on a GPU, where reading them would wait."""
     return constant.device.type == "cpu" and not bool(constant.detach()[channels].any())
 
 
@@ -214,8 +208,8 @@ def _convolve(
     if isinstance(x, Live):
         inputs, constant = x.index, x.constants
         read, silent = shared(plan.inputs, x.index)
-        if constant is not None and len(silent) and not (x.still and _seen_zero(constant, silent)):
-            image = row(constant.index_select(0, silent), x.values).expand(1, -1, *x.shape[2:])
+        if constant is not None and len(silent) and not (x.still and _known_zero(constant, silent)):
+            image = per_channel(constant.index_select(0, silent), x.values).expand(1, -1, *x.shape[2:])
             fixed = function(image, _Block.apply(weight, outputs, silent), None, **options)
         x = x.values
     some = None if bias is None else bias.index_select(0, outputs)
@@ -225,13 +219,13 @@ def _convolve(
         values = sparse_convolution.convolve(
             memory_format.move(x, memory_format.batch_last(x.dim())), plan.kept.vector, pattern
         )
-        values = values if some is None else values + row(some, values)
+        values = values if some is None else values + per_channel(some, values)
     else:
         if memory_format.is_batch_last(x):
             x = memory_format.move(x, memory_format.channels_last(x.dim()))
         read = _reads(read, inputs)
         if len(read) < len(inputs):
-            x = Take.apply(x, places(read, inputs))
+            x = take(x, indices_among(read, inputs))
             inputs = read
         if plan.whole and len(inputs) == weight.shape[1]:
             return function(x, weight, bias, **options)

@@ -1,4 +1,4 @@
-"""The kept weights of a sparse tensor as a vector of their own: what the optimiser updates."""
+"""The kept weights of a sparse tensor as a vector, which the optimiser updates."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
-class Kept:
+class KeptWeights:
     """The weights of `parameter` that `mask` keeps.
 
-    An optimiser that treats every weight alone (SGD, AdamW) makes of `vector` exactly what it makes of these weights
-    in the whole tensor, in proportion to their number. Pruned weights are not touched: they stay zero.
+    An elementwise optimiser (SGD, AdamW) updates `vector` to exactly the values that it would give these weights in the
+    whole tensor, at a cost proportional to their number. Pruned weights are not touched: they stay zero.
     """
 
     def __init__(self, parameter: nn.Parameter, mask: Tensor) -> None:
@@ -18,17 +18,17 @@ class Kept:
         self._index = _flat(torch.empty_like(parameter, dtype=torch.bool).copy_(mask)).nonzero().flatten()
         self.vector = nn.Parameter(_flat(parameter.data).index_select(0, self._index))
 
-    def slots(self, places: Tensor) -> Tensor:
-        """Where in the vector the weights are that have these indices [weights, dimensions] in the tensor."""
-        strides = torch.tensor(self._parameter.stride(), device=places.device)
-        return torch.searchsorted(self._index, (places * strides).sum(1))
+    def slots(self, indices: Tensor) -> Tensor:
+        """Return the vector indices of the weights at the tensor indices [weights, dimensions]."""
+        strides = torch.tensor(self._parameter.stride(), device=indices.device)
+        return torch.searchsorted(self._index, (indices * strides).sum(1))
 
     def read(self) -> None:
-        """The vector from the weights."""
+        """Copy the weights into the vector."""
         self.vector.data.copy_(_flat(self._parameter.data).index_select(0, self._index))
 
     def read_gradient(self) -> None:
-        """Add the gradient of the tensor, which is no longer needed, to the vector's own."""
+        """Add the tensor's gradient to the vector's, and clear it."""
         gradient = self._parameter.grad
         if gradient is None:
             return
@@ -39,10 +39,10 @@ class Kept:
         self._parameter.grad = None
 
     def write(self) -> None:
-        """The weights from the vector."""
+        """Copy the vector into the weights."""
         _flat(self._parameter.data).index_copy_(0, self._index, self.vector.data)
 
 
 def _flat(dense: Tensor) -> Tensor:
-    """A view of all entries in the order of memory, whatever the memory format."""
+    """Return a view of all entries in memory order, whatever the memory format."""
     return dense.as_strided((dense.numel(),), (1,))

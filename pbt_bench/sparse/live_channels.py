@@ -1,6 +1,6 @@
-"""An activation as its live channels, and what normalisation, activations, pooling and sums make of it.
+"""Activations stored as live channels, and normalisation, activation functions, pooling and sums on them.
 
-Anything else gets the whole tensor, so nothing in a model's code changes.
+Any other function gets the whole tensor, so a model's code does not change.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pbt_bench.sparse import memory_format
-
-FEW = 0.75  # share of channels that is worth taking out of, or putting back into, all of them
+from pbt_bench.sparse import memory_format, tuning
 
 
 class Live:
-    """An activation [n, c, ...] as its live channels `values` [n, live, ...] and the constants of the others.
+    """An activation [n, c, ...] as its live channels `values` [n, live, ...] and one constant per dead channel.
 
-    `index` [live] holds the live channels, ascending; `constants` [c] those of the dead ones (others do not count),
-    None if all are zero for good. `still` says that a constant of zero has no gradient, because it comes through
-    a ReLU: then it may be left out of a sum.
+    `index` [live] holds the live channels in ascending order. `constants` [c] holds the constants of the dead channels
+    (entries of live channels are ignored); None means that all are zero and stay zero. `still` says that a constant of
+    zero has no gradient, because it comes from a ReLU, so it may be left out of a sum.
     """
 
     def __init__(self, values: Tensor, index: Tensor, channels: int, constants: Tensor | None, still: bool) -> None:
@@ -31,7 +29,7 @@ class Live:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the whole tensor."""
+        """Shape of the whole tensor."""
         return torch.Size([self.values.shape[0], self.channels, *self.values.shape[2:]])
 
     def dim(self) -> int:
@@ -39,18 +37,18 @@ class Live:
         return self.values.dim()
 
     def within(self, channels: Tensor) -> Tensor:
-        """`channels`, which hold all live ones, of the whole tensor."""
+        """Return `channels` of the whole tensor; they must include every live channel."""
         if len(channels) == len(self.index):
             return self.values
         shape = (self.values.shape[0], len(channels), *self.values.shape[2:])
         if self.constants is None:
             base = self.values.new_zeros(()).expand(shape)
         else:
-            base = row(self.constants.index_select(0, channels), self.values).expand(shape)
-        return _Put.apply(base, self.values, places(self.index, channels))  # type: ignore[no-any-return]
+            base = per_channel(self.constants.index_select(0, channels), self.values).expand(shape)
+        return _Put.apply(base, self.values, indices_among(self.index, channels))  # type: ignore[no-any-return]
 
     def whole(self) -> Tensor:
-        """The whole tensor, in an order of memory that torch's functions are fast with."""
+        """Return the whole tensor, in a memory format that PyTorch's functions are fast with."""
         whole = self.within(all_channels(self.channels, self.index.device))
         return (
             memory_format.move(whole, memory_format.channels_last(whole.dim()))
@@ -59,7 +57,7 @@ class Live:
         )
 
     def batch_last(self) -> Live:
-        """The same with the batch last in memory."""
+        """Return the same activation in the batch-last format."""
         values = memory_format.move(self.values, memory_format.batch_last(self.dim()))
         return Live(values, self.index, self.channels, self.constants, self.still)
 
@@ -72,7 +70,7 @@ class Live:
         return self._becomes(_add(self, other))
 
     def _becomes(self, other: Live | Tensor) -> Live:
-        """The result of an operation in place: every name of this activation sees it."""
+        """Take over the result of an in-place operation, so that every reference to this activation has it."""
         if not isinstance(other, Live):
             other = Live(other, all_channels(self.channels, other.device), self.channels, None, still=True)
         self.__dict__.update(other.__dict__)
@@ -97,8 +95,8 @@ def _whole(value: Any) -> Any:
     return type(value)(map(_whole, value)) if type(value) in (list, tuple) else value
 
 
-def row(vector: Tensor, like: Tensor) -> Tensor:
-    """A number per channel, to be broadcast over an activation."""
+def per_channel(vector: Tensor, like: Tensor) -> Tensor:
+    """Reshape a vector of one number per channel so that it broadcasts over an activation."""
     return vector.to(like.dtype).view(1, -1, *[1] * (like.dim() - 2))
 
 
@@ -107,13 +105,13 @@ def _operator(name: str) -> Callable[..., Any]:
 
 
 for _name in ("getitem", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "neg", "matmul", "len"):
-    setattr(Live, f"__{_name}__", _operator(f"__{_name}__"))  # operators are not looked up by __getattr__
+    setattr(Live, f"__{_name}__", _operator(f"__{_name}__"))  # Python does not look operators up by __getattr__
 
 
-# Positions are computed once for every pair of lists (tensors are compared by identity), so no step waits for them.
+# Results are cached by tensor identity, so that they are computed once and a step on a GPU never waits for them.
 @lru_cache(maxsize=1 << 12)
 def all_channels(channels: int, device: torch.device) -> Tensor:
-    """Their list."""
+    """Return the indices 0 to `channels` - 1."""
     return torch.arange(channels, device=device)
 
 
@@ -124,49 +122,45 @@ def _union(a: Tensor, b: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1 << 12)
-def places(some: Tensor, among: Tensor) -> Tensor:
-    """Positions of `some` in `among`, both ascending."""
+def indices_among(some: Tensor, among: Tensor) -> Tensor:
+    """Return the indices at which the entries of `some` stand in `among`, both ascending."""
     return torch.searchsorted(among, some)
 
 
 @lru_cache(maxsize=1 << 12)
 def shared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """What of `a` is in `b`, and what is not."""
+    """Return the entries of `a` that are in `b`, and the entries that are not."""
     inside = torch.isin(a, b)
     return a[inside], a[~inside]
 
 
 class _Put(torch.autograd.Function):
-    """`base`, expanded from one row or one number, with the channels `index` replaced by `values`."""
+    """Replace the channels `index` of `base`, expanded from one row or one number, by `values`."""
 
     @staticmethod
     def forward(ctx: Any, base: Tensor, values: Tensor, index: Tensor) -> Tensor:
-        """In the memory format of `values`."""
         ctx.save_for_backward(index)
         return memory_format.put(memory_format.empty(base.shape, values).copy_(base), index, values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        """To `values` the gradient at `index`, to `base` the rest."""
         (index,) = ctx.saved_tensors
         rest = gradient.clone().index_fill_(1, index, 0) if ctx.needs_input_grad[0] else None
         return rest, memory_format.select(gradient, index), None
 
 
 class _Sum(torch.autograd.Function):
-    """`base` with `values` added to its channels `index`, and `constants` to the others."""
+    """Add `values` to the channels `index` of `base`, and `constants` to its other channels."""
 
     @staticmethod
     def forward(ctx: Any, base: Tensor, values: Tensor, index: Tensor, constants: Tensor | None) -> Tensor:
-        """A new tensor."""
         ctx.save_for_backward(index)
         out = memory_format.empty(base.shape, base)
-        out = out.zero_() if constants is None else out.copy_(row(constants, base).expand_as(out))
+        out = out.zero_() if constants is None else out.copy_(per_channel(constants, base).expand_as(out))
         return memory_format.put(out, index, values.to(base.dtype)).add_(base)  # index_add_ is far slower
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None]:
-        """The sum over batch and positions for `constants`."""
         (index,) = ctx.saved_tensors
         constants = None
         if ctx.needs_input_grad[3]:
@@ -174,19 +168,21 @@ class _Sum(torch.autograd.Function):
         return gradient, memory_format.select(gradient, index), None, constants
 
 
-class Take(torch.autograd.Function):
-    """Channels `index` of `values`."""
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Select the channels `index` of `values`, in the memory format of `values`."""
+    result: Tensor = _Take.apply(values, index)
+    return result
 
+
+class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, index: Tensor) -> Tensor:
-        """In the memory format of `values`."""
         ctx.save_for_backward(index)
         ctx.like = values
         return memory_format.select(values, index)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Zero in the other channels."""
         (index,) = ctx.saved_tensors
         return memory_format.put(memory_format.empty(ctx.like.shape, gradient).zero_(), index, gradient), None
 
@@ -203,10 +199,10 @@ def _add(a: Any, b: Any) -> Any:
     if memory_format.is_batch_last(a.values) or memory_format.is_batch_last(b.values):
         a, b = a.batch_last(), b.batch_last()
     union = _union(a.index, b.index)
-    if len(union) > FEW * a.channels:
+    if len(union) > tuning.FEW_CHANNELS * a.channels:
         union = all_channels(a.channels, union.device)
     more = None if b.constants is None else b.constants.index_select(0, union)
-    values = _Sum.apply(a.within(union), b.values, places(b.index, union), more)
+    values = _Sum.apply(a.within(union), b.values, indices_among(b.index, union), more)
     known = [x.constants for x in (a, b) if x.constants is not None]
     constants = known[0] + known[1] if len(known) == 2 else known[0] if known else None
     return Live(values, union, a.channels, constants, a.still and b.still)
@@ -222,7 +218,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """Live channels as usual; a constant c becomes the shift while training, (c - mean)·scale + shift otherwise."""
+    """Normalise the live channels; a constant c becomes the shift in training, else (c - mean)·scale + shift."""
     if not isinstance(x, Live) or not (training or mean is not None) or (mean is None) != (var is None):
         return NotImplemented
     live = x.index
@@ -254,7 +250,7 @@ def _relu(x: Any, inplace: bool = False) -> Any:
 
 
 def _pooling(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    """Pooling takes every channel alone; it keeps a constant unless it averages padding in."""
+    """Pool every channel by itself; a constant stays unless padding is averaged in."""
 
     def pool(x: Any, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("return_indices") or kwargs.get("divisor_override"):

@@ -19,24 +19,24 @@ Order = tuple[int, ...]  # of dimensions, from the outermost in memory to the in
 
 
 def batch_last(dims: int) -> Order:
-    """The order [..., c, n]."""
+    """Return the order [..., c, n]."""
     return (*range(2, dims), 1, 0)
 
 
 def channels_last(dims: int) -> Order:
-    """The order [n, ..., c]: for two spatial dimensions what torch calls channels_last."""
+    """Return the order [n, ..., c], PyTorch's channels_last for two spatial dimensions."""
     return (0, *range(2, dims), 1)
 
 
 def order(x: Tensor) -> Order:
-    """The memory order of `x`; that of torch's contiguous tensors if it is no other."""
+    """Return the memory order of `x`: contiguous, channels-last or batch-last; contiguous if it is none of them."""
     dims = x.dim()
     plain = tuple(range(dims))
     return next((o for o in (plain, channels_last(dims), batch_last(dims)) if _has(x, o)), plain)
 
 
 def is_batch_last(x: Tensor) -> bool:
-    """Whether the order of `x` is batch-last and no other."""
+    """Return whether the order of `x` is batch-last and no other."""
     return x.dim() > 2 and order(x) == batch_last(x.dim())
 
 
@@ -45,17 +45,17 @@ def _has(x: Tensor, wanted: Order) -> bool:
 
 
 def empty(shape: torch.Size, like: Tensor) -> Tensor:
-    """Of a shape, in the memory order of `like`."""
+    """Return an uninitialised tensor in the memory order of `like`."""
     return sparse_convolution.empty(shape, order(like), like)
 
 
 def select(x: Tensor, index: Tensor) -> Tensor:
-    """The channels `index`, in the memory order of `x` (which indexing would lose)."""
+    """Select the channels `index`, keeping the memory order of `x` (which indexing would lose)."""
     return _inverse(_rows(x, order(x)).index_select(1, index), x, len(index))
 
 
 def put(into: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """Replace the channels `index`."""
+    """Replace the channels `index` of `into`, in place."""
     if order(values) == (here := order(into)):
         _rows(into, here).index_copy_(1, index, _rows(values, here))
         return into
@@ -63,10 +63,10 @@ def put(into: Tensor, index: Tensor, values: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor, here: Order) -> Tensor:
-    """A view [what lies outside of channels, c, what lies inside] of a tensor in its memory order."""
-    place = here.index(1)
+    """Return a view [dimensions outside of c, c, dimensions inside of c] of a tensor in its memory order."""
+    channels = here.index(1)
     physical = x.permute(here)
-    outer, inner = physical.shape[:place].numel(), physical.shape[place + 1 :].numel()
+    outer, inner = physical.shape[:channels].numel(), physical.shape[channels + 1 :].numel()
     return physical.reshape(outer, x.shape[1], inner)
 
 
@@ -78,14 +78,14 @@ def _inverse(rows: Tensor, like: Tensor, channels: int) -> Tensor:
 
 
 def by_rows(function: Callable[..., Tensor], x: Tensor, *args: Any) -> Tensor:
-    """A normalisation of channels, of batch-last memory as [positions, c, n]."""
+    """Apply a normalisation of channels; batch-last memory is passed as [positions, c, n]."""
     if not is_batch_last(x):
         return function(x, *args)
     return _inverse(function(_rows(x, order(x)), *args), x, x.shape[1])
 
 
 def by_images(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A pooling of planes, of batch-last memory as one image of c · n channels, which come last."""
+    """Apply a pooling of planes; batch-last memory is passed as one channels-last image of c · n channels."""
     if x.dim() != 4 or not is_batch_last(x):
         return function(x, *args, **kwargs)
     n, channels, height, width = x.shape
@@ -95,7 +95,7 @@ def by_images(function: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: 
 
 
 def move(x: Tensor, to: Order) -> Tensor:
-    """`x` in another memory order; its gradient comes back in the order of `x`."""
+    """Return `x` in another memory order; its gradient is returned in the order of `x`."""
     return x if _has(x, to) else _Move.apply(x, to)
 
 

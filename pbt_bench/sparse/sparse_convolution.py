@@ -22,10 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pbt_bench.linear_maps import out_sizes
-from pbt_bench.sparse import kernels
-
-CACHED = 128  # input channels (times kernel taps) of 256 bytes of examples each that fit the innermost cache
-ROW_WEIGHTS = 32  # fewest kept weights of a row for which reading and writing its sum pays
+from pbt_bench.sparse import kernels, tuning
 
 Ints = NDArray[np.signedinteger[Any]]
 _FIELDS = ("base", "list", "kind", "first", "runs", "start", "offset", "slot", "pair")
@@ -128,7 +125,7 @@ class _Lists:
         edges = [np.flatnonzero(np.diff(pattern, prepend=False, append=False)) for pattern in patterns]
         # as many columns at a time as the innermost cache holds, but enough for some weights of every row
         density = max(1, len(row)) / (rows * columns * taps)
-        block = column.astype(np.int64) // max(1, int(max(CACHED, ROW_WEIGHTS / density) / taps))
+        block = column.astype(np.int64) // max(1, int(max(tuning.CACHED_CHANNELS, tuning.ROW_WEIGHTS / density) / taps))
         blocks = int(block.max(initial=0)) + 1
         cells = blocks * rows * taps
         starts: list[Ints] = []

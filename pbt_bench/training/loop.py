@@ -19,7 +19,7 @@ from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.diagnosis import realised_sparsity
 from pbt_bench.seeds import derive, stream
 from pbt_bench.sparse.compact_network import Compact
-from pbt_bench.sparse.kept_weights import Kept
+from pbt_bench.sparse.kept_weights import KeptWeights
 from pbt_bench.spec import Recipe
 from pbt_bench.training.optimizer import learning_rate, optimizer
 
@@ -78,7 +78,7 @@ class Stepper:
         for name, mask in partial.items():
             parameters[name].data.mul_(mask)
         self.execution: AbstractContextManager[object] = nullcontext()
-        self._kept: Mapping[str, Kept] = {}
+        self._kept: Mapping[str, KeptWeights] = {}
         if recipe.execution != "dense" and partial:
             example, always = data.inputs(data.train.example()), recipe.execution == "compact"
             compact = Compact(model, partial, example, min(recipe.batch_size, len(data.train)), always)

@@ -13,9 +13,9 @@ from pbt_bench.models import build
 from pbt_bench.models.prunable import Masks, prunable
 from pbt_bench.pruning.api import apply
 from pbt_bench.pruning.masks import Ranking
-from pbt_bench.sparse import compact_network, kernels
+from pbt_bench.sparse import kernels, tuning
 from pbt_bench.sparse.compact_network import Compact
-from pbt_bench.sparse.kept_weights import Kept, _flat
+from pbt_bench.sparse.kept_weights import KeptWeights, _flat
 from pbt_bench.sparse.live_channels import Live
 
 pytestmark = pytest.mark.usefixtures("nan_memory")
@@ -50,7 +50,7 @@ def clustered(model: nn.Module, sparsity: float) -> Masks:
     return Ranking(scores, "layer").masks(sparsity)
 
 
-def give_gradient(parameter: nn.Parameter, kept: Kept) -> None:
+def give_gradient(parameter: nn.Parameter, kept: KeptWeights) -> None:
     """Add the gradient that the vector of kept weights has to that of their tensor."""
     if kept.vector.grad is not None:
         whole = torch.zeros_like(parameter)
@@ -136,7 +136,7 @@ def test_dead_channels_are_not_computed() -> None:
     with Compact(conv, {"weight": mask}, always=True):
         y = conv(x)
         assert isinstance(y, Live)
-        assert y.values.shape == (2, compact_network.STEP, 8, 8)
+        assert y.values.shape == (2, tuning.CHANNEL_STEP, 8, 8)
         torch.testing.assert_close(y.sigmoid(), conv(x).whole().sigmoid())
     torch.testing.assert_close(y.whole(), conv(x))
 
@@ -178,7 +178,7 @@ def test_what_happens_in_place_is_seen_under_every_name() -> None:
 
 
 def test_auto_leaves_small_layers_as_they_are() -> None:
-    """A layer where less than WORTH multiply-adds would be saved returns an ordinary tensor."""
+    """A layer where less than LEAST_SAVING multiply-adds would be saved returns an ordinary tensor."""
     model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
     mask = torch.zeros_like(model[0].weight, dtype=torch.bool)
     mask[:8] = True

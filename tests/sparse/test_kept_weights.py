@@ -13,8 +13,8 @@ from pbt_bench.data import datasets
 from pbt_bench.data.images import prepare
 from pbt_bench.models import build
 from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
-from pbt_bench.sparse import compact_network
-from pbt_bench.sparse.kept_weights import Kept
+from pbt_bench.sparse import tuning
+from pbt_bench.sparse.kept_weights import KeptWeights
 from pbt_bench.spec import Recipe
 from pbt_bench.training.loop import Stepper
 
@@ -36,7 +36,7 @@ def test_kept_weights_are_updated_as_in_the_whole(
     mask = torch.rand(8, 6, 3, 3) < 0.1
     start = (torch.randn(8, 6, 3, 3) * mask).to(memory_format=layout)
     whole, part = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    kept = Kept(part, mask)
+    kept = KeptWeights(part, mask)
     first, second = make([whole]), make([kept.vector])
     for _ in range(4):
         gradient = torch.randn(8, 6, 3, 3)  # contiguous, whatever the weight is
@@ -55,7 +55,7 @@ def test_kept_weights_are_updated_as_in_the_whole(
 
 
 def test_a_sparse_network_is_trained_on_kept_weights_to_the_bits_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compact_network, "LARGE", 0)
+    monkeypatch.setattr(tuning, "LARGE_TENSOR", 0)
     data = prepare(datasets()["digits"].load(Path("nowhere")), 0.1, 0, torch.device("cpu"))
     results: list[dict[str, Tensor]] = []
     for sparse in (True, False):
