@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pbt_bench.spec import load_grid
+from pbt_bench.grid_file import load_grid
 
 FOLDER = Path(__file__).parents[1] / "grids"
 RUN_IDS = {  # study: (number of runs, first 32 hex digits of the SHA-256 of its sorted run ids, one a line)
