@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -201,6 +202,25 @@ def test_equal_values_have_one_identity() -> None:
     b = RunSpec(dataset="d", model="m", method="x", sparsity=0.0, seed=0, recipe=Recipe(learning_rate=1.0))
     assert a.run_id == b.run_id
     assert RunSpec.from_json(a.to_json()) == a
+    assert Scoring(probe_tolerance=1) == Scoring(probe_tolerance=1.0)
+    assert isinstance(Scoring(probe_tolerance=1).probe_tolerance, float)
+
+
+@pytest.mark.parametrize(
+    ("create", "message"),
+    [
+        (lambda: Recipe(epochs=-1), "epochs = -1 must be at least 0"),
+        (lambda: Recipe(validation_fraction=1), "validation_fraction = 1.0 must be between 0 and 0.9"),
+        (lambda: Recipe(precision="float16"), "unknown precision value 'float16'; did you mean 'bfloat16'?"),
+        (lambda: Recipe(milestones=(3,)), "milestones is for schedule = 'multistep', not 'cosine'"),
+        (lambda: Scoring(probe_tolerance=0.0), "probe_tolerance = 0.0 must be at least 0.0001"),
+        (lambda: Scoring(rounds=0), "rounds = 0 must be at least 1"),
+    ],
+)
+def test_instances_that_are_created_in_python_are_checked(create: Callable[[], object], message: str) -> None:
+    with pytest.raises(RequestError) as error:
+        create()
+    assert str(error.value).startswith(message)
 
 
 @given(st.text(max_size=300))
