@@ -98,7 +98,7 @@ DEFECTS = (
         "for inputs, _ in batches[:1]:",
         "pruning/test_statistics.py",
     ),
-    Defect("run-ids-of-8-digits", "spec.py", "hexdigest()[:16]", "hexdigest()[:8]", "test_spec.py"),
+    Defect("run-ids-of-8-digits", "identity.py", "hexdigest()[:16]", "hexdigest()[:8]", "test_spec.py"),
 )
 
 

@@ -170,11 +170,11 @@ def overhead(options: argparse.Namespace) -> Figures:
     """
     import torch
 
+    from pbt_bench.grid_file import load_grid
     from pbt_bench.running import execute
     from pbt_bench.running.checkpoint import Checkpoint
     from pbt_bench.running.log import RunLog
     from pbt_bench.running.worker import Advanced, Job, keep_freed_memory, work
-    from pbt_bench.spec import load_grid
 
     keep_freed_memory()
     torch.set_num_threads(1)

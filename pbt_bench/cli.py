@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pbt_bench.errors import RequestError, StoreError, unknown
+from pbt_bench.grid_file import load_grid
 from pbt_bench.recipes import PRESETS
-from pbt_bench.spec import Grid, load_grid
+from pbt_bench.spec import Grid
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

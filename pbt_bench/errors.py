@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line that names the value, the place and the valid choices."""
+"""Errors that a user can correct: one line with the value, its location and the valid values."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from functools import cache
 
 
 class RequestError(ValueError):
-    """The request is wrong (exit code 2); nothing was started and nothing is lost."""
+    """The request is invalid (exit code 2). No run was started, no result is lost."""
 
 
 class StoreError(RuntimeError):
-    """The results folder takes no more (exit code 1); what is finished is kept, the same command carries on."""
+    """The results folder cannot be written (exit code 1). Finished runs are kept; the same command continues."""
 
 
 class ScoreError(RuntimeError):
-    """A pruner gave scores that cannot be ranked; names the method and the layer."""
+    """The scores of a method cannot be ranked; the message names the method and the layer."""
 
 
 class SparsityError(RuntimeError):
-    """The weights that are evaluated are not as sparse as the mask says."""
+    """The evaluated weights do not have the sparsity of the mask."""
 
 
 def unknown(kind: str, name: object, valid: Iterable[str], where: str = "") -> RequestError:
-    """The error for a `name` that is none of the `valid` ones, with the nearest and all of them."""
+    """Return the error for a `name` that is not in `valid`: the nearest valid name, then all valid names."""
     choices = sorted(valid)
-    ends = {choice.rsplit(".", 1)[-1]: choice for choice in choices}  # "recipe." in front makes no key alike
+    ends = {choice.rsplit(".", 1)[-1]: choice for choice in choices}  # compare keys without their table
     near = get_close_matches(str(name).rsplit(".", 1)[-1], ends, n=1, cutoff=0.5)
     hint = f"; did you mean {ends[near[0]]!r}?" if near else ""
-    place = f"{where}: " if where else ""
-    return RequestError(f"{place}unknown {kind} {name!r}{hint} (valid: {', '.join(choices)})")
+    prefix = f"{where}: " if where else ""
+    return RequestError(f"{prefix}unknown {kind} {name!r}{hint} (valid: {', '.join(choices)})")
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:
-    """Return `names` for one line: the first few, and the number of the others."""
+    """Return the first `most` names and the number of further names, as one line."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def printable(text: str) -> str:
-    """`text` without what a terminal would take for commands, or no file for characters: "?" in its place."""
+    """Return `text` with "?" in place of every character that is not printable, such as terminal commands."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 @cache
 def note_once(text: str) -> None:
-    """Say on stderr what is no error but should be known; the same words once per process."""
+    """Print a note to stderr, once per text and process."""
     print(f"note: {text}", file=sys.stderr)

@@ -1,9 +1,10 @@
-"""Recipes of published code by name (docs/findings.md): `recipe = "fts-2025"` or `[recipe] preset = "fts-2025"`.
+"""Presets: the recipes of published code, by name. A grid selects one with `recipe = "fts-2025"`.
 
-Every value is read from published code; tests/test_presets_as_published.py names repository, commit, file and line.
-`snip-2019-paper` follows the paper's text, which differs from its code. Code that splits off no validation images
-trains on all 50,000; here the default `validation_fraction` stands unless the code states another (FTS v1: 10k of 50k).
-SNIP counts in steps. They are converted to epochs of 352 steps: 45,000 images in batches of 128.
+Every value is taken from published code; tests/test_presets_as_published.py gives repository, commit, file and line,
+and docs/findings.md compares the presets. `snip-2019-paper` follows the text of the paper, which differs from its code.
+Published code without a validation split trains on all 50,000 images; the presets keep the default
+`validation_fraction`, unless the published code has its own fraction (FTS v1: 10,000 of 50,000 images).
+SNIP counts training steps. They are converted to epochs of 352 steps: 45,000 images in batches of 128.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ PRESETS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {  # name: ([reci
         _SGD | _FTS | {"learning_rate": 0.01, "milestones": [60, 120], "validation_fraction": 0.2},
         _FTS_SCORING | {"samples_per_class": "all"},
     ),
-    "fts-2025-v2": (  # its configurations say 5 epochs, which their own drops at 80 and 120 contradict
+    "fts-2025-v2": (  # 160 epochs: the published 5 contradict the published milestones, 80 and 120
         _SGD | _FTS | {"learning_rate": 0.03},
         _FTS_SCORING
         | {"samples_per_class": 10, "batch_size": 1, "probes": 10, "probes_per_batch": True, "signed": True},

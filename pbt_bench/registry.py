@@ -1,4 +1,4 @@
-"""A table of named things: refuses duplicates naming both origins, answers unknown names with the valid ones."""
+"""Register methods, statistics, datasets and models by name, and load the files that define them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names -> entries. Names are case-sensitive; an alias is a second name for the same entry."""
+    """Map case-sensitive names to entries; an alias is a second name of an entry.
+
+    An unknown name raises RequestError with the nearest name and all valid names.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -23,7 +26,7 @@ class Registry(Generic[T]):
         self._aliases: dict[str, str] = {}
 
     def add(self, name: str, entry: T, origin: str, aliases: tuple[str, ...] = ()) -> None:
-        """Raises RequestError if `name` or an alias is taken by an entry of another origin."""
+        """Add an entry. Raises RequestError, with both origins, if `name` or an alias is already registered."""
         for each in (name, *aliases):
             if each in self._entries or each in self._aliases:
                 first = self._entries[self._aliases.get(each, each)][1]
@@ -44,23 +47,23 @@ class Registry(Generic[T]):
         return name in self._entries or name in self._aliases
 
     def items(self) -> list[tuple[str, T]]:
-        """(name, entry), by name, without aliases."""
+        """Return (name, entry) sorted by name, without aliases."""
         return [(name, self._entries[name][0]) for name in self]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries and aliases."""
         self._entries.clear()
         self._aliases.clear()
 
 
 def origin(function: Callable[..., Any]) -> str:
-    """`file:line` where `function` is defined."""
+    """Return `file:line` of the definition of `function`."""
     code = function.__code__
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def load_folder(folder: Path, package: str) -> None:
-    """Import every `*.py` of `folder` that does not begin with an underscore, by path, as `<package>_<stem>`."""
+    """Import every `*.py` of `folder` whose name has no leading underscore, as module `<package>_<stem>`."""
     for path in sorted(folder.glob("[!_]*.py")):
         spec = util.spec_from_file_location(f"{package}_{path.stem}", path)
         assert spec is not None
@@ -76,7 +79,7 @@ def load_folder(folder: Path, package: str) -> None:
 
 
 def extra_folders(variable: str) -> list[Path]:
-    """The folders named by an environment variable (separated as in PATH). Raises RequestError if one is missing."""
+    """Return the folders in an environment variable, separated as in PATH. Raises RequestError if one is missing."""
     folders = [Path(text) for text in os.environ.get(variable, "").split(os.pathsep) if text]
     for folder in folders:
         if not folder.is_dir():

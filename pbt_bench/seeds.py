@@ -1,4 +1,4 @@
-"""One random stream per purpose, each derived from the run's seed. Nothing reads the global generators."""
+"""Derive one random stream per purpose from the seed of a run. The global generators are never used."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ if TYPE_CHECKING:
 
 
 def derive(seed: int, *purpose: object) -> int:
-    """A 63-bit seed for `purpose`: SHA-256 of (seed, purpose), so streams never overlap or shift each other."""
+    """Return the 63-bit seed of `purpose`, from the SHA-256 of (seed, purpose).
+
+    Streams are independent: draws from one stream do not change another.
+    """
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def stream(seed: int, *purpose: object) -> torch.Generator:
-    """A CPU generator for `purpose`; on the CPU so that every device draws the same numbers."""
+    """Return a generator for `purpose`, on the CPU so that runs on every device draw the same numbers."""
     import torch
 
     return torch.Generator().manual_seed(derive(seed, *purpose))

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 import pbt_bench
 from pbt_bench.data import images
 from pbt_bench.errors import RequestError
+from pbt_bench.grid_file import load_grid
 from pbt_bench.models import build
 from pbt_bench.models.prunable import prunable
 from pbt_bench.recipes import PRESETS
 from pbt_bench.running import execute
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.record import Metrics, digest
-from pbt_bench.spec import Recipe, RunSpec, Scoring, load_grid
+from pbt_bench.spec import Recipe, RunSpec, Scoring
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pbt_bench.errors import RequestError
+from pbt_bench.grid_file import check_grid, load_grid
 from pbt_bench.running.plan import check_names
-from pbt_bench.spec import Grid, check_grid, load_grid
+from pbt_bench.spec import Grid
 
 FOLDER = Path(__file__).parents[1] / "grids"
 RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x variants + 1) x seeds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt_bench.errors import RequestError
+from pbt_bench.grid_file import load_grid
 from pbt_bench.seeds import derive
-from pbt_bench.spec import Axes, Grid, Recipe, RunSpec, Scoring, load_grid
+from pbt_bench.spec import Axes, Grid, Recipe, RunSpec, Scoring
 
 GRID = """
 name = "small"
@@ -63,14 +65,19 @@ def test_a_scalar_is_an_axis_of_one(tmp_path: Path) -> None:
     [
         ("epochs", "epoch", "unknown key 'recipe.epoch'; did you mean 'recipe.epochs'? (valid: recipe.augment"),
         ("[scoring]", "[scorin]", "unknown key 'scorin'; did you mean 'scoring'? (valid: dense, grid, name"),
-        ("0.9]", "1.2]", "grid.sparsity = 1.2 must be at least 0 and below 1"),
-        ("0.9]", "-0.1]", "grid.sparsity = -0.1 must be at least 0 and below 1"),
-        ("0.9]", "nan]", "grid.sparsity = nan must be at least 0 and below 1"),
+        ("0.9]", "1.2]", "grid: sparsity = 1.2 must be at least 0 and below 1"),
+        ("0.9]", "-0.1]", "grid: sparsity = -0.1 must be at least 0 and below 1"),
+        ("0.9]", "nan]", "grid: sparsity = nan must be at least 0 and below 1"),
         ("[0, 1]", "[]", "seed is empty: every axis needs at least one value"),
-        ("[0, 1]", "[-1]", "grid.seed = -1 must be at least 0"),
+        ("[0, 1]", "[-1]", "grid: seed = -1 must be at least 0"),
         ("[0, 1]", '["a"]', "grid.seed[0]: Expected `int`, got `str`"),
         ("[0, 1]", "[true]", "grid.seed[0]: Expected `int`, got `bool`"),
         ("epochs = 2", "epochs = -2", "recipe: epochs = -2 must be at least 0"),
+        ("epochs = 2", "learning_rate = inf", "recipe: learning_rate = inf must be finite"),
+        ("epochs = 2", "momentum = 2", "recipe: momentum = 2.0 must be between 0 and 1"),
+        ("[scoring]", "[scoring]\nchunk = 0", "scoring: chunk = 0 must be at least 1"),
+        ("[scoring]", "[scoring]\nsamples_per_class = 0", "scoring: samples_per_class = 0 must be at least 1"),
+        ("[0, 1]", "[9223372036854775808]", "grid: seed = 9223372036854775808 must be at least 0 and below 2^63"),
         ("epochs = 2", "epochs = 2.5", "recipe.epochs: Expected `int`, got `float`"),
         ("epochs = 2", 'optimizer = "sdg"', "unknown optimizer value 'sdg'; did you mean 'sgd'? (valid: adamw, sgd)"),
         ("epochs = 2", 'schedule = "multistep"', "schedule = 'multistep' needs milestones"),
@@ -78,9 +85,11 @@ def test_a_scalar_is_an_axis_of_one(tmp_path: Path) -> None:
         ('name = "small"', 'name = "../up"', "name = '../up' must be letters, digits"),
         ('name = "small"', "", "missing name"),
         ("seed = [0, 1]", "", "missing grid.seed"),
-        ("[recipe]", 'warmup = "2 weeks"\n[recipe]', "grid.warmup = '2 weeks' must be 'none', 'N epochs' or 'N steps'"),
-        ("[recipe]", 'scope = ["globl"]\n[recipe]', "unknown scope value 'globl'; did you mean 'global'"),
+        ("[recipe]", 'warmup = "2 weeks"\n[recipe]', "grid: warmup = '2 weeks' must be 'none', 'N epochs' or 'N st"),
+        ("[recipe]", 'scope = ["globl"]\n[recipe]', "grid: unknown scope value 'globl'; did you mean 'global'"),
         ("[grid]", "[grid", "not a TOML file"),
+        ("seed = [0, 1]", f"seed = {'[' * 100_000}", "not a TOML file"),
+        ("[0, 1]", "1" * 5000, "not a TOML file"),
     ],
 )
 def test_bad_input_is_one_line_with_place_and_valid_values(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -193,6 +202,25 @@ def test_equal_values_have_one_identity() -> None:
     b = RunSpec(dataset="d", model="m", method="x", sparsity=0.0, seed=0, recipe=Recipe(learning_rate=1.0))
     assert a.run_id == b.run_id
     assert RunSpec.from_json(a.to_json()) == a
+    assert Scoring(probe_tolerance=1) == Scoring(probe_tolerance=1.0)
+    assert isinstance(Scoring(probe_tolerance=1).probe_tolerance, float)
+
+
+@pytest.mark.parametrize(
+    ("create", "message"),
+    [
+        (lambda: Recipe(epochs=-1), "epochs = -1 must be at least 0"),
+        (lambda: Recipe(validation_fraction=1), "validation_fraction = 1.0 must be between 0 and 0.9"),
+        (lambda: Recipe(precision="float16"), "unknown precision value 'float16'; did you mean 'bfloat16'?"),
+        (lambda: Recipe(milestones=(3,)), "milestones is for schedule = 'multistep', not 'cosine'"),
+        (lambda: Scoring(probe_tolerance=0.0), "probe_tolerance = 0.0 must be at least 0.0001"),
+        (lambda: Scoring(rounds=0), "rounds = 0 must be at least 1"),
+    ],
+)
+def test_instances_that_are_created_in_python_are_checked(create: Callable[[], object], message: str) -> None:
+    with pytest.raises(RequestError) as error:
+        create()
+    assert str(error.value).startswith(message)
 
 
 @given(st.text(max_size=300))

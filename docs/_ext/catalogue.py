@@ -8,9 +8,10 @@ from pathlib import Path
 from text import cited, escaped, toml, toml_block
 
 from pbt_bench.data import datasets
+from pbt_bench.grid_file import load_grid
 from pbt_bench.models import listing
 from pbt_bench.recipes import PRESETS
-from pbt_bench.spec import Grid, load_grid
+from pbt_bench.spec import Grid
 
 ROOT = Path(__file__).parents[2]
 

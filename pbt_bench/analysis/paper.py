@@ -18,9 +18,9 @@ from pbt_bench.analysis.summary import panels, slug
 from pbt_bench.analysis.tables import PUBLISHED, Table, accuracy_table, latex_text
 from pbt_bench.analysis.variants import variant_sentence, variant_table, variants
 from pbt_bench.errors import RequestError
+from pbt_bench.grid_file import load_grid
 from pbt_bench.running.plan import check_names
 from pbt_bench.running.store import Store
-from pbt_bench.spec import load_grid
 
 _DOCUMENT = r"""\documentclass[a4paper,landscape]{article}
 \usepackage[margin=1.5cm]{geometry}

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from pbt_bench.analysis.summary import Panel
+from pbt_bench.constraints import convert
 from pbt_bench.errors import RequestError, unknown
 from pbt_bench.recipes import PRESETS
-from pbt_bench.spec import DENSE, convert
+from pbt_bench.spec import DENSE
 
 COLUMNS = ("paper", "dataset", "model", "method", "sparsity", "top1_mean", "top1_std", "n_runs", "note")
 _TOLERANCE = 0.005  # relative, of the density: 0.4376587 and 1 - 10^-0.25 are the same setting

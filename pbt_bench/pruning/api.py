@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pbt_bench.constraints import convert
 from pbt_bench.errors import RequestError, unknown
 from pbt_bench.pruning.diagnosis import diagnose
 from pbt_bench.pruning.masks import check_masks
 from pbt_bench.pruning.scoring import Scorer
-from pbt_bench.spec import Scoring, convert
+from pbt_bench.spec import Scoring
 
 __all__ = ["apply", "diagnose", "prune", "score"]
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbt_bench import registry
+from pbt_bench.constraints import convert
 from pbt_bench.errors import RequestError, unknown
-from pbt_bench.spec import Scoring, convert
+from pbt_bench.spec import Scoring
 
 if TYPE_CHECKING:
     from torch import Tensor

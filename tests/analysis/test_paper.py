@@ -11,8 +11,8 @@ import pytest
 
 from pbt_bench.analysis.paper import write_paper
 from pbt_bench.cli import main
+from pbt_bench.grid_file import load_grid
 from pbt_bench.running.store import Store
-from pbt_bench.spec import load_grid
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = "fts_table1_mini"

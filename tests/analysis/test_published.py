@@ -15,7 +15,8 @@ from pbt_bench.analysis.missing import missing_runs, time_left
 from pbt_bench.analysis.published import beside, differences, load_published, matching
 from pbt_bench.analysis.summary import panels
 from pbt_bench.errors import RequestError
-from pbt_bench.spec import RunSpec, load_grid
+from pbt_bench.grid_file import load_grid
+from pbt_bench.spec import RunSpec
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "results/published"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pbt_bench.grid_file import load_grid
 from pbt_bench.running.slurm.profile import load_profile
-from pbt_bench.spec import load_grid
 
 ROOT = Path(__file__).parents[2]
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))

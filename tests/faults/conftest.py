@@ -15,8 +15,9 @@ import pytest
 import torch
 from records import result
 
+from pbt_bench.grid_file import load_grid
 from pbt_bench.running.execute import Executor
-from pbt_bench.spec import RunSpec, load_grid
+from pbt_bench.spec import RunSpec
 
 STUDY = """
 name = "study"

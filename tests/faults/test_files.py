@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from pbt_bench.analysis.cache import read
 from pbt_bench.errors import RequestError
+from pbt_bench.grid_file import check_grid, load_grid
 from pbt_bench.running import worker
 from pbt_bench.running.checkpoint import Checkpoint, Stop
 from pbt_bench.running.claims import Claims, owner
@@ -28,7 +29,7 @@ from pbt_bench.running.record import RunRecord
 from pbt_bench.running.slurm.view import view
 from pbt_bench.running.status import summary
 from pbt_bench.running.store import Store, find
-from pbt_bench.spec import Axes, Grid, RunSpec, check_grid, load_grid
+from pbt_bench.spec import Axes, Grid, RunSpec
 
 CASES = 10_000 if os.environ.get("PBT_BENCH_FAULTS") == "all" else 500
 FUZZ = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), database=None)

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
+from pbt_bench.constraints import convert
 from pbt_bench.errors import RequestError
-from pbt_bench.spec import convert
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 _MEMORY = re.compile(r"[1-9]\d*[KMGT]?")

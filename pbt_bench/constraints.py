@@ -1,0 +1,109 @@
+"""Structures whose fields are checked, and their conversion from plain data.
+
+A constraint stands in the annotation of a field: `epochs: Annotated[int, at_least(0)] = 15`. It is checked whenever an
+instance is created, in Python or from a file; the documentation prints its text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from math import inf
+from types import UnionType
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+from pbt_bench.errors import RequestError, unknown
+
+_T = TypeVar("_T")
+fields = cache(msgspec.structs.fields)  # it evaluates the annotations on each call
+
+
+class Constraint(NamedTuple):
+    """A condition on the values of a field; `text` completes the sentence "it must be …"."""
+
+    text: str
+    holds: Callable[[Any], object]
+    choices: tuple[str, ...] = ()  # all valid values, if there is a list of them
+
+    def error(self, name: str, value: object) -> RequestError:
+        """Return the error for a `value` of the field `name` that violates the condition."""
+        if self.choices:
+            return unknown(f"{name} value", value, self.choices)
+        return RequestError(f"{name} = {value!r} must be {'finite' if value == inf else self.text}")
+
+
+def at_least(low: float) -> Constraint:
+    """Accept finite numbers from `low`."""
+    return Constraint(f"at least {low:g}", lambda value: low <= value < inf)
+
+
+def between(low: float, high: float) -> Constraint:
+    """Accept numbers from `low` to `high`, both included."""
+    return Constraint(f"between {low:g} and {high:g}", lambda value: low <= value <= high)
+
+
+def one_of(*choices: str) -> Constraint:
+    """Accept the strings in `choices`."""
+    return Constraint(", ".join(f"'{choice}'" for choice in choices), choices.__contains__, choices)
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Immutable structure without unknown fields, whose constraints hold and whose float fields never hold an int."""
+
+    def __post_init__(self) -> None:
+        floats, constraints = _checks(type(self))
+        for name in floats:
+            if type(value := getattr(self, name)) is int:  # 1 and 1.0 would have different run ids
+                msgspec.structs.force_setattr(self, name, float(value))
+        for name, kind, holds, constraint in constraints:
+            value = getattr(self, name)
+            if isinstance(value, kind) and not holds(value):
+                raise constraint.error(name, value)
+
+
+@cache
+def _checks(struct: type[Checked]) -> tuple[list[str], list[tuple[str, type, Callable[[Any], object], Constraint]]]:
+    """Return the names of the float fields, and (field, type, condition, constraint) of those with a constraint."""
+    members = [(field.name, *member) for field in fields(struct) for member in annotated(field.type)]
+    return (
+        [name for name, kind, _ in members if kind is float],
+        [(name, kind, constraint.holds, constraint) for name, kind, constraint in members if constraint],
+    )
+
+
+def annotated(annotation: Any) -> list[tuple[type, Constraint | None]]:
+    """Return (type, constraint) of each member of the union `annotation`, or of the one type that it is."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return [(getattr(each, "__origin__", each), *getattr(each, "__metadata__", (None,))) for each in members]
+
+
+def convert(table: Any, struct: type[_T], where: str) -> _T:
+    """Convert plain data to an instance of the msgspec structure `struct`.
+
+    Raises RequestError naming `where`, the key, and the nearest valid key or the valid values.
+    """
+    _check_keys(table, struct, where, "")
+    try:
+        return msgspec.convert(table, struct)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        key = path.rstrip("`").lstrip(".")
+        raise RequestError(f"{where}: {key + ': ' if key else ''}{message}") from None
+
+
+def _check_keys(table: Any, struct: Any, where: str, prefix: str) -> None:
+    """Check that every key of `table` is a field of `struct`, and that no field without a default is missing."""
+    if not isinstance(table, Mapping):
+        return  # the error of msgspec names the expected type
+    known = {field.encode_name: field for field in fields(struct)}
+    for key, value in table.items():
+        if key not in known:
+            raise unknown("key", f"{prefix}{key}", (f"{prefix}{name}" for name in known), where)
+        inner = known[key].type
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            _check_keys(value, inner, where, f"{prefix}{key}.")
+    missing = [f"{prefix}{name}" for name, field in known.items() if field.required and name not in table]
+    if missing:
+        raise RequestError(f"{where}: missing {', '.join(missing)}")

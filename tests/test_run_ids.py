@@ -1,0 +1,41 @@
+"""The run ids of every shipped study are fixed: a changed id would separate a study from its results."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from pbt_bench.grid_file import load_grid
+
+FOLDER = Path(__file__).parents[1] / "grids"
+RUN_IDS = {  # study: (number of runs, first 32 hex digits of the SHA-256 of its sorted run ids, one a line)
+    "digits": (258, "e3d5e7bf08347309ea29eddb41747434"),
+    "digits_upper_bounds": (111, "62768c20739f610e6c1f9bb779641469"),
+    "frankle_ablations": (1450, "6138a81fffb60e0b3040813ade3019ff"),
+    "frankle_ablations_mini": (195, "b763acfad02e865d23c2af42cae35514"),
+    "fts_cifar100": (276, "0802e82ae6ad43080075058824f34e30"),
+    "fts_cifar100_mini": (168, "2d61243ee76bf569c7d9a1044c899897"),
+    "fts_table1": (138, "d3eb2b33179d2b111158d62fbc0afd16"),
+    "fts_table1_mini": (138, "2e0a32cc6b3e2c860f2eb1e3d6330e50"),
+    "fts_vgg19": (138, "543b658d1640416d1bf9b41b11d0dbfa"),
+    "fts_vgg19_mini": (138, "91938495e0c18c1e3816229edf018f38"),
+    "fts_warmup": (1092, "2ecd45bbebed455f68da001382a11ec1"),
+    "fts_warmup_mini": (93, "c681d05aee2f694277fc73fcdc7f3453"),
+    "synflow_accuracy": (1098, "389aaec2b4fa0cd3c1d515401c9141fe"),
+    "synflow_accuracy_mini": (186, "3243a3876fc6a6961aa15ef84ed89465"),
+    "synflow_accuracy_tiny": (183, "2877fafe763ee16ae73c4995ca552e6e"),
+    "synflow_collapse": (363, "c8121fce3866def7e2df44157efbc4ca"),
+    "synflow_collapse_mini": (123, "eb650751f075864e64dc53f400336f07"),
+}
+
+
+def test_every_study_is_pinned() -> None:
+    assert {path.stem for path in FOLDER.glob("*.toml")} == set(RUN_IDS)
+
+
+@pytest.mark.parametrize("name", RUN_IDS)
+def test_the_run_ids_of_a_study_do_not_change(name: str) -> None:
+    ids = sorted(run.run_id for run in load_grid(FOLDER / f"{name}.toml").runs())
+    assert (len(ids), hashlib.sha256("\n".join(ids).encode()).hexdigest()[:32]) == RUN_IDS[name]
