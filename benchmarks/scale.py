@@ -173,7 +173,8 @@ def overhead(options: argparse.Namespace) -> Figures:
     from pbt_bench.running import execute
     from pbt_bench.running.checkpoint import Checkpoint
     from pbt_bench.running.log import RunLog
-    from pbt_bench.running.worker import Advanced, Job, keep_freed_memory, work
+    from pbt_bench.running.messages import Advanced, Assignment
+    from pbt_bench.running.worker import keep_freed_memory, work
     from pbt_bench.spec import load_grid
 
     keep_freed_memory()
@@ -216,13 +217,13 @@ def overhead(options: argparse.Namespace) -> Figures:
         start = 0.0
         sent = 0
 
-        def recv(self) -> Job | None:
+        def recv(self) -> Assignment | None:
             nonlocal inside
             self.sent += 1
             if self.sent == 2:
                 self.start, inside = time.perf_counter(), 0.0
             spec = next(self.left, None)
-            return Job(spec.to_json(), tuple(grid.grid.method), False) if spec else None
+            return Assignment(spec.to_json(), tuple(grid.grid.method), False) if spec else None
 
         def send(self, message: object) -> None:
             assert isinstance(message, Advanced) or getattr(message, "status", "") in ("done", "collapsed"), message

@@ -17,35 +17,17 @@ from typing import Any
 import torch
 
 from pbt_bench.running.claims import ClaimLost, Claims
+from pbt_bench.running.signals import Stopped, StopSignal
 from pbt_bench.running.store import Store
-from pbt_bench.running.worker import Stopped
 from pbt_bench.training.loop import Poll, State, no_poll
 
 _CHECKSUM = hashlib.sha256().digest_size
 
 
-class Stop:
-    """A signal handler: ends the process at once, or, while a training can save its state, after that."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.can_save = False
-
-    def __call__(self, *signal: object) -> None:
-        """Handle the signal."""
-        self.asked = True
-        self.check()
-
-    def check(self) -> None:
-        """Raises Stopped if that was asked and there is nothing to save."""
-        if self.asked and not self.can_save:
-            raise Stopped
-
-
 class Checkpoint:
     """Where one run saves its state, and when."""
 
-    def __init__(self, store: Store, run_id: str, every: float, stop: Stop, claims: Claims) -> None:
+    def __init__(self, store: Store, run_id: str, every: float, stop: StopSignal, claims: Claims) -> None:
         self._store, self._run_id = store, run_id
         self._every, self._start = every, monotonic()
         self._due = self._start + every
@@ -101,7 +83,7 @@ class Checkpoint:
         self._stop.can_save = True
         if self._claims.lost:
             raise ClaimLost
-        if not self._stop.asked and monotonic() < self._due:
+        if not self._stop.received and monotonic() < self._due:
             return
         buffer = io.BytesIO()
         torch.save({**self._phase, "sessions": self.sessions, "training": state()}, buffer)
@@ -111,7 +93,7 @@ class Checkpoint:
         except OSError as error:  # the training itself is sound; a disk that stays full fails the record
             print(f"warning: the state of {self._run_id} is not saved: {error}", file=sys.stderr)
         self._due = monotonic() + self._every
-        if self._stop.asked:
+        if self._stop.received:
             raise Stopped
 
 

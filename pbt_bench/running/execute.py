@@ -32,7 +32,7 @@ from pbt_bench.running.checkpoint import Checkpoint, saving
 from pbt_bench.running.claims import ClaimLost
 from pbt_bench.running.environment import describe
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord, Status, digest
-from pbt_bench.running.worker import Stopped
+from pbt_bench.running.signals import Stopped
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, RunSpec, Scoring
 from pbt_bench.training.loop import EpochResult, Poll, State, StateError, Trained, evaluate, no_poll, train, warm_up

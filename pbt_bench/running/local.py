@@ -17,27 +17,19 @@ from typing import TYPE_CHECKING
 
 from pbt_bench.errors import RequestError, StoreError
 from pbt_bench.running.claims import Claims
+from pbt_bench.running.messages import Advanced, Assignment, Claimed, Finished, Full
 from pbt_bench.running.plan import Plan
 from pbt_bench.running.progress import Progress
 from pbt_bench.running.record import RunRecord
+from pbt_bench.running.signals import SAVE_SECONDS, STOPPED
 from pbt_bench.running.store import Store
-from pbt_bench.running.worker import (
-    EVERY,
-    SAVE_SECONDS,
-    STOPPED,
-    Advanced,
-    Elsewhere,
-    Finished,
-    Full,
-    Job,
-    finished,
-    work,
-)
+from pbt_bench.running.worker import work
 from pbt_bench.spec import RunSpec
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
+CHECKPOINT_SECONDS = 300.0  # between two saved states of a run
 _MOST_STOPS = 5  # of one run by signals to its worker alone, not to this process; one that goes on so never ends
 _LOOK_SECONDS = 2.0  # between looks at what others are at
 _LOOK_CLAIMS = 20  # at so many claims each time, in turn: on a slow file system thousands would take minutes
@@ -82,7 +74,7 @@ def run(
     progress: Progress,
     *,
     wait: bool = True,
-    checkpoint_seconds: float = EVERY,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> None:
     """Execute `plan.missing` on one worker per entry of `places`; every finished run is a record in `store`.
 
@@ -114,7 +106,7 @@ def run(
             return
         worker.group = worker.current.group
         with contextlib.suppress(ConnectionError):  # a worker that died idle: the next `recv` says so
-            worker.link.send(Job(worker.current.to_json(), plan.methods(worker.current), plan.retry_failed))
+            worker.link.send(Assignment(worker.current.to_json(), plan.methods(worker.current), plan.retry_failed))
         progress.started(worker.current)
 
     def answer(worker: _Worker) -> None:
@@ -137,7 +129,7 @@ def run(
             return
         if isinstance(message, Full):
             raise StoreError(message.error)
-        if isinstance(message, Elsewhere):
+        if isinstance(message, Claimed):
             progress.elsewhere(worker.current)
             if wait:
                 elsewhere[worker.current.run_id] = worker.current
@@ -151,7 +143,7 @@ def run(
         for run_id, spec in list(elsewhere.items()):
             if f"{run_id}.json" in there and (record := store.finished(run_id, plan.retry_failed)):
                 del elsewhere[run_id]
-                progress.finished(spec, finished(record))
+                progress.finished(spec, Finished.of(record))
         for run_id, spec in list(elsewhere.items())[:_LOOK_CLAIMS]:
             del elsewhere[run_id]
             if claims.busy(run_id):
@@ -217,7 +209,7 @@ def _died(worker: _Worker, store: Store, claims: Claims, again: bool) -> Finishe
     record = RunRecord(run_id=run_id, status="failed", spec=worker.current, error=error)
     store.write(record)
     claims.forget(run_id)
-    return finished(record)
+    return Finished.of(record)
 
 
 class _Queues:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from pbt_bench.running.worker import Finished
+from pbt_bench.running.messages import Finished
 from pbt_bench.spec import RunSpec
 
 PLAIN_SECONDS = 10.0

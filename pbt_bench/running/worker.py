@@ -12,90 +12,33 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import sleep
 
 from pbt_bench.errors import StoreError
-from pbt_bench.running.record import RunRecord
+from pbt_bench.running.messages import Advanced, Assignment, Claimed, Finished, Full
+from pbt_bench.running.signals import SAVE_SECONDS, STOPPED, StopSignal
 from pbt_bench.spec import RunSpec
-
-EVERY = 300.0  # seconds between two checkpoints of a run
-SAVE_SECONDS = 60.0  # for a worker to save its state after it was asked to stop
-STOPPED = 143  # its exit code then
-
-
-class Stopped(SystemExit):
-    """This process was asked to stop; nothing that a run does by itself."""
-
-    def __init__(self) -> None:
-        super().__init__(STOPPED)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker is sent: one run."""
-
-    spec: bytes  # JSON
-    methods: tuple[str, ...]  # of its group
-    retry_failed: bool
-
-
-@dataclass(frozen=True)
-class Finished:
-    """There is a record."""
-
-    run_id: str
-    status: str
-    seconds: float
-    test_accuracy: float | None
-    error: str | None
-
-
-def finished(record: RunRecord) -> Finished:
-    """What `record` means for progress."""
-    accuracy = record.metrics.test_accuracy if record.metrics else None
-    seconds = float(record.environment.get("seconds", 0.0))
-    return Finished(record.run_id, record.status, seconds, accuracy, record.error_line)
-
-
-@dataclass(frozen=True)
-class Advanced:
-    """The current run finished an epoch."""
-
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """Another worker, of another process or machine, has the current run."""
-
-
-@dataclass(frozen=True)
-class Full:
-    """The results folder takes no more."""
-
-    error: str
 
 
 def work(link: Connection, results: Path, data: Path, device: str, checkpoint_seconds: float) -> None:
-    """Serve the `Job`s from `link` until it sends None."""
+    """Serve the `Assignment`s from `link` until it sends None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     _follow_parent()
     keep_freed_memory()
     import torch
 
-    from pbt_bench.running.checkpoint import Checkpoint, Stop
+    from pbt_bench.running.checkpoint import Checkpoint
     from pbt_bench.running.claims import ClaimLost, Claims
     from pbt_bench.running.execute import Executor
     from pbt_bench.running.log import RunLog, logged
     from pbt_bench.running.store import Store
     from pbt_bench.training.loop import EpochResult
 
-    stop = Stop()
+    stop = StopSignal()
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, stop)
     data, results = data.absolute(), results.absolute()  # a method may change the working directory
@@ -107,12 +50,12 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
         with contextlib.suppress(OSError):  # a parent that is gone is no failure of the run
             link.send(Advanced(epoch.epoch))
 
-    def serve(job: Job) -> Finished | Elsewhere:
+    def serve(job: Assignment) -> Finished | Claimed:
         spec = RunSpec.from_json(job.spec)
         run_id = spec.run_id
         if not (record := store.finished(run_id, job.retry_failed)):
             if not claims.take(run_id):
-                return Elsewhere()
+                return Claimed()
             try:  # it may have been finished while it was claimed
                 if not (record := store.finished(run_id, job.retry_failed)):
                     checkpoint = Checkpoint(store, run_id, checkpoint_seconds, stop, claims)
@@ -122,10 +65,10 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
                         store.write(record, executor.masks)
                         log.say(record.error or record.status)
             except ClaimLost:
-                return Elsewhere()
+                return Claimed()
             finally:
                 claims.release()
-        return finished(record)
+        return Finished.of(record)
 
     try:
         while (job := link.recv()) is not None:

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from pbt_bench.analysis.cache import read
 from pbt_bench.errors import RequestError
-from pbt_bench.running import worker
-from pbt_bench.running.checkpoint import Checkpoint, Stop
+from pbt_bench.running.checkpoint import Checkpoint
 from pbt_bench.running.claims import Claims, owner
 from pbt_bench.running.display import plain
 from pbt_bench.running.execute import Executor
+from pbt_bench.running.messages import Finished
 from pbt_bench.running.record import RunRecord
+from pbt_bench.running.signals import StopSignal
 from pbt_bench.running.slurm.view import view
 from pbt_bench.running.status import summary
 from pbt_bench.running.store import Store, find
@@ -45,7 +46,7 @@ class Bomb:
 
 
 def checkpoint(store: Store, run_id: str) -> Checkpoint:
-    return Checkpoint(store, run_id, 0.0, Stop(), Claims(store.folder))
+    return Checkpoint(store, run_id, 0.0, StopSignal(), Claims(store.folder))
 
 
 def with_checksum(content: bytes) -> bytes:
@@ -324,7 +325,7 @@ def test_a_record_with_any_damage_is_read_or_named(data: Any, sound: bytes, spec
         for record in store.records():
             assert isinstance(record, RunRecord)
             assert record.run_id == record.spec.run_id == specs[0].run_id
-            worker.finished(record)
+            Finished.of(record)
 
 
 def test_an_archive_that_would_write_outside_its_folder(tmp_path: Path) -> None:
