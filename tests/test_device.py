@@ -189,7 +189,7 @@ def test_a_run_from_data_to_record(device: torch.device, tmp_path: Path, method:
         recipe=Recipe(epochs=2, batch_size=64),
         scoring=Scoring(batchnorm="calibrated", rounds=10),
     )
-    record = Executor(tmp_path, device).execute(spec)
+    record = Executor(tmp_path, device).execute(spec).record
     assert record.status == "done", record.error
     assert record.metrics is not None
     assert record.metrics.test_accuracy > 0.2

@@ -163,7 +163,7 @@ def _of_epochs(record: RunRecord, metrics: Metrics) -> dict[str, Any]:
 
 def _again(record: RunRecord, executor: Executor, retrain: bool) -> list[str]:
     if retrain:
-        other = executor.execute(record.spec)
+        other = executor.execute(record.spec).record
         if other.status == "failed":
             return [f"computed anew it failed: {other.error_line}"]
     else:

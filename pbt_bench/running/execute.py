@@ -40,6 +40,14 @@ from pbt_bench.training.loop import EpochResult, Poll, State, StateError, Traine
 _MOST_ERROR = 10_000  # characters of an error that are kept, at either end
 
 
+@dataclass(frozen=True)
+class Executed:
+    """The record of a run and its masks, by layer; masks are None for a failed run."""
+
+    record: RunRecord
+    masks: dict[str, NDArray[np.bool_]] | None = None
+
+
 class Executor:
     """Executes runs one after another, and keeps what consecutive runs of one group share.
 
@@ -52,7 +60,6 @@ class Executor:
         self._datasets: dict[str, Dataset] = {}
         self._group: tuple[object, ...] = ()
         self._shared: _Shared | None = None
-        self.masks: dict[str, NDArray[np.bool_]] | None = None  # of the last run, if it got so far
 
     def execute(
         self,
@@ -60,8 +67,8 @@ class Executor:
         methods: Collection[str] = (),
         on_epoch: Callable[[EpochResult], None] = lambda _: None,
         checkpoint: Checkpoint | None = None,
-    ) -> RunRecord:
-        """The record of `spec`; an exception makes a `failed` record. `methods` are those of its whole group.
+    ) -> Executed:
+        """The record and masks of `spec`; an exception makes a `failed` record. `methods` are those of its whole group.
 
         Goes on from `checkpoint`, if it holds a state, and saves there.
         """
@@ -70,21 +77,20 @@ class Executor:
         _settle(spec)
         if self._device.type == "cuda":
             torch.backends.cudnn.deterministic = True
-        self.masks = None
         try:
             try:
                 state = checkpoint.load() if checkpoint else None
-                record = self._execute(spec, methods, on_epoch, checkpoint, state)
+                executed = self._execute(spec, methods, on_epoch, checkpoint, state)
             except StateError as error:
                 assert checkpoint
                 checkpoint.refuse(error)
-                record = self._execute(spec, methods, on_epoch, checkpoint, None)
+                executed = self._execute(spec, methods, on_epoch, checkpoint, None)
         except (ClaimLost, Stopped):
             raise
         except BaseException as error:  # the grid goes on; the record keeps the reason
             if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
                 raise  # the user's; a worker ignores Ctrl-C, so there it is a method's
-            record = RunRecord(run_id=spec.run_id, status="failed", spec=spec, error=_traceback())
+            executed = Executed(RunRecord(run_id=spec.run_id, status="failed", spec=spec, error=_traceback()))
         sessions = checkpoint.sessions if checkpoint else [perf_counter() - start]
         environment = describe(self._device) | {
             "started": started,
@@ -92,7 +98,7 @@ class Executor:
             "sessions": len(sessions),
             "peak_memory_gib": _peak_memory_gib(self._device),
         }
-        return msgspec.structs.replace(record, environment=environment)
+        return Executed(msgspec.structs.replace(executed.record, environment=environment), executed.masks)
 
     def pruning(self, spec: RunSpec) -> Pruning:
         """What `spec` prunes, computed from nothing else."""
@@ -108,7 +114,7 @@ class Executor:
         on_epoch: Callable[[EpochResult], None],
         checkpoint: Checkpoint | None,
         state: State | None,
-    ) -> RunRecord:
+    ) -> Executed:
         shared = self._prepare(spec)
         data = shared.data
         if state and state["phase"] == "train":
@@ -120,7 +126,6 @@ class Executor:
             masked = shared.mask(spec, methods)
         _settle(spec)
         model, masks, pruning = masked.model, masked.masks, masked.pruning
-        self.masks = {name: mask.cpu().numpy() for name, mask in masks.items()}
 
         trained = Trained((), None, None, False)
         status: Status = "collapsed"
@@ -130,7 +135,7 @@ class Executor:
                 trained = train(model, masks, data, spec.recipe, spec.seed, on_epoch, poll, state and state["training"])
             status = "diverged" if trained.diverged else "done"
         realised = realised_sparsity(dict(model.named_parameters()), masks)
-        return RunRecord(
+        record = RunRecord(
             run_id=spec.run_id,
             status=status,
             spec=spec,
@@ -138,6 +143,7 @@ class Executor:
             pruning=msgspec.structs.replace(pruning, realised_sparsity=realised),
             curve=tuple(Epoch(**asdict(epoch)) for epoch in trained.curve),
         )
+        return Executed(record, {name: mask.cpu().numpy() for name, mask in masks.items()})
 
     def _prepare(self, spec: RunSpec) -> _Shared:
         key = (*spec.group, spec.recipe.split_seed, spec.recipe.validation_fraction, spec.recipe.threads)

@@ -60,9 +60,10 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
                 if not (record := store.finished(run_id, job.retry_failed)):
                     checkpoint = Checkpoint(store, run_id, checkpoint_seconds, stop, claims)
                     with logged(results, spec, device) as log:
-                        record = executor.execute(spec, job.methods, partial(advanced, spec, log), checkpoint)
+                        executed = executor.execute(spec, job.methods, partial(advanced, spec, log), checkpoint)
                         claims.check()
-                        store.write(record, executor.masks)
+                        record = executed.record
+                        store.write(record, executed.masks)
                         log.say(record.error or record.status)
             except ClaimLost:
                 return Claimed()

@@ -127,7 +127,7 @@ def test_a_run_on_streamed_images_is_scored_pruned_and_trained(folder: Path) -> 
         recipe=Recipe(epochs=1, batch_size=9, augment="crop-flip"),
         scoring=Scoring(samples_per_class=2, batch_size=4, augment=True),
     )  # fmt: skip
-    record = Executor(folder, torch.device("cpu")).execute(spec)
+    record = Executor(folder, torch.device("cpu")).execute(spec).record
     assert record.status == "done", record.error
     assert record.pruning
     assert record.pruning.realised_sparsity == pytest.approx(0.9, abs=1e-6)

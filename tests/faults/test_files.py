@@ -113,13 +113,13 @@ def test_a_run_with_a_damaged_or_foreign_checkpoint_starts_anew_and_ends_the_sam
     for name, content in bad.items():
         path.write_bytes(content)
         capsys.readouterr()
-        record = executor.execute(spec, (), checkpoint=checkpoint(store, spec.run_id))
+        record = executor.execute(spec, (), checkpoint=checkpoint(store, spec.run_id)).record
         assert result(record) == uninterrupted[spec.run_id], name
         warned = capsys.readouterr().err
         assert str(path) in warned, name
         assert record.environment["sessions"] == 1
     path.write_bytes(sound)
-    resumed = executor.execute(spec, (), checkpoint=checkpoint(store, spec.run_id))
+    resumed = executor.execute(spec, (), checkpoint=checkpoint(store, spec.run_id)).record
     assert result(resumed) == uninterrupted[spec.run_id]
     assert resumed.environment["sessions"] == 2
 
@@ -216,8 +216,9 @@ def test_hostile_masks_are_refused(store: Store) -> None:
 
     spec = RunSpec(dataset="digits", model="vgg8", method="magnitude", sparsity=0.9, seed=0, recipe=Recipe(epochs=0))
     executor = Executor(store.folder, torch.device("cpu"))
-    record = executor.execute(spec)
-    store.write(record, executor.masks)
+    executed = executor.execute(spec)
+    record = executed.record
+    store.write(record, executed.masks)
     packed = zlib.compressobj(9)
     bomb = b"".join(packed.compress(b"\0" * 10**7) for _ in range(100)) + packed.flush()
     (store.masks / f"{record.run_id}.bits").write_bytes(bomb)
@@ -291,7 +292,7 @@ def test_any_text_is_a_grid_file_or_one_clean_line(text: str | bytes, override: 
 @pytest.fixture(scope="module")
 def sound(uninterrupted: dict[str, Any], specs: list[RunSpec]) -> bytes:
     executor = Executor(Path("nowhere"), torch.device("cpu"))
-    return executor.execute(specs[0]).to_json()
+    return executor.execute(specs[0]).record.to_json()
 
 
 @FUZZ

@@ -39,9 +39,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.prepare()
     executor = Executor(folder, torch.device("cpu"))
     for spec in SPECS:
-        record = executor.execute(spec, ("snip", "synflow"))
-        assert record.status == "done", record.error
-        store.write(record, executor.masks)
+        executed = executor.execute(spec, ("snip", "synflow"))
+        assert executed.record.status == "done", executed.record.error
+        store.write(executed.record, executed.masks)
     return folder
 
 
