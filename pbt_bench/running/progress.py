@@ -84,8 +84,8 @@ class Progress:
         if result.status == "failed":
             self._print(f"failed: {spec.label} ({spec.run_id}): {result.error}")
 
-    def elsewhere(self, spec: RunSpec) -> None:
-        """Another process or machine is at `spec`."""
+    def claimed(self, spec: RunSpec) -> None:
+        """Show that another process or machine executes `spec`."""
         self._current[spec.run_id] = f"{spec.label} (elsewhere)"
 
     def tick(self) -> None:

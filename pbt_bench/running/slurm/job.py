@@ -32,8 +32,8 @@ class Job(Checkpointable):
     def __call__(self, folder: Path, array: int, element: int) -> None:
         """Execute what is missing of the runs of one element of the submission in `folder`."""
         _obey_signals()
-        from pbt_bench.running import local
         from pbt_bench.running.plan import Plan, check_data
+        from pbt_bench.running.pool import WorkerPool, select_devices
         from pbt_bench.running.progress import Progress
 
         submission = Submission(folder)
@@ -46,13 +46,16 @@ class Job(Checkpointable):
         if not missing:
             return
         store.prepare()
-        places = local.devices(settings.device, settings.workers)
+        devices = select_devices(settings.device, settings.workers)
         data = Path(settings.data)
         check_data(missing, data)
         done = ["done"] * (len(specs) - len(missing))
-        with Progress(store.folder.name, len(specs), done, min(len(places), len(missing))) as progress:
-            plan = Plan(specs, {}, missing, retry_failed=bool(settings.retried))
-            local.run(plan, store, data, places, progress, checkpoint_seconds=settings.checkpoint_seconds)
+        plan = Plan(specs, {}, missing, retry_failed=bool(settings.retried))
+        with (
+            Progress(store.folder.name, len(specs), done, min(len(devices), len(missing))) as progress,
+            WorkerPool(plan, store, data, progress, settings.checkpoint_seconds) as pool,
+        ):
+            pool.run(devices)
 
 
 def _missing(spec: RunSpec, store: Store, retried: dict[str, str]) -> bool:
