@@ -206,7 +206,8 @@ def overhead(options: argparse.Namespace) -> Figures:
     timed(execute, "evaluate", True)
     timed(execute._Shared, "_prune", True)
     timed(RunLog, "append", False)
-    timed(Checkpoint, "_poll", False)
+    timed(Checkpoint, "due", False)
+    timed(Checkpoint, "save", False)
     grid = load_grid(Path(__file__).parents[1] / "grids/digits.toml")
     specs = [spec for spec in grid.runs() if spec.model == "resnet8" and spec.seed == 0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from savers import SaveAll
 from torch import Tensor, nn
 
 from pbt_bench.data import load
@@ -106,14 +106,10 @@ def test_an_image_is_changed_by_its_own_draw_whatever_the_loaders(data: Data, mo
 
 
 def test_interrupted_in_an_epoch_it_ends_with_the_same_bits(data: Data) -> None:
-    model, states = network(), []
-
-    def keep(state: Any) -> None:
-        states.append(copy.deepcopy(state()))
-
-    whole = train(model, all_kept(model, True), data, RECIPE, 0, poll=keep)
-    assert len(states) > 8
-    for state in (states[1], states[-2]):
+    model, saver = network(), SaveAll()
+    whole = train(model, all_kept(model, True), data, RECIPE, 0, saver=saver)
+    assert len(saver.states) > 8
+    for state in (saver.states[1], saver.states[-2]):
         again = network()
         resumed = train(again, all_kept(again, True), data, RECIPE, 0, state=state)
         assert [epoch.train_loss for epoch in resumed.curve] == [epoch.train_loss for epoch in whole.curve]

@@ -79,7 +79,7 @@ def test_a_checkpoint_that_is_a_pickle_bomb_executes_nothing(
         warning = capsys.readouterr().err
         assert str(path) in warning
         assert warning.count("\n") == 1
-        assert "the run starts anew" in warning
+        assert "the run starts from the beginning" in warning
 
 
 def test_a_run_with_a_damaged_or_foreign_checkpoint_starts_anew_and_ends_the_same(
