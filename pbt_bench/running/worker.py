@@ -1,6 +1,7 @@
-"""A worker process: claims and executes the runs it is sent, writes their records, and reports each one.
+"""A worker process: claims and executes the runs assigned to it, writes their records, and reports each one.
 
-It ignores Ctrl-C (the parent decides), saves its state and stops on SIGTERM and SIGUSR2, also when its parent is gone.
+It ignores Ctrl-C, which the parent handles. On SIGTERM and SIGUSR2, and when its parent dies, it saves its state and
+stops.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pbt_bench.spec import RunSpec
 
 
 def work(link: Connection, results: Path, data: Path, device: str, checkpoint_seconds: float) -> None:
-    """Serve the `Assignment`s from `link` until it sends None."""
+    """Execute each `Assignment` received on `link` until None is received."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     _follow_parent()
@@ -47,7 +48,7 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
 
     def advanced(spec: RunSpec, log: RunLog, epoch: EpochResult) -> None:
         log.say(f"epoch {epoch.epoch}/{spec.recipe.epochs} train loss {epoch.train_loss:.4f}")
-        with contextlib.suppress(OSError):  # a parent that is gone is no failure of the run
+        with contextlib.suppress(OSError):  # the death of the parent does not fail the run
             link.send(Advanced(epoch.epoch))
 
     def serve(job: Assignment) -> Finished | Claimed:
@@ -56,7 +57,7 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
         if not (record := store.finished(run_id, job.retry_failed)):
             if not claims.take(run_id):
                 return Claimed()
-            try:  # it may have been finished while it was claimed
+            try:  # another worker may have finished it before the claim
                 if not (record := store.finished(run_id, job.retry_failed)):
                     checkpoint = Checkpoint(store, run_id, checkpoint_seconds, stop, claims)
                     with logged(results, spec, device) as log:
@@ -77,22 +78,22 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
                 link.send(serve(job))
             except StoreError as error:
                 link.send(Full(str(error)))
-            except OSError as error:  # of claims: the folder is gone or read-only
+            except OSError as error:  # from claims: the folder is missing or read-only
                 link.send(Full(f"{results}: results cannot be written: {error.strerror or error}"))
-    except (BrokenPipeError, EOFError):  # the parent is gone
+    except (BrokenPipeError, EOFError):  # the parent died
         sys.exit(STOPPED)
     finally:
         claims.close()
 
 
 def keep_freed_memory() -> None:
-    """Keep freed blocks: fresh pages from the system cost more than what a layer computes on them.
+    """Keep freed memory in the process, because new pages from the system cost more time than a layer's computation.
 
-    Blocks of 96 MiB or more go back, for many of them leave gaps that nothing fills: of ResNet-18, those of batches of
-    512, which would take 6 GiB instead of 5.
+    Blocks of 96 MiB or more are returned, because they fragment memory: ResNet-18 with batches of 512 would need 6 GiB
+    instead of 5.
     """
     trim_threshold, mmap_threshold = -1, -3  # glibc's names: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(mmap_threshold, 96 * 2**20)
         libc.mallopt(trim_threshold, 2**31 - 1)

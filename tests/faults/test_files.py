@@ -183,7 +183,7 @@ def test_what_else_lies_in_a_results_folder_stops_nothing(store: Store, capsys: 
     claims.forget(second)
     assert claims.take(second)
     claims.close()
-    assert view("study", store.folder, [first]).places == {}
+    assert view("study", store.folder, [first]).jobs == {}
     warned = capsys.readouterr().err
     assert all(f"slurm/{n}-{n}-{n} is not a submission" in warned for n in (1, 2, 3)), warned
 

@@ -70,7 +70,7 @@ def test_a_failed_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match="No space left on device; what is finished is kept"):
+    with pytest.raises(StoreError, match="No space left on device; finished runs are kept"):
         store.write(record())
     assert os.listdir(store.runs) == []
 
@@ -89,7 +89,7 @@ def test_half_written_files_of_dead_processes_are_swept(store: Store) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match="file/study: results cannot be written there: Not a directory"):
+    with pytest.raises(RequestError, match="file/study: results cannot be written: Not a directory"):
         Store(tmp_path / "file" / "study").prepare()
 
 

@@ -1,6 +1,6 @@
-"""What runs on a node: one array element works through its runs, and comes back when it is told to go.
+"""The job on a node: one array element executes its runs, and is requeued when it is asked to stop.
 
-Imported by submitit on the node; the login node pickles no more than where its work is written down.
+submitit imports this module on the node. The pickled job contains only the path of the submission and two indices.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pbt_bench.running.slurm.submissions import Submission
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
-_STOP_SECONDS = 60.0
+_STOP_SECONDS = 60.0  # workers may take this long to save their states
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 class Job(Checkpointable):
-    """The work of one array element; submitit calls it, and again with the same arguments after every requeue."""
+    """One array element; submitit calls it at the start and with the same arguments after every requeue."""
 
     def __call__(self, folder: Path, array: int, element: int) -> None:
-        """Execute what is missing of the runs of one element of the submission in `folder`."""
-        _obey_signals()
+        """Execute the missing runs of one element of the submission in `folder`."""
+        _install_handlers()
         from pbt_bench.running.plan import Plan, check_data
         from pbt_bench.running.pool import WorkerPool, select_devices
         from pbt_bench.running.progress import Progress
@@ -59,17 +59,17 @@ class Job(Checkpointable):
 
 
 def _missing(spec: RunSpec, store: Store, retried: dict[str, str]) -> bool:
-    """No record, or still the failed one that was to be replaced when this was submitted."""
+    """Return whether `spec` has no record, or still has the failed record that this submission is to replace."""
     path = store.path(spec.run_id)
     if spec.run_id in retried:
         return not path.exists() or file_digest(path) == retried[spec.run_id]
     return store.read(spec.run_id) is None if path.exists() else True
 
 
-def _obey_signals() -> None:
-    """On SIGUSR2 (time limit, preemption): stop the workers, which write checkpoints, then requeue the job.
+def _install_handlers() -> None:
+    """Stop the workers, which write checkpoints, and requeue the job on SIGUSR2 (time limit, preemption).
 
-    SIGTERM means preemption or scancel; only Slurm knows which, so it is asked. Further signals are ignored.
+    SIGTERM means preemption or scancel; squeue tells which of the two. Further signals are ignored.
     """
     requeue = signal.getsignal(signal.SIGUSR2)  # submitit's
 
@@ -78,7 +78,7 @@ def _obey_signals() -> None:
             signal.signal(other, signal.SIG_IGN)
         print(f"{signal.Signals(number).name}: stopping the workers", file=sys.stderr, flush=True)
         stop_workers(_STOP_SECONDS)
-        if callable(requeue) and (number == signal.SIGUSR2 or _still_wanted()):
+        if callable(requeue) and (number == signal.SIGUSR2 or _runs_in_slurm()):
             requeue(number, frame)
         sys.exit(143)
 
@@ -87,7 +87,7 @@ def _obey_signals() -> None:
 
 
 def stop_workers(seconds: float) -> None:
-    """Ask this process's workers to write their checkpoints and end; after `seconds` they are killed."""
+    """Ask the workers of this process to write checkpoints and end; kill them after `seconds`."""
     workers = multiprocessing.active_children()
     for worker in workers:
         worker.terminate()
@@ -99,8 +99,8 @@ def stop_workers(seconds: float) -> None:
             worker.join()
 
 
-def _still_wanted(run: Callable[..., str] = subprocess.check_output) -> bool:
-    """Does Slurm say that this job is running? A cancelled one is completing by the time it gets SIGTERM."""
+def _runs_in_slurm(run: Callable[..., str] = subprocess.check_output) -> bool:
+    """Return whether Slurm reports this job as running. A cancelled job is completing when it receives SIGTERM."""
     try:
         state = run(["squeue", "-h", "-o", "%T", "-j", os.environ["SLURM_JOB_ID"]], text=True, timeout=20)
     except (OSError, KeyError, subprocess.SubprocessError):
