@@ -1,4 +1,4 @@
-"""Check that the records of a study are what their runs would give again.
+"""Check that repeating the runs of a study would give the same records.
 
 Every record is checked against itself and its mask file. The pruning of a sample of runs is recomputed from their
 specifications alone; on request the whole training is repeated too.
@@ -34,7 +34,7 @@ class Audit:
 
     name: str
     runs: int  # in the study
-    records: int  # without those of failed runs
+    records: int  # failed runs excluded
     recomputed: int  # records whose pruning or whole run was repeated
     uncommitted: int  # records made by code with uncommitted changes
     other_machines: tuple[str, ...]  # different machines that made the recomputed records
@@ -51,7 +51,7 @@ class Audit:
         if self.other_machines and self.faults:
             made = ", ".join(self.other_machines)
             lines.append(f"note: made with {made}; on this machine the last bits of a score may differ")
-        return "\n".join([*lines, *(f"fault: {spec.label} ({spec.run_id}): {what}" for spec, what in self.faults)])
+        return "\n".join([*lines, *(f"fault: {spec.label} ({spec.run_id}): {fault}" for spec, fault in self.faults)])
 
 
 def audit(
@@ -74,12 +74,12 @@ def audit(
             faults.append((spec, "the record cannot be read, or belongs to another run"))
         elif record.status != "failed":
             records.append(record)
-            faults += [(spec, what) for what in inconsistencies(record, store)]
+            faults += [(spec, fault) for fault in inconsistencies(record, store)]
     whole = [record for record in records if record.pruning and record.metrics]
     chosen = random.Random(0).sample(whole, min(sample, len(whole)))
     executor = Executor(data, torch.device(device))
     for record in sorted(chosen, key=lambda record: repr(record.spec.group)):  # groups share data and statistics
-        faults += [(record.spec, what) for what in _recompute(record, executor, retrain)]
+        faults += [(record.spec, fault) for fault in _recompute(record, executor, retrain)]
     uncommitted = sum(str(record.environment.get("commit")).endswith("+changes") for record in records)
     others = sorted({_machine(record.environment) for record in chosen} - {_machine(describe(torch.device(device)))})
     found = len(records) + len(unreadable)

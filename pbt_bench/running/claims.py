@@ -126,10 +126,7 @@ class Claims:
         return self._folder / f"{run_id}.{generation}"
 
     def _age(self, run_id: str, generation: int) -> float | None:
-        """Return the seconds since the claim was renewed; None if it does not exist.
-
-        The age is far below 0 if the file system's clock was set back.
-        """
+        """Return the seconds since the claim was renewed, below 0 if the clock was set back; None without a claim."""
         try:
             with self._path(run_id, generation).open("rb") as file:
                 return self._now() - os.fstat(file.fileno()).st_mtime

@@ -107,13 +107,13 @@ def _lost(runs: Sequence[Run]) -> list[tuple[str, str]]:
     for run in runs:
         jobs.setdefault((run.job, run.why), []).append(run)
     rows = []
-    for (job, why), those in list(jobs.items())[:_ROWS]:
-        first = max(those, key=lambda run: run.own_log)
-        rows.append((_runs(len(those)), f"job {job}: {why}"))
-        rows += [("", f"{first.label} ({first.run_id}){' and others' if len(those) > 1 else ''}")]
+    for (job, why), members in list(jobs.items())[:_ROWS]:
+        first = max(members, key=lambda run: run.own_log)
+        rows.append((_runs(len(members)), f"job {job}: {why}"))
+        rows += [("", f"{first.label} ({first.run_id}){' and others' if len(members) > 1 else ''}")]
         rows += [("", f"| {line}") for line in first.log]
     if len(jobs) > _ROWS:
-        rows.append(("", f"and those of {len(jobs) - _ROWS} more jobs (--json prints all)"))
+        rows.append(("", f"and the runs of {len(jobs) - _ROWS} more jobs (--json prints all)"))
     return rows
 
 

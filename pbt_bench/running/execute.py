@@ -49,9 +49,9 @@ class Executed:
 
 
 class Executor:
-    """Execute runs one after another, and reuse what consecutive runs of a group share.
+    """Execute runs one after another, and share data, models and scores between consecutive runs of a group.
 
-    The result of a run does not depend on what was executed before it.
+    The result of a run does not depend on the runs executed before it.
     """
 
     def __init__(self, data_folder: Path, device: torch.device) -> None:
@@ -283,14 +283,8 @@ def _metrics(model: nn.Module, data: Data, trained: Trained) -> Metrics:
 def _pruning(diagnosis: Diagnosis, pruned: Pruned, masks: Masks) -> Pruning:
     """Combine the diagnosis before training, when every pruned weight is exactly zero, with the scores' statistics."""
     layers = tuple(
-        Layer(
-            name=layer.name,
-            shape=layer.shape,
-            prunable=layer.prunable,
-            kept=layer.kept,
-            zero_scores=pruned.zero_scores[layer.name],
-        )
-        for layer in diagnosis.layers
+        Layer(name=d.name, shape=d.shape, prunable=d.prunable, kept=d.kept, zero_scores=pruned.zero_scores[d.name])
+        for d in diagnosis.layers
     )
     return Pruning(
         prunable=diagnosis.prunable,

@@ -27,10 +27,7 @@ def log_path(study: Path, run_id: str) -> Path:
 
 
 class RunLog:
-    """Append to the log of one run.
-
-    The file is open only during a write, and an error of the file system does not fail the run.
-    """
+    """Append to the log of one run. The file is open only during a write, and its errors do not fail the run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -23,7 +23,7 @@ from pbt_bench.running.messages import Advanced, Assignment, Claimed, Finished, 
 from pbt_bench.running.plan import Plan
 from pbt_bench.running.progress import Progress
 from pbt_bench.running.record import RunRecord
-from pbt_bench.running.signals import SAVE_SECONDS, STOPPED
+from pbt_bench.running.signals import SAVE_SECONDS, STOPPED, join_or_kill
 from pbt_bench.running.store import Store
 from pbt_bench.running.worker import work
 from pbt_bench.spec import RunSpec
@@ -201,11 +201,7 @@ class WorkerPool:
             else:
                 with contextlib.suppress(OSError):
                     worker.link.send(None)
-        for worker in self._workers:
-            worker.process.join(SAVE_SECONDS)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+        join_or_kill([worker.process for worker in self._workers])
 
 
 class _Backlog:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from time import monotonic
+
 SAVE_SECONDS = 60.0  # a worker may take this long to save its state after a request to stop
 STOPPED = 143  # exit code of a worker that was stopped
 
@@ -29,3 +33,13 @@ class StopSignal:
         """Raise Stopped if the signal was received and there is no state to save."""
         if self.received and not self.can_save:
             raise Stopped
+
+
+def join_or_kill(workers: Sequence[BaseProcess]) -> None:
+    """Wait until `workers`, which were asked to stop, have ended; kill them after `SAVE_SECONDS`."""
+    end = monotonic() + SAVE_SECONDS
+    for worker in workers:
+        worker.join(max(0.0, end - monotonic()))
+        if worker.is_alive():
+            worker.kill()
+            worker.join()

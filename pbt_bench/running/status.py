@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import msgspec
 
@@ -23,6 +21,7 @@ LOG_LINES = 3  # of a lost run
 RECORDED = ("done", "collapsed", "diverged", "failed")
 _REASONS = {"None": "not yet considered by the scheduler", "": "waiting"}
 UNFINISHED = ("running", "pending", "lost", "missing")
+_ORDER = ("failed", "lost", "running", "pending")  # of states in a list of runs
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +54,6 @@ class Summary:
     seconds_left: float | None  # with one worker; None if no run was measured
     runs: tuple[Run, ...]
     warning: str | None = None  # Slurm did not answer
-    folder: Path = field(default=Path())
 
     @property
     def unfinished(self) -> int:
@@ -114,17 +112,13 @@ def summary(grid: Grid, store: Store, ask_slurm: bool = True) -> Summary:
         *(_running(store, specs[run], owner) for run, owner in running.items()),
         *(_submitted(store, specs[run], seen.jobs[run], bool(seen.error)) for run in rest if run in seen.jobs),
     ]  # fmt: skip
+    runs.sort(key=lambda run: (_ORDER.index(run.state), run.label))
     counts = Counter(outcome.status for outcome in found.values()) + Counter(
         r.state for r in runs if r.state != "failed"
     )
     counts["missing"] = len(specs) - counts.total()
     left = estimate(list(specs.values()), [spec for run, spec in specs.items() if run not in found], found).seconds
-    return Summary(grid.name, len(specs), counts, left, _ordered(runs), seen.error, store.folder)
-
-
-def _ordered(runs: Collection[Run]) -> tuple[Run, ...]:
-    order = ("failed", "lost", "running", "pending")
-    return tuple(sorted(runs, key=lambda run: (order.index(run.state), run.label)))
+    return Summary(grid.name, len(specs), counts, left, tuple(runs), seen.error)
 
 
 def _running(store: Store, spec: RunSpec, owner: Owner) -> Run:

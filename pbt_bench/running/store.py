@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from time import time
 
@@ -124,14 +124,10 @@ class Store:
 
     def records(self, ids: Collection[str] | None = None) -> list[RunRecord]:
         """Return the readable records of all runs, or of `ids`, by run id; name unreadable ones on stderr."""
-        return [record for record in self._read(ids) if record is not None]
-
-    def _read(self, ids: Collection[str] | None) -> Iterator[RunRecord | None]:
         present = sorted(path.stem for path in self.runs.glob("*.json")) if self.runs.is_dir() else []
-        wanted = None if ids is None else set(ids)
-        for run_id in present:
-            if wanted is None or run_id in wanted:
-                yield self.read(run_id)
+        wanted = set(present if ids is None else ids)
+        found = (self.read(run_id) for run_id in present if run_id in wanted)
+        return [record for record in found if record is not None]
 
     def read(self, run_id: str) -> RunRecord | None:
         """Read the record of `run_id`; return None, with a warning on stderr, if its file is damaged."""

@@ -159,7 +159,7 @@ class Stepper:
         }
 
     def load(self, state: State) -> None:
-        """Restore `state`. Raises whatever torch raises for a state of another training."""
+        """Restore `state`. Raises various errors of torch if it belongs to another training."""
         self.model.load_state_dict(state["model"])
         for kept in self._kept.values():
             kept.read()
@@ -233,10 +233,7 @@ def warm_up(
     saver: Saver | None = None,
     state: State | None = None,
 ) -> None:
-    """Train the dense model in place for "N epochs" or "N steps", from `state` if given.
-
-    The random streams are not those of `train`.
-    """
+    """Train the dense model in place for "N epochs" or "N steps" on its own random streams, from `state` if given."""
     count, unit = duration.split()
     stepper = Stepper(model, {}, data, recipe, seed, "warm-up")
     total = int(count) * (stepper.steps_per_epoch if unit == "epochs" else 1)
@@ -338,10 +335,7 @@ class Evaluation:
 def evaluate(
     model: nn.Module, data: Data, images: Images | Streamed, after_batch: Callable[[], None] = lambda: None
 ) -> Evaluation:
-    """Return loss and accuracy over all of `images`, in eval mode and float32.
-
-    A model that draws random numbers draws the same ones in every call.
-    """
+    """Return loss and accuracy over all of `images` in eval mode and float32, with the same random draws each time."""
     model.eval()
     device = images.targets.device
     loss = torch.zeros((), device=device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pbt_bench.running.slurm.command import call
 from pbt_bench.running.slurm.queue import queue
-from pbt_bench.running.slurm.submissions import Submission, submissions
+from pbt_bench.running.slurm.submissions import submissions
 from pbt_bench.running.store import Store
 
 _IDS_PER_CALL = 500  # the length of a command line is limited
@@ -15,7 +15,7 @@ def cancel(study: str, store: Store) -> int:
 
     Raises SlurmError if Slurm does not answer.
     """
-    ours: dict[str, Submission] = {each.folder.name: each for each in submissions(store.folder)}
+    ours = {submission.folder.name for submission in submissions(store.folder)}
     if not ours:
         return 0
     live = [entry.job for entry in queue(study) if entry.submission in ours and not entry.over]

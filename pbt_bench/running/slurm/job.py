@@ -10,19 +10,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from submitit.helpers import Checkpointable
 
 from pbt_bench.running.outcomes import file_digest
+from pbt_bench.running.signals import join_or_kill
 from pbt_bench.running.slurm.submissions import Submission
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
-_STOP_SECONDS = 60.0  # workers may take this long to save their states
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
@@ -77,7 +75,10 @@ def _install_handlers() -> None:
         for other in _SIGNALS:
             signal.signal(other, signal.SIG_IGN)
         print(f"{signal.Signals(number).name}: stopping the workers", file=sys.stderr, flush=True)
-        stop_workers(_STOP_SECONDS)
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            worker.terminate()
+        join_or_kill(workers)
         if callable(requeue) and (number == signal.SIGUSR2 or _runs_in_slurm()):
             requeue(number, frame)
         sys.exit(143)
@@ -86,23 +87,12 @@ def _install_handlers() -> None:
         signal.signal(number, stop)
 
 
-def stop_workers(seconds: float) -> None:
-    """Ask the workers of this process to write checkpoints and end; kill them after `seconds`."""
-    workers = multiprocessing.active_children()
-    for worker in workers:
-        worker.terminate()
-    end = time.monotonic() + seconds
-    for worker in workers:
-        worker.join(max(0.0, end - time.monotonic()))
-        if worker.is_alive():
-            worker.kill()
-            worker.join()
-
-
-def _runs_in_slurm(run: Callable[..., str] = subprocess.check_output) -> bool:
+def _runs_in_slurm() -> bool:
     """Return whether Slurm reports this job as running. A cancelled job is completing when it receives SIGTERM."""
     try:
-        state = run(["squeue", "-h", "-o", "%T", "-j", os.environ["SLURM_JOB_ID"]], text=True, timeout=20)
+        state = subprocess.check_output(
+            ["squeue", "-h", "-o", "%T", "-j", os.environ["SLURM_JOB_ID"]], text=True, timeout=20
+        )
     except (OSError, KeyError, subprocess.SubprocessError):
         return False
     return state.strip() == "RUNNING"

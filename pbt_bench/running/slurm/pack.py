@@ -32,16 +32,14 @@ def pack(specs: Sequence[RunSpec], profile: Profile) -> list[Element]:
     size = profile.runs_per_job
     if profile.array_parallelism is not None:
         size = min(size, max(-(-len(ordered) // profile.array_parallelism), profile.workers))
-    return _cut(ordered, size)
+    return chunk(ordered, size)
 
 
-def chunk(elements: Sequence[Element], most: int) -> list[Sequence[Element]]:
-    """Split `elements` into arrays of at most `most` elements and similar size, which get equal numbers of jobs."""
-    return _cut(elements, most)
+def chunk(items: Sequence[_Item], most: int) -> list[Sequence[_Item]]:
+    """Split `items` into as few parts of at most `most` items as possible; their sizes differ by at most one.
 
-
-def _cut(items: Sequence[_Item], most: int) -> list[Sequence[_Item]]:
-    """Split `items` into as few parts of at most `most` items as possible; their sizes differ by at most one."""
+    Arrays of similar size suit the equal shares of jobs that `share` gives them.
+    """
     count = -(-len(items) // most)
     bounds = [index * len(items) // count for index in range(count + 1)]
     return [items[start:end] for start, end in pairwise(bounds)]

@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -33,14 +32,8 @@ class _Executor(SlurmExecutor):
 
 def executor(folder: Path, study: str, profile: Profile) -> _Executor:
     """Create submitit's executor for `profile`."""
-    wanted: dict[str, Any] = {
-        "partition": profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "constraint": profile.constraint,
-        "gpus_per_node": profile.gpus or None,
-        "mem": profile.memory,
-    }
+    wanted = {name: getattr(profile, name) for name in ("partition", "account", "qos", "constraint")}
+    wanted |= {"gpus_per_node": profile.gpus or None, "mem": profile.memory}
     made = _Executor(folder, max_num_timeout=profile.requeues, python=_PYTHON + shlex.quote(sys.executable))
     made.update_parameters(
         job_name=job_name(study),
