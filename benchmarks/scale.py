@@ -174,7 +174,8 @@ def overhead(options: argparse.Namespace) -> Figures:
     from pbt_bench.running import execute
     from pbt_bench.running.checkpoint import Checkpoint
     from pbt_bench.running.log import RunLog
-    from pbt_bench.running.worker import Advanced, Job, keep_freed_memory, work
+    from pbt_bench.running.messages import Advanced, Assignment
+    from pbt_bench.running.worker import keep_freed_memory, work
 
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -205,7 +206,8 @@ def overhead(options: argparse.Namespace) -> Figures:
     timed(execute, "evaluate", True)
     timed(execute._Shared, "_prune", True)
     timed(RunLog, "append", False)
-    timed(Checkpoint, "_poll", False)
+    timed(Checkpoint, "due", False)
+    timed(Checkpoint, "save", False)
     grid = load_grid(Path(__file__).parents[1] / "grids/digits.toml")
     specs = [spec for spec in grid.runs() if spec.model == "resnet8" and spec.seed == 0]
 
@@ -216,13 +218,13 @@ def overhead(options: argparse.Namespace) -> Figures:
         start = 0.0
         sent = 0
 
-        def recv(self) -> Job | None:
+        def recv(self) -> Assignment | None:
             nonlocal inside
             self.sent += 1
             if self.sent == 2:
                 self.start, inside = time.perf_counter(), 0.0
             spec = next(self.left, None)
-            return Job(spec.to_json(), tuple(grid.grid.method), False) if spec else None
+            return Assignment(spec.to_json(), tuple(grid.grid.method), False) if spec else None
 
         def send(self, message: object) -> None:
             assert isinstance(message, Advanced) or getattr(message, "status", "") in ("done", "collapsed"), message

@@ -125,9 +125,9 @@ def _load(options: argparse.Namespace) -> tuple[Grid, Any]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pbt_bench.running import local
     from pbt_bench.running.environment import emulates_bfloat16
     from pbt_bench.running.plan import check_data, plan
+    from pbt_bench.running.pool import WorkerPool, select_devices
     from pbt_bench.running.progress import Progress
     from pbt_bench.running.status import summary
 
@@ -135,15 +135,17 @@ def _run(options: argparse.Namespace) -> int:
     store.prepare()
     todo = plan(grid, store, options.retry_failed)
     if todo.missing:
-        places = local.devices(options.device, options.workers)
+        devices = select_devices(options.device, options.workers)
         check_data(todo.missing, options.data)
-        if grid.recipe.precision == "bfloat16" and "cpu" in places and emulates_bfloat16():
+        if grid.recipe.precision == "bfloat16" and "cpu" in devices and emulates_bfloat16():
             note = "precision = 'bfloat16' is emulated by this processor, many times slower than 'float32'"
             print(f"note: {note}", file=sys.stderr)
         before = [r.status for r in todo.records.values() if not (options.retry_failed and r.status == "failed")]
-        with Progress(grid.name, len(todo.specs), before, min(len(places), len(todo.missing))) as progress:
-            every = 60 * options.checkpoint_minutes
-            local.run(todo, store, options.data, places, progress, checkpoint_seconds=every)
+        with (
+            Progress(grid.name, len(todo.specs), before, min(len(devices), len(todo.missing))) as progress,
+            WorkerPool(todo, store, options.data, progress, 60 * options.checkpoint_minutes) as pool,
+        ):
+            pool.run(devices)
     state = summary(grid, store, ask_slurm=False)
     print(state.line())
     return 1 if state.counts["failed"] or state.unfinished else 0
@@ -211,10 +213,10 @@ def _paper(options: argparse.Namespace) -> int:
 
 def _audit(options: argparse.Namespace) -> int:
     from pbt_bench.running.audit import audit
-    from pbt_bench.running.local import devices
+    from pbt_bench.running.pool import select_devices
 
     grid, store = _load(options)
-    (device,) = devices(options.device, 1)
+    (device,) = select_devices(options.device, 1)
     found = audit(grid.name, grid.runs(), store, options.data, device, options.sample, options.retrain)
     print(found.text())
     return 1 if found.faults else 0

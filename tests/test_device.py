@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from savers import SaveAll
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -111,12 +111,12 @@ def test_no_step_waits_for_the_device(
     seen: list[list[str]] = []
     with ExitStack() as watched:
 
-        def poll(_: object) -> None:
+        def watch_next_step() -> None:
             watched.close()
             if len(seen) < 5:
                 seen.append(watched.enter_context(no_waiting(device)).seen)
 
-        stepper.epoch(1, 6, poll)
+        stepper.epoch(1, 6, watch_next_step)
     assert seen == [[]] * 5
 
 
@@ -161,16 +161,10 @@ def test_a_saved_state_continues_to_the_same_bits(
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # as in a run
     recipe = Recipe(epochs=2, batch_size=256, augment="crop", crop_padding=1, precision=precision)
-    states: list[Any] = []
-
-    def keep(state: Any) -> None:
-        buffer = io.BytesIO()
-        torch.save(state(), buffer)
-        states.append(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
-
+    saver = SaveAll()
     model, masks = sparse_network(device)
-    train(model, masks, data, recipe, 0, poll=keep)
-    for state in states[:: len(states) // 3]:
+    train(model, masks, data, recipe, 0, saver=saver)
+    for state in saver.states[:: len(saver.states) // 3]:
         again, masks = sparse_network(device)
         train(again, masks, data, recipe, 0, state=state)
         for name, value in model.state_dict().items():
@@ -188,7 +182,7 @@ def test_a_run_from_data_to_record(device: torch.device, tmp_path: Path, method:
         recipe=Recipe(epochs=2, batch_size=64),
         scoring=Scoring(batchnorm="calibrated", rounds=10),
     )
-    record = Executor(tmp_path, device).execute(spec)
+    record = Executor(tmp_path, device).execute(spec).record
     assert record.status == "done", record.error
     assert record.metrics is not None
     assert record.metrics.test_accuracy > 0.2

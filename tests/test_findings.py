@@ -139,7 +139,7 @@ def test_16_the_headline_is_of_the_last_weights_though_others_were_better(monkey
     monkeypatch.setattr(execute, "evaluate", watched)
     rising = {"learning_rate": 1.0, "schedule": "constant", "warmup_epochs": 4, "weight_decay": 0.0}  # to far too high
     recipe = Recipe(epochs=4, batch_size=32, validation_fraction=0.15, **rising)
-    metrics = Executor(Path("nowhere"), torch.device("cpu")).execute(digits(recipe=recipe)).metrics
+    metrics = Executor(Path("nowhere"), torch.device("cpu")).execute(digits(recipe=recipe)).record.metrics
     assert metrics is not None
     assert metrics.best_validation_epoch != 4, "another epoch was better, or this shows nothing"
     assert metrics.test_accuracy == measured[metrics.weights_digest]
@@ -157,7 +157,7 @@ def test_16_the_headline_is_the_last_epoch_and_the_best_test_accuracy_is_only_on
     spec = RunSpec(
         dataset="digits", model="vgg8", method="snip", sparsity=0.9, seed=0, recipe=Recipe(epochs=2, batch_size=128)
     )
-    record = Executor(Path("nowhere"), torch.device("cpu")).execute(spec)
+    record = Executor(Path("nowhere"), torch.device("cpu")).execute(spec).record
     assert record.metrics is not None
     assert record.metrics.validation_accuracy == record.curve[-1].validation_accuracy
     assert record.metrics.best_test_accuracy_over_epochs is None
@@ -189,7 +189,7 @@ def test_18_initial_weights_and_data_order_do_not_depend_on_the_method(monkeypat
     assert seen[0]
     assert seen[0] == seen[1]
     untrained = (digits(method=method, sparsity=0.0, recipe=Recipe(epochs=0)) for method in ("magnitude", "random"))
-    weights = {metrics.weights_digest for spec in untrained if (metrics := executor.execute(spec).metrics)}
+    weights = {metrics.weights_digest for spec in untrained if (metrics := executor.execute(spec).record.metrics)}
     assert len(weights) == 1
 
 
@@ -208,7 +208,7 @@ def test_20_sparsity_is_over_the_recorded_list_of_tensors() -> None:
             dataset="digits", model="resnet8", method="magnitude", sparsity=0.9, seed=0, recipe=Recipe(epochs=0),
             scoring=Scoring(prune_classifier=prune_classifier),
         )  # fmt: skip
-        pruning = executor.execute(spec).pruning
+        pruning = executor.execute(spec).record.pruning
         assert pruning is not None
         assert sum(layer.prunable for layer in pruning.layers) == pruning.prunable
         assert pruning.prunable - pruning.kept == int(0.9 * pruning.prunable)

@@ -1,1 +1,1 @@
-"""Many runs: execute one, local workers, the result store, progress."""
+"""Execute runs: one run, local workers, Slurm, the result store, status, and audits."""

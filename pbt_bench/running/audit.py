@@ -1,7 +1,7 @@
-"""Are the records of a study what their runs would give again?
+"""Check that repeating the runs of a study would give the same records.
 
-Every record is checked against itself and its mask file; what the runs of a sample pruned is computed anew from their
-specification alone, on request the whole training too.
+Every record is checked against itself and its mask file. The pruning of a sample of runs is recomputed from their
+specifications alone; on request the whole training is repeated too.
 """
 
 from __future__ import annotations
@@ -23,45 +23,44 @@ from pbt_bench.running.record import Metrics, Pruning, RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
-_TIMES = ("seconds", "scoring_seconds")  # all else of a result is the same bits each time
-_ROUNDED = 5e-3  # a validation image or two whose answers are all but tied
-_LISTED = 3  # values of one record that differ, before "and n more"
+_TIMES = ("seconds", "scoring_seconds")  # everything else of a result has the same bits in every execution
+_ROUNDED = 5e-3  # accuracy: rounding may change the answer for one or two validation images
+_SHOWN = 3  # differing values of one record that are named
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found."""
+    """The result of an audit."""
 
     name: str
-    runs: int  # of the study
-    records: int  # results: without the failed ones
-    recomputed: int  # of them, what they pruned (or whole runs) computed anew
-    uncommitted: int  # of them, made by code that no commit holds
-    elsewhere: tuple[str, ...]  # where the recomputed ones were made, if not on a machine like this
+    runs: int  # in the study
+    records: int  # failed runs excluded
+    recomputed: int  # records whose pruning or whole run was repeated
+    uncommitted: int  # records made by code with uncommitted changes
+    other_machines: tuple[str, ...]  # different machines that made the recomputed records
     faults: tuple[tuple[RunSpec, str], ...]
 
     def text(self) -> str:
-        """`n of n verified`, what was not, and every fault."""
+        """Return a summary line, notes, and one line per fault."""
         bad = len({spec.run_id for spec, _ in self.faults})
-        lines = [
-            f"{self.name}: {self.records - bad} of {self.records} verified, {self.recomputed} of them computed anew"
-        ]
+        lines = [f"{self.name}: {self.records - bad} of {self.records} verified, {self.recomputed} of them recomputed"]
         if self.records < self.runs:
             lines.append(f"note: {self.runs - self.records} of {self.runs} runs have no result")
         if self.uncommitted:
-            lines.append(f"note: {self.uncommitted} were made by code with changes that were not committed")
-        if self.elsewhere and self.faults:
-            lines.append(f"note: made with {', '.join(self.elsewhere)}; here the last bits of a score may differ")
-        return "\n".join([*lines, *(f"fault: {spec.label} ({spec.run_id}): {what}" for spec, what in self.faults)])
+            lines.append(f"note: {self.uncommitted} were made by code with uncommitted changes")
+        if self.other_machines and self.faults:
+            made = ", ".join(self.other_machines)
+            lines.append(f"note: made with {made}; on this machine the last bits of a score may differ")
+        return "\n".join([*lines, *(f"fault: {spec.label} ({spec.run_id}): {fault}" for spec, fault in self.faults)])
 
 
 def audit(
     name: str, specs: Sequence[RunSpec], store: Store, data: Path, device: str, sample: int, retrain: bool
 ) -> Audit:
-    """Check all records of `specs`; compute `sample` of them anew, to the end of the training with `retrain`.
+    """Check all records of `specs` and recompute `sample` of them; with `retrain`, repeat their training too.
 
-    The sample is the same in every call. A record whose file does not hash to its name, or cannot be read, is a
-    fault too: the run that it should be of has no valid record.
+    The sample is the same in every call. A record that cannot be read, or whose content belongs to another run, is
+    a fault.
     """
     records: list[RunRecord] = []
     unreadable: list[RunSpec] = []
@@ -72,33 +71,33 @@ def audit(
         record = store.read(spec.run_id)
         if record is None:
             unreadable.append(spec)
-            faults.append((spec, "the record cannot be read, or is not of this run"))
+            faults.append((spec, "the record cannot be read, or belongs to another run"))
         elif record.status != "failed":
             records.append(record)
-            faults += [(spec, what) for what in inconsistencies(record, store)]
+            faults += [(spec, fault) for fault in inconsistencies(record, store)]
     whole = [record for record in records if record.pruning and record.metrics]
     chosen = random.Random(0).sample(whole, min(sample, len(whole)))
     executor = Executor(data, torch.device(device))
     for record in sorted(chosen, key=lambda record: repr(record.spec.group)):  # groups share data and statistics
-        faults += [(record.spec, what) for what in _again(record, executor, retrain)]
+        faults += [(record.spec, fault) for fault in _recompute(record, executor, retrain)]
     uncommitted = sum(str(record.environment.get("commit")).endswith("+changes") for record in records)
-    elsewhere = sorted({_machine(record.environment) for record in chosen} - {_machine(describe(torch.device(device)))})
+    others = sorted({_machine(record.environment) for record in chosen} - {_machine(describe(torch.device(device)))})
     found = len(records) + len(unreadable)
-    return Audit(name, len(specs), found, len(chosen), uncommitted, tuple(elsewhere), tuple(faults))
+    return Audit(name, len(specs), found, len(chosen), uncommitted, tuple(others), tuple(faults))
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
-    """What decides the order of sums."""
+    """Return the properties that decide the order of floating-point sums."""
     return " ".join(
         f"{name} {environment.get(name)}" for name in ("torch", "device_name", "processor", "sparse_kernels")
     )
 
 
 def inconsistencies(record: RunRecord, store: Store) -> list[str]:
-    """What of `record` contradicts itself, its specification or its mask file."""
+    """Return the contradictions of `record` to itself, its specification and its mask file."""
     pruning, metrics = record.pruning, record.metrics
     if pruning is None or metrics is None:
-        return ["a result without its pruning or its metrics"]
+        return ["it has no pruning or no metrics"]
     found = []
     if pruning.prunable - pruning.kept != pruned_count(record.spec.sparsity, pruning.prunable):
         found.append(f"{pruning.prunable - pruning.kept} of {pruning.prunable} weights pruned")
@@ -109,16 +108,16 @@ def inconsistencies(record: RunRecord, store: Store) -> list[str]:
             found.append(f"sparsity {epoch.realised_sparsity} of the weights after epoch {epoch.epoch}")
     sums = [sum(layer.prunable for layer in pruning.layers), sum(layer.kept for layer in pruning.layers)]
     if sums != [pruning.prunable, pruning.kept]:
-        found.append("the layers do not add up")
+        found.append("the sums over its layers are not its totals")
     masks = store.read_masks(record)
     if masks is None:
         found.append("its mask file is missing or has another digest")
     elif [int(mask.sum()) for mask in masks.values()] != [layer.kept for layer in pruning.layers]:
-        found.append("its masks keep other numbers of weights than its layers say")
+        found.append("its masks keep other numbers of weights than its layers state")
     stated = {**msgspec.structs.asdict(pruning), **msgspec.structs.asdict(metrics)}
     found += [
-        f"{name} is {stated[name]}, from its layers and epochs {value}"
-        for name, value in {**_of_layers(pruning), **_of_epochs(record, metrics)}.items()
+        f"{name} is {stated[name]}, but its layers and epochs give {value}"
+        for name, value in {**_from_layers(pruning), **_from_epochs(record, metrics)}.items()
         if stated[name] != value
     ]
     epochs = [epoch.epoch for epoch in record.curve]
@@ -127,12 +126,12 @@ def inconsistencies(record: RunRecord, store: Store) -> list[str]:
     if epochs != list(range(1, len(epochs) + 1)) or not least <= len(epochs) <= most:
         found.append(f"{record.status} after {len(epochs)} of {record.spec.recipe.epochs} epochs")
     if not record.environment.get("pbt_bench"):
-        found.append("the code that made it is unknown")
+        found.append("the version of the code that made it is missing")
     return found
 
 
-def _of_layers(pruning: Pruning) -> dict[str, Any]:
-    """What follows from the layers."""
+def _from_layers(pruning: Pruning) -> dict[str, Any]:
+    """Recompute totals from the layers."""
     weights = max(1, pruning.prunable)
     return {
         "sparsity": 1 - pruning.kept / weights,
@@ -141,8 +140,8 @@ def _of_layers(pruning: Pruning) -> dict[str, Any]:
     }
 
 
-def _of_epochs(record: RunRecord, metrics: Metrics) -> dict[str, Any]:
-    """What of the metrics follows from the curve."""
+def _from_epochs(record: RunRecord, metrics: Metrics) -> dict[str, Any]:
+    """Recompute metrics from the curve."""
     curve = record.curve
     held = [epoch.validation_accuracy for epoch in curve if epoch.validation_accuracy is not None]
     best = held.index(max(held)) + 1 if held else None
@@ -151,8 +150,9 @@ def _of_epochs(record: RunRecord, metrics: Metrics) -> dict[str, Any]:
         "best_validation_epoch": best,
         "test_accuracy_at_best_validation": metrics.test_accuracy_at_best_validation if best else None,
     }
-    if record.status == "done" and curve:  # then the last epoch's weights are those that were evaluated
-        for name in ("validation_accuracy", "validation_loss"):  # there on its live channels: rounded differently
+    if record.status == "done" and curve:  # the final metrics are of the last epoch's weights
+        # An epoch evaluates on the live channels only, which rounds differently.
+        for name in ("validation_accuracy", "validation_loss"):
             stated, last = getattr(metrics, name), getattr(curve[-1], name)
             close = None not in (stated, last) and isclose(stated, last, rel_tol=1e-3, abs_tol=_ROUNDED)
             found[name] = stated if close else last
@@ -161,26 +161,26 @@ def _of_epochs(record: RunRecord, metrics: Metrics) -> dict[str, Any]:
     return found
 
 
-def _again(record: RunRecord, executor: Executor, retrain: bool) -> list[str]:
+def _recompute(record: RunRecord, executor: Executor, retrain: bool) -> list[str]:
     if retrain:
-        other = executor.execute(record.spec)
+        other = executor.execute(record.spec).record
         if other.status == "failed":
-            return [f"computed anew it failed: {other.error_line}"]
+            return [f"recomputing it failed: {other.error_line}"]
     else:
         try:
             other = msgspec.structs.replace(record, pruning=executor.pruning(record.spec))
-        except Exception as error:  # a dataset that is gone, a method that fails now
-            return [f"computed anew it failed: {type(error).__name__}: {error}"]
+        except Exception as error:  # for example, the dataset is missing or the method changed
+            return [f"recomputing it failed: {type(error).__name__}: {error}"]
     old, new = (
         dict(_leaves(msgspec.to_builtins(msgspec.structs.replace(each, environment={})))) for each in (record, other)
     )
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    found = [f"computed anew its {name} is {new.get(name)}, not {old.get(name)}" for name in differing[:_LISTED]]
-    return found + [f"and {len(differing) - _LISTED} more values"] * (len(differing) > _LISTED)
+    found = [f"recomputed, its {name} is {new.get(name)}, not {old.get(name)}" for name in differing[:_SHOWN]]
+    return found + [f"and {len(differing) - _SHOWN} more values"] * (len(differing) > _SHOWN)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(place, value) of every number and text of a record but its times."""
+    """Yield (dotted name, value) of every number and text of a record except its times."""
     if isinstance(value, (dict, list, tuple)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             if key not in _TIMES:

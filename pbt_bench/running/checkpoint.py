@@ -1,7 +1,7 @@
-"""The saved state of an unfinished run: written now and then, and when the run is asked to stop.
+"""The saved state of an unfinished run, written at intervals and when the process is asked to stop.
 
-`<study>/checkpoints/<run_id>.pt`: the SHA-256 of what follows, so that a flipped bit is noticed, then a file of torch,
-loaded with weights_only, so that a crafted one executes nothing.
+`<study>/checkpoints/<run_id>.pt` holds a SHA-256 digest, which detects damage, followed by the output of torch.save.
+It is loaded with weights_only, so that a crafted file executes no code.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic
 from typing import Any
@@ -17,49 +17,31 @@ from typing import Any
 import torch
 
 from pbt_bench.running.claims import ClaimLost, Claims
+from pbt_bench.running.signals import Stopped, StopSignal
 from pbt_bench.running.store import Store
-from pbt_bench.running.worker import Stopped
-from pbt_bench.training.loop import Poll, State, no_poll
+from pbt_bench.training.loop import Saver, State
 
 _CHECKSUM = hashlib.sha256().digest_size
 
 
-class Stop:
-    """A signal handler: ends the process at once, or, while a training can save its state, after that."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.can_save = False
-
-    def __call__(self, *signal: object) -> None:
-        """Handle the signal."""
-        self.asked = True
-        self.check()
-
-    def check(self) -> None:
-        """Raises Stopped if that was asked and there is nothing to save."""
-        if self.asked and not self.can_save:
-            raise Stopped
-
-
 class Checkpoint:
-    """Where one run saves its state, and when."""
+    """Save and load the state of one run; a `Saver` for its training."""
 
-    def __init__(self, store: Store, run_id: str, every: float, stop: Stop, claims: Claims) -> None:
+    def __init__(self, store: Store, run_id: str, every: float, stop: StopSignal, claims: Claims) -> None:
         self._store, self._run_id = store, run_id
         self._every, self._start = every, monotonic()
-        self._due = self._start + every
+        self._next = self._start + every
         self._stop, self._claims = stop, claims
         self._before: list[float] = []
         self._phase: State = {}
 
     @property
     def sessions(self) -> list[float]:
-        """Seconds of each time this run was worked on, this one last."""
+        """Seconds of each session of this run; the current session is the last."""
         return [*self._before, monotonic() - self._start]
 
     def load(self) -> State | None:
-        """The state to continue from; None if there is none, or none that can be read: then the run starts anew."""
+        """Return the saved state; None if there is no valid one, and the run starts from the beginning."""
         path = self._store.checkpoint(self._run_id)
         try:
             with path.open("rb") as file:
@@ -68,53 +50,58 @@ class Checkpoint:
                 raise ValueError("it is damaged")
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if not isinstance(state, dict) or state.get("run_id") != self._run_id:
-                raise ValueError("it is of another run")
+                raise ValueError("it belongs to another run")
             if not isinstance(state.get("training"), dict) or state.get("phase") not in ("warm-up", "train"):
-                raise ValueError("it is not whole")
+                raise ValueError("it is incomplete")
             self._before = [float(seconds) for seconds in state["sessions"]]
             return state
         except FileNotFoundError:
             return None
-        except Exception as error:  # whatever a damaged file makes torch raise
+        except Exception as error:  # torch raises many types for a damaged file
             self.refuse(error)
             return None
 
     def refuse(self, reason: Exception) -> None:
-        """Say that the file is of no use."""
+        """Warn that the file cannot be used."""
         line = (str(reason).splitlines() or [type(reason).__name__])[0]
         path = self._store.checkpoint(self._run_id)
-        print(f"warning: {path} is not a checkpoint of this run ({line}); the run starts anew", file=sys.stderr)
+        print(
+            f"warning: {path} is not a checkpoint of this run ({line}); the run starts from the beginning",
+            file=sys.stderr,
+        )
         self._before = []
 
     @contextmanager
-    def saving(self, **phase: Any) -> Iterator[Poll]:
-        """While a training runs: what it is told to call after every step. `phase` is saved with its state."""
+    def saving(self, **phase: Any) -> Iterator[Saver]:
+        """Return the saver for one training; `phase` is saved with its state."""
         self._phase = {"run_id": self._run_id, **phase}
         try:
-            yield self._poll
+            yield self
         finally:
             self._stop.can_save = False
         self._stop.check()
 
-    def _poll(self, state: Callable[[], State]) -> None:
-        """Save the state if it is time, stop if that was asked. Raises ClaimLost, Stopped."""
+    def due(self) -> bool:
+        """Return whether to save now. Raises ClaimLost if another worker has taken the run over."""
         self._stop.can_save = True
         if self._claims.lost:
             raise ClaimLost
-        if not self._stop.asked and monotonic() < self._due:
-            return
+        return self._stop.received or monotonic() >= self._next
+
+    def save(self, training: State) -> None:
+        """Write the state of the training. Raises Stopped after that if the process was asked to stop."""
         buffer = io.BytesIO()
-        torch.save({**self._phase, "sessions": self.sessions, "training": state()}, buffer)
+        torch.save({**self._phase, "sessions": self.sessions, "training": training}, buffer)
+        content = buffer.getvalue()
         try:
-            content = buffer.getvalue()
             self._store.put(self._store.checkpoint(self._run_id), hashlib.sha256(content).digest() + content)
-        except OSError as error:  # the training itself is sound; a disk that stays full fails the record
+        except OSError as error:  # the training itself is intact; if the disk stays full, writing the record fails
             print(f"warning: the state of {self._run_id} is not saved: {error}", file=sys.stderr)
-        self._due = monotonic() + self._every
-        if self._stop.asked:
+        self._next = monotonic() + self._every
+        if self._stop.received:
             raise Stopped
 
 
-def saving(checkpoint: Checkpoint | None, **phase: Any) -> AbstractContextManager[Poll]:
-    """`checkpoint.saving`, or nothing is saved."""
-    return checkpoint.saving(**phase) if checkpoint else nullcontext(no_poll)
+def saving(checkpoint: Checkpoint | None, **phase: Any) -> AbstractContextManager[Saver | None]:
+    """Return `checkpoint.saving`; without a checkpoint, a context manager of None."""
+    return checkpoint.saving(**phase) if checkpoint else nullcontext()

@@ -1,10 +1,10 @@
-"""Who works on which run: one worker at a time, on every machine that sees the folder.
+"""Claims ensure that one worker at a time executes a run, on all machines that share the results folder.
 
-A claim is the file `<study>/claims/<run_id>.<generation>`, made by exclusive creation; its owner renews the
-modification time every `BEAT` seconds. One that was not renewed for `STALE` seconds is taken over by creating the next
-generation, which again only one worker can do; the former owner, should it wake up, sees that file and stops.
-Ages are differences of times that the file system wrote, so the clocks of the machines play no part. Files are opened
-to be read, never only looked up: NFS promises fresh attributes for an opened file alone.
+A claim is the file `<study>/claims/<run_id>.<generation>`, made by exclusive creation. Its owner renews the
+modification time every `BEAT` seconds. A claim that was not renewed for `STALE` seconds is taken over by creating the
+next generation, which again only one worker can do; if the former owner resumes, it sees that file and stops.
+Ages are differences of times that the file system wrote, so the clocks of the machines have no effect. Files are
+opened before their times are read: NFS guarantees fresh attributes only for an opened file.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ import msgspec
 
 from pbt_bench.running.store import HOST
 
-STALE = float(os.environ.get("PBT_BENCH_STALE_SECONDS", "40"))  # without renewal a claim is void; same for all workers
+STALE = float(os.environ.get("PBT_BENCH_STALE_SECONDS", "40"))  # same for all workers
 BEAT = STALE / 5  # seconds between renewals
 
 
 class ClaimLost(Exception):
-    """Another worker took this run over while this one did not answer."""
+    """Raised when another worker took over the run because this worker did not renew its claim."""
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Who wrote a claim, for people."""
+    """The process that wrote a claim, for display."""
 
     host: str
     pid: int
-    job: str | None = None  # of Slurm
+    job: str | None = None  # Slurm's id
 
 
 def slurm_job() -> str | None:
-    """The Slurm job that this process is in, as squeue names it."""
+    """Return the id of this process's Slurm job in the format of squeue; None outside Slurm."""
     array = "_".join(filter(None, map(os.environ.get, ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))))
     return array or os.environ.get("SLURM_JOB_ID")
 
 
 class Claims:
-    """The claims of one worker, which holds at most one at a time."""
+    """The claims of one worker, which holds at most one claim at a time."""
 
     def __init__(self, study: Path, beat: float = BEAT, stale: float = STALE) -> None:
         self._folder = study / "claims"
@@ -59,7 +59,7 @@ class Claims:
         self._thread: threading.Thread | None = None
 
     def take(self, run_id: str) -> bool:
-        """Claim `run_id`; False if another worker holds it."""
+        """Claim `run_id`; return False if another worker holds it."""
         generation = 1
         while True:
             path = self._path(run_id, generation)
@@ -70,12 +70,12 @@ class Claims:
                 age = self._age(run_id, generation)
                 if age is not None and abs(age) < self._stale:
                     return False
-                generation += age is not None  # one that was released this moment is free again
+                generation += age is not None  # None: it was released in the meantime
                 continue
-            except FileNotFoundError:  # the first claim of a study
+            except FileNotFoundError:  # this is the first claim of the study
                 self._folder.mkdir(exist_ok=True)
                 continue
-            except OSError:  # made, but not written: a full disk
+            except OSError:  # the disk is full: the file exists, but is empty
                 _remove(path)
                 raise
             self._held, self._lost = (run_id, generation), False
@@ -83,24 +83,24 @@ class Claims:
             return True
 
     def check(self) -> None:
-        """Raises ClaimLost if the claim held was taken over."""
+        """Raise ClaimLost if the claim was taken over."""
         if self._lost or (self._held and self._superseded()):
             raise ClaimLost
 
     @property
     def lost(self) -> bool:
-        """What the last renewal saw; costs nothing, for every step of a training."""
+        """Whether the last renewal found the claim taken over. Reads no file, so every training step may ask."""
         return self._lost
 
     def release(self) -> None:
-        """Give the claim up: the oldest generation first, so that at no time a stale one is the newest."""
+        """Give up the claim. Removes the oldest generation first, so that a stale one is never the newest."""
         held, self._held = self._held, None
         if held and not self._lost:
             for generation in range(1, held[1] + 1):
                 _remove(self._path(held[0], generation))
 
     def close(self) -> None:
-        """Release, and stop renewing."""
+        """Release the claim and stop the thread that renews it."""
         self.release()
         thread, self._thread = self._thread, None
         self._wake.set()
@@ -109,7 +109,7 @@ class Claims:
         _remove(self._clock)
 
     def busy(self, run_id: str) -> bool:
-        """Is there a claim of `run_id` that its owner renews?"""
+        """Return whether `run_id` has a claim that its owner renews."""
         generation = 1
         while (age := self._age(run_id, generation)) is not None:
             if abs(age) < self._stale:
@@ -118,7 +118,7 @@ class Claims:
         return False
 
     def forget(self, run_id: str) -> None:
-        """Remove every claim of a run that has a record, or whose worker is known to be dead."""
+        """Remove all claims of a run that has a record or whose worker is dead."""
         for _, _, path in _claims(self._folder, run_id):
             _remove(path)
 
@@ -126,7 +126,7 @@ class Claims:
         return self._folder / f"{run_id}.{generation}"
 
     def _age(self, run_id: str, generation: int) -> float | None:
-        """Seconds since the claim was renewed; None if there is none. Large below 0: the clock was set back since."""
+        """Return the seconds since the claim was renewed, below 0 if the clock was set back; None without a claim."""
         try:
             with self._path(run_id, generation).open("rb") as file:
                 return self._now() - os.fstat(file.fileno()).st_mtime
@@ -134,7 +134,7 @@ class Claims:
             return None
 
     def _now(self) -> float:
-        """The file system's own time, asked once a second."""
+        """Return the time of the file system, which is read once a second."""
         if monotonic() - self._asked > 1:
             with self._clock.open("wb") as file:
                 file.write(b"1")
@@ -165,32 +165,32 @@ class Claims:
             except FileNotFoundError:
                 superseded = True
             except OSError:
-                continue  # the file system is away for a moment; the next beat tries again
+                continue  # the file system is unavailable for a moment; the next beat tries again
             if superseded and self._held == held:
                 self._lost = True
 
 
 def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # what cannot be removed goes stale
+    with contextlib.suppress(OSError):  # a claim that cannot be removed becomes stale
         path.unlink()
 
 
 def _claims(folder: Path, run_id: str = "*") -> list[tuple[str, int, Path]]:
-    """(run id, generation, file) of every claim, the oldest of a run first; whatever else lies there is none."""
+    """Return (run id, generation, file) of every claim, the oldest of a run first; other files are ignored."""
     paths = [path for path in folder.glob(f"{run_id}.*") if re.fullmatch(r"[0-9a-f]{16}\.[1-9][0-9]*", path.name)]
     return sorted((path.stem, int(path.suffix[1:]), path) for path in paths)
 
 
 def active(study: Path) -> dict[str, Owner]:
-    """Who is at which run now: the newest claims of all runs, as far as they are renewed."""
+    """Return the owner of every run whose newest claim is renewed, by run id."""
     newest = {run: generation for run, generation, _ in _claims(study / "claims")}
     claims = Claims(study)
     try:
         ages = {run: claims._age(run, generation) for run, generation in newest.items()}
-    except OSError:  # a folder that can only be read: the clocks of the machines must do
+    except OSError:  # the folder is read-only: fall back to the clocks of the machines
         ages = {}
         for run, generation in newest.items():
-            with contextlib.suppress(OSError):  # released meanwhile
+            with contextlib.suppress(OSError):  # released in the meantime
                 ages[run] = time() - claims._path(run, generation).stat().st_mtime
     finally:
         claims.close()
@@ -199,7 +199,7 @@ def active(study: Path) -> dict[str, Owner]:
 
 
 def owner(study: Path, run_id: str) -> Owner | None:
-    """Who holds `run_id`, or held it last, for messages; None if nobody or not readable."""
+    """Return the current or last owner of `run_id`; None if there is no readable claim."""
     found = _claims(study / "claims", run_id)
     try:
         return msgspec.json.decode(found[-1][2].read_bytes(), type=Owner) if found else None

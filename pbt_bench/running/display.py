@@ -1,4 +1,4 @@
-"""A study's state for people: a table on a terminal, plain lines elsewhere."""
+"""Show the state of a study: as a table on a terminal, as plain lines in other outputs."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from pbt_bench.errors import printable
 from pbt_bench.running.progress import duration
 from pbt_bench.running.status import Run, Summary
 
-_ROWS = 20  # of each kind; --json has all
+_ROWS = 20  # rows of each kind; --json prints all
 
 _COLOURS = {"failed": "red", "lost": "red", "running": "green", "pending": "yellow"}
 
 
 def plain(state: Summary) -> str:
-    """The counts, and below them what needs attention."""
+    """Return the counts, and below them the runs that need attention."""
     lines = [state.line()]
     if state.warning:
         lines.append(f"warning: {state.warning}")
     for kind in _COLOURS:
-        for what, detail in _rows(state, kind):
-            lines.append(f"{kind}: {what}: {detail}" if what else f"    {detail}")
+        for title, detail in _rows(state, kind):
+            lines.append(f"{kind}: {title}: {detail}" if title else f"    {detail}")
     return "\n".join(lines)
 
 
 def table(state: Summary) -> Group:
-    """The same, to be looked at."""
+    """Return the content of `plain` as a coloured table."""
     parts: list[Text | Table] = [Text(state.line(), style="bold")]
     if state.warning:
         parts.append(Text(f"warning: {state.warning}", style="red"))
     rows = Table(box=None, show_header=False, pad_edge=False)
     for kind, colour in _COLOURS.items():
-        for what, detail in _rows(state, kind):
+        for title, detail in _rows(state, kind):
             rows.add_row(
-                Text(kind if what else "", style=colour), Text(what), Text(detail, style="" if what else "dim")
+                Text(kind if title else "", style=colour), Text(title), Text(detail, style="" if title else "dim")
             )
     if rows.row_count:
         parts.append(rows)
@@ -49,7 +49,7 @@ def table(state: Summary) -> Group:
 
 
 def show(state: Summary, json: bool = False) -> None:
-    """Print it, as fits where it goes."""
+    """Print the state: as JSON, as a table on a terminal, or as plain lines."""
     console = Console()
     if console.is_terminal and not json:
         console.print(table(state))
@@ -58,7 +58,7 @@ def show(state: Summary, json: bool = False) -> None:
 
 
 def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Summary:
-    """Show it again and again until nothing runs or waits any more; with `json` as one line each."""
+    """Show the state every `seconds` until no run is running or pending; return the last state."""
     console = Console()
     state = read()
     with Live(console=console, auto_refresh=False) if console.is_terminal and not json else nullcontext() as live:
@@ -74,13 +74,13 @@ def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Su
 
 
 def _rows(state: Summary, kind: str) -> list[tuple[str, str]]:
-    """(what, detail) of one kind; a row without `what` belongs to the one above."""
+    """Return (title, detail) rows of one kind; a row without a title belongs to the row above."""
     runs = state.of(kind)
     describe = {"failed": _failed, "running": _running, "pending": _pending, "lost": _lost}[kind]
     rows = describe(runs[:_ROWS] if kind in ("failed", "running") else runs)
     if kind in ("failed", "running") and len(runs) > _ROWS:
-        rows.append(("", f"and {len(runs) - _ROWS} more (--json names all)"))
-    return [(printable(what), printable(detail)) for what, detail in rows]
+        rows.append(("", f"and {len(runs) - _ROWS} more (--json prints all)"))
+    return [(printable(title), printable(detail)) for title, detail in rows]
 
 
 def _failed(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -102,18 +102,18 @@ def _pending(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _lost(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """By job; below it what its log, or that of one of its runs, said last."""
+    """Group lost runs by job; below each job, give the last lines of its log or of the log of one of its runs."""
     jobs: dict[tuple[str | None, str | None], list[Run]] = {}
     for run in runs:
         jobs.setdefault((run.job, run.why), []).append(run)
     rows = []
-    for (job, why), those in list(jobs.items())[:_ROWS]:
-        first = max(those, key=lambda run: run.own_log)
-        rows.append((_runs(len(those)), f"job {job}: {why}"))
-        rows += [("", f"{first.label} ({first.run_id}){' and others' if len(those) > 1 else ''}")]
+    for (job, why), members in list(jobs.items())[:_ROWS]:
+        first = max(members, key=lambda run: run.own_log)
+        rows.append((_runs(len(members)), f"job {job}: {why}"))
+        rows += [("", f"{first.label} ({first.run_id}){' and others' if len(members) > 1 else ''}")]
         rows += [("", f"| {line}") for line in first.log]
     if len(jobs) > _ROWS:
-        rows.append(("", f"and those of {len(jobs) - _ROWS} more jobs (--json names all)"))
+        rows.append(("", f"and the runs of {len(jobs) - _ROWS} more jobs (--json prints all)"))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Where a run was executed: versions, device, commit, host. Not part of its identity."""
+"""Describe the environment of a run: versions, device, commit, host. It is not part of the run's identity."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pbt_bench.sparse import kernels
 
 @cache
 def commit() -> str | None:
-    """The git commit of this code, with "+changes" if the working tree differs; None outside a checkout."""
+    """Return the git commit of this code, with "+changes" if the working tree differs; None outside a clone."""
     folder = Path(pbt_bench.__file__).parents[1]
 
     def git(*words: str) -> str:
@@ -35,7 +35,7 @@ def commit() -> str | None:
 
 
 def emulates_bfloat16() -> bool:
-    """Whether this is an x86 processor without bfloat16 instructions: that precision is many times slower then."""
+    """Return whether this is an x86 processor without bfloat16 instructions, where bfloat16 is many times slower."""
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
@@ -44,7 +44,7 @@ def emulates_bfloat16() -> bool:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Versions, device, commit, host and process of this worker."""
+    """Return versions, device, commit, host and process of this worker."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "pbt_bench": pbt_bench.__version__,

@@ -1,4 +1,4 @@
-"""How long runs will take, from the runs of the study measured so far."""
+"""Estimate how long runs take, from the measured runs of the study."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pbt_bench.spec import RunSpec
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of runs one after another; None if nothing was measured."""
+    """Seconds of the runs one after another; None if no run was measured."""
 
     seconds: float | None
-    measured: int  # runs that it comes from
+    measured: int  # number of runs it is based on
 
 
 def estimate(specs: Sequence[RunSpec], todo: Sequence[RunSpec], found: Mapping[str, Outcome]) -> Estimate:
-    """What `todo` takes: per dataset and model the mean of the measured runs, else the mean of all."""
+    """Estimate `todo` by the mean of the measured runs of the same dataset and model, or else the mean of all."""
     measured: dict[tuple[str, str], list[float]] = {}
     for spec in specs:
         outcome = found.get(spec.run_id)

@@ -1,4 +1,4 @@
-"""One run: data -> model -> warm-up -> statistics -> scores -> masks -> sanity -> diagnosis -> train -> evaluate."""
+"""Execute one run: data -> model -> warm-up -> statistics -> scores -> masks -> sanity -> diagnosis -> training."""
 
 from __future__ import annotations
 
@@ -32,18 +32,26 @@ from pbt_bench.running.checkpoint import Checkpoint, saving
 from pbt_bench.running.claims import ClaimLost
 from pbt_bench.running.environment import describe
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord, Status, digest
-from pbt_bench.running.worker import Stopped
+from pbt_bench.running.signals import Stopped
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, RunSpec, Scoring
-from pbt_bench.training.loop import EpochResult, Poll, State, StateError, Trained, evaluate, no_poll, train, warm_up
+from pbt_bench.training.loop import EpochResult, Saver, State, StateError, Trained, evaluate, train, warm_up
 
-_MOST_ERROR = 10_000  # characters of an error that are kept, at either end
+_ERROR_CHARACTERS = 10_000  # kept from each end of a traceback
+
+
+@dataclass(frozen=True)
+class Executed:
+    """The record of a run and its masks, by layer; masks are None for a failed run."""
+
+    record: RunRecord
+    masks: dict[str, NDArray[np.bool_]] | None = None
 
 
 class Executor:
-    """Executes runs one after another, and keeps what consecutive runs of one group share.
+    """Execute runs one after another, and share data, models and scores between consecutive runs of a group.
 
-    The result of a run does not depend on what was executed before it.
+    The result of a run does not depend on the runs executed before it.
     """
 
     def __init__(self, data_folder: Path, device: torch.device) -> None:
@@ -52,7 +60,6 @@ class Executor:
         self._datasets: dict[str, Dataset] = {}
         self._group: tuple[object, ...] = ()
         self._shared: _Shared | None = None
-        self.masks: dict[str, NDArray[np.bool_]] | None = None  # of the last run, if it got so far
 
     def execute(
         self,
@@ -60,31 +67,30 @@ class Executor:
         methods: Collection[str] = (),
         on_epoch: Callable[[EpochResult], None] = lambda _: None,
         checkpoint: Checkpoint | None = None,
-    ) -> RunRecord:
-        """The record of `spec`; an exception makes a `failed` record. `methods` are those of its whole group.
+    ) -> Executed:
+        """Execute `spec`; an exception results in a `failed` record. `methods` are all methods of its group.
 
-        Goes on from `checkpoint`, if it holds a state, and saves there.
+        Continues from the state in `checkpoint`, if there is one, and saves its state to it.
         """
         started = datetime.now(UTC).isoformat(timespec="seconds")
         start = perf_counter()
-        _settle(spec)
+        _set_globals(spec)
         if self._device.type == "cuda":
             torch.backends.cudnn.deterministic = True
-        self.masks = None
         try:
             try:
                 state = checkpoint.load() if checkpoint else None
-                record = self._execute(spec, methods, on_epoch, checkpoint, state)
+                executed = self._execute(spec, methods, on_epoch, checkpoint, state)
             except StateError as error:
                 assert checkpoint
                 checkpoint.refuse(error)
-                record = self._execute(spec, methods, on_epoch, checkpoint, None)
+                executed = self._execute(spec, methods, on_epoch, checkpoint, None)
         except (ClaimLost, Stopped):
             raise
-        except BaseException as error:  # the grid goes on; the record keeps the reason
+        except BaseException as error:  # the record keeps the reason, and the grid continues
             if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-                raise  # the user's; a worker ignores Ctrl-C, so there it is a method's
-            record = RunRecord(run_id=spec.run_id, status="failed", spec=spec, error=_traceback())
+                raise  # by the user; a worker ignores Ctrl-C, so in a worker a method raised it
+            executed = Executed(RunRecord(run_id=spec.run_id, status="failed", spec=spec, error=_traceback()))
         sessions = checkpoint.sessions if checkpoint else [perf_counter() - start]
         environment = describe(self._device) | {
             "started": started,
@@ -92,13 +98,13 @@ class Executor:
             "sessions": len(sessions),
             "peak_memory_gib": _peak_memory_gib(self._device),
         }
-        return msgspec.structs.replace(record, environment=environment)
+        return Executed(msgspec.structs.replace(executed.record, environment=environment), executed.masks)
 
     def pruning(self, spec: RunSpec) -> Pruning:
-        """What `spec` prunes, computed from nothing else."""
-        _settle(spec)
+        """Compute the pruning of `spec` from the specification alone."""
+        _set_globals(spec)
         shared = self._prepare(spec)
-        shared.warm_up(spec, no_poll, None)
+        shared.warm_up(spec, None, None)
         return shared.mask(spec, ()).pruning
 
     def _execute(
@@ -108,29 +114,30 @@ class Executor:
         on_epoch: Callable[[EpochResult], None],
         checkpoint: Checkpoint | None,
         state: State | None,
-    ) -> RunRecord:
+    ) -> Executed:
         shared = self._prepare(spec)
         data = shared.data
         if state and state["phase"] == "train":
             masked = shared.restore(spec, state)
         else:
-            with saving(checkpoint, phase="warm-up") as poll:
-                shared.warm_up(spec, poll, state and state["training"])
+            with saving(checkpoint, phase="warm-up") as saver:
+                shared.warm_up(spec, saver, state and state["training"])
             state = None
             masked = shared.mask(spec, methods)
-        _settle(spec)
+        _set_globals(spec)
         model, masks, pruning = masked.model, masked.masks, masked.pruning
-        self.masks = {name: mask.cpu().numpy() for name, mask in masks.items()}
 
         trained = Trained((), None, None, False)
         status: Status = "collapsed"
         if masked.connected:
             so_far = msgspec.json.encode(pruning).decode()
-            with saving(checkpoint, phase="train", pruning=so_far, masks=masks) as poll:
-                trained = train(model, masks, data, spec.recipe, spec.seed, on_epoch, poll, state and state["training"])
+            with saving(checkpoint, phase="train", pruning=so_far, masks=masks) as saver:
+                trained = train(
+                    model, masks, data, spec.recipe, spec.seed, on_epoch, saver, state and state["training"]
+                )
             status = "diverged" if trained.diverged else "done"
         realised = realised_sparsity(dict(model.named_parameters()), masks)
-        return RunRecord(
+        record = RunRecord(
             run_id=spec.run_id,
             status=status,
             spec=spec,
@@ -138,6 +145,7 @@ class Executor:
             pruning=msgspec.structs.replace(pruning, realised_sparsity=realised),
             curve=tuple(Epoch(**asdict(epoch)) for epoch in trained.curve),
         )
+        return Executed(record, {name: mask.cpu().numpy() for name, mask in masks.items()})
 
     def _prepare(self, spec: RunSpec) -> _Shared:
         key = (*spec.group, spec.recipe.split_seed, spec.recipe.validation_fraction, spec.recipe.threads)
@@ -151,16 +159,16 @@ class Executor:
 
 @dataclass(frozen=True)
 class _Masked:
-    """A network ready to be trained."""
+    """A pruned network before training."""
 
     model: nn.Module
     masks: Masks
     pruning: Pruning
-    connected: bool = True  # does a path of kept weights join input and output?
+    connected: bool = True  # a path of kept weights joins input and output
 
 
 class _Shared:
-    """What the runs of a group have in common: data, the model before pruning, and one scorer per scoring choice."""
+    """The data, the model before pruning, and one scorer per `Scoring`, which the runs of a group share."""
 
     def __init__(self, spec: RunSpec, dataset: Dataset, device: torch.device) -> None:
         self.data = prepare(dataset, spec.recipe.validation_fraction, spec.recipe.split_seed, device)
@@ -172,18 +180,18 @@ class _Shared:
         self._scorers: dict[Scoring, Scorer] = {}
 
     def build(self, seed: int) -> nn.Module:
-        """The group's network with initial weights from `seed`."""
+        """Build the group's network with initial weights from `seed`."""
         return self._build(seed).to(self._device)
 
-    def warm_up(self, spec: RunSpec, poll: Poll, state: State | None) -> None:
-        """Dense training before scoring, once for the group."""
+    def warm_up(self, spec: RunSpec, saver: Saver | None, state: State | None) -> None:
+        """Train the dense model before scoring, once for the group."""
         if not self._warm:
             model = self.build(spec.seed)
-            warm_up(model, self.data, spec.recipe, spec.seed, spec.warmup, poll, state)
+            warm_up(model, self.data, spec.recipe, spec.seed, spec.warmup, saver, state)
             self.model, self._warm = model, True
 
     def mask(self, spec: RunSpec, methods: Collection[str]) -> _Masked:
-        """Score, prune, transform, diagnose."""
+        """Score and prune the model, apply the sanity transform, and diagnose the result."""
         model = copy.deepcopy(self.model)
         pruned = self._prune(spec, methods)
         masks = _shuffled(pruned.masks, spec.seed) if spec.sanity == "shuffle" else pruned.masks
@@ -196,18 +204,18 @@ class _Shared:
         return _Masked(model, masks, _pruning(diagnosis, pruned, masks), diagnosis.connected)
 
     def restore(self, spec: RunSpec, state: State) -> _Masked:
-        """What `mask` gave when `state` was saved; the weights come with the state of the training."""
+        """Return the result of `mask` when `state` was saved; the training restores the weights."""
         try:
             pruning = msgspec.json.decode(state["pruning"], type=Pruning)
             masks = {name: mask.to(self._device) for name, mask in state["masks"].items()}
             if digest({name: mask.cpu().numpy() for name, mask in masks.items()}) != pruning.mask_digest:
-                raise ValueError("the masks are not those of the record")
+                raise ValueError("its masks have another digest")
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise StateError(str(error)) from None
         return _Masked(self.build(spec.seed), masks, pruning)
 
     def _prune(self, spec: RunSpec, methods: Collection[str]) -> Pruned:
-        """The masks of `spec`, before any sanity transform of them."""
+        """Compute the masks of `spec`, before any sanity transform."""
         if spec.method == DENSE:
             masks = all_kept(self.model, spec.scoring.prune_classifier)
             return Pruned(masks, dict.fromkeys(masks, 0), 0.0, 0)
@@ -222,7 +230,7 @@ class _Shared:
 
 
 def _scoring_batches(data: Data, scoring: Scoring, spec: RunSpec, round_: int) -> list[tuple[Tensor, Tensor]]:
-    """The scoring data of a round of an iterative method; other methods use those of round 1."""
+    """Return the scoring data of a round of an iterative method; other methods use the data of round 1."""
     seed = spec.seed if round_ == 1 else derive(spec.seed, "round", round_)
     images = scoring_images(
         data.train, scoring.samples_per_class, scoring.most_samples, data.classes, seed, scoring.order
@@ -243,14 +251,14 @@ def _scoring_batches(data: Data, scoring: Scoring, spec: RunSpec, round_: int) -
 
 
 def _shuffled(masks: Masks, seed: int) -> Masks:
-    """Permute every layer's mask: layer densities stay, the choice of weights goes (Frankle et al. 2021, Sec. 5)."""
+    """Permute the mask within every layer, which keeps the layer densities (Frankle et al. 2021, Sec. 5)."""
     generator = stream(seed, "shuffle")
     order = {name: torch.randperm(mask.numel(), generator=generator) for name, mask in masks.items()}
     return {name: mask.flatten()[order[name].to(mask.device)].view_as(mask) for name, mask in masks.items()}
 
 
 def _metrics(model: nn.Module, data: Data, trained: Trained) -> Metrics:
-    """The test set: for the final weights, for those of the best validation epoch, and what the recipe adds."""
+    """Evaluate the final weights, and those of the best validation epoch, on the test set."""
     weights = digest({name: tensor.cpu().contiguous().numpy() for name, tensor in model.state_dict().items()})
     test = evaluate(model, data, data.test)
     held = evaluate(model, data, data.validation) if len(data.validation) else None
@@ -273,16 +281,10 @@ def _metrics(model: nn.Module, data: Data, trained: Trained) -> Metrics:
 
 
 def _pruning(diagnosis: Diagnosis, pruned: Pruned, masks: Masks) -> Pruning:
-    """Of a network before training: a pruned weight is exactly zero then, as `apply` left it."""
+    """Combine the diagnosis before training, when every pruned weight is exactly zero, with the scores' statistics."""
     layers = tuple(
-        Layer(
-            name=layer.name,
-            shape=layer.shape,
-            prunable=layer.prunable,
-            kept=layer.kept,
-            zero_scores=pruned.zero_scores[layer.name],
-        )
-        for layer in diagnosis.layers
+        Layer(name=d.name, shape=d.shape, prunable=d.prunable, kept=d.kept, zero_scores=pruned.zero_scores[d.name])
+        for d in diagnosis.layers
     )
     return Pruning(
         prunable=diagnosis.prunable,
@@ -302,21 +304,21 @@ def _pruning(diagnosis: Diagnosis, pruned: Pruned, masks: Masks) -> Pruning:
     )
 
 
-def _settle(spec: RunSpec) -> None:
-    """What methods can change for the whole process, and numbers depend on."""
+def _set_globals(spec: RunSpec) -> None:
+    """Reset the global settings of torch that affect numbers and that a method may have changed."""
     torch.set_num_threads(spec.recipe.threads)
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
 
 
 def _traceback() -> str:
-    """Of the error being handled, as a record can hold it."""
+    """Return the traceback of the current exception as valid UTF-8, shortened in the middle."""
     text = traceback.format_exc().encode(errors="replace").decode()
-    return text if len(text) <= 2 * _MOST_ERROR else f"{text[:_MOST_ERROR]}\n…\n{text[-_MOST_ERROR:]}"
+    return text if len(text) <= 2 * _ERROR_CHARACTERS else f"{text[:_ERROR_CHARACTERS]}\n…\n{text[-_ERROR_CHARACTERS:]}"
 
 
 def _peak_memory_gib(device: torch.device) -> float:
-    """Largest resident memory of this process so far, or of its tensors on a GPU."""
+    """Return the peak resident memory of this process, or the peak memory of its tensors on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,4 +1,4 @@
-"""One log per run, `<study>/logs/<run_id>.log`: what is printed while it is executed, and a line per epoch."""
+"""The log of a run, `<study>/logs/<run_id>.log`: everything that the run prints, and one line per epoch."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ _LINE = re.compile(r"(\d{4}-\d\d-\d\d [\d:]{8}) (?:(start) |epoch (\d{1,9})/(\d{
 
 
 def log_path(study: Path, run_id: str) -> Path:
-    """Where the log of a run is or will be."""
+    """Return the path of the log of a run, which need not exist."""
     return study / "logs" / f"{run_id}.log"
 
 
 class RunLog:
-    """Appends to the log of one run. It is open only while a line is written, and never fails a run."""
+    """Append to the log of one run. The file is open only during a write, and its errors do not fail the run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def say(self, text: str) -> None:
-        """A line with the time."""
+        """Append a line that starts with the time."""
         self.append(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text.rstrip()}\n")
 
     def append(self, text: str) -> None:
-        """`text` as it is."""
+        """Append `text` unchanged."""
         with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8", errors="replace") as file:
             file.write(text)
 
 
 class _Tee(io.TextIOBase):
-    """What is printed goes where it always went, and to a log."""
+    """Write to a stream and to a log."""
 
     def __init__(self, stream: TextIO, log: RunLog) -> None:
         self._stream, self._log = stream, log
@@ -58,7 +58,7 @@ class _Tee(io.TextIOBase):
 
 @contextlib.contextmanager
 def logged(study: Path, spec: RunSpec, device: str) -> Iterator[RunLog]:
-    """The log of `spec`; what Python prints while inside is also written to it."""
+    """Open the log of `spec`, and copy everything that Python prints inside the context to it."""
     path = log_path(study, spec.run_id)
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
@@ -70,12 +70,12 @@ def logged(study: Path, spec: RunSpec, device: str) -> Iterator[RunLog]:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             yield log
     except SystemExit:
-        log.say("stopped; it goes on from its last saved state")
+        log.say("stopped; the next execution continues from the last saved state")
         raise
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a log; none if there is none."""
+    """Return the last lines of a log; an empty list if there is no log."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
@@ -86,20 +86,20 @@ def tail(path: Path, lines: int) -> list[str]:
 
 
 def last_job(path: Path) -> str | None:
-    """The Slurm job that began or continued the run last, as far as the end of its log tells."""
+    """Return the Slurm job of the last start in the end of the log; None if there is none."""
     starts = [match for line in tail(path, 1000) if (match := _START.match(line))]
     return starts[-1][1] if starts else None
 
 
 def position(path: Path) -> tuple[int, int, float | None] | None:
-    """(epoch, epochs, seconds left) of a run as its log says; seconds are None until a session's second epoch."""
+    """Return (epoch, epochs, seconds left) from the log; seconds are None before a session's second epoch."""
     seen: list[tuple[datetime, int, int]] = []
     for line in tail(path, 1000):
         if match := _LINE.match(line):
             if match[2]:
                 seen.clear()
             else:
-                with contextlib.suppress(ValueError):  # something else that a method printed
+                with contextlib.suppress(ValueError):  # a method printed a similar line
                     seen.append((datetime.fromisoformat(match[1]), int(match[3]), int(match[4])))
     if not seen:
         return None

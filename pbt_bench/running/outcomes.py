@@ -1,4 +1,4 @@
-"""What became of each run, without reading all of its record: a status over 100,000 runs takes seconds."""
+"""Read only the status, time and error of records, so that the status of 100,000 runs takes seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Environment(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """The part of a record that counts and estimates need."""
+    """The part of a record that counts and estimates use."""
 
     run_id: str
     status: Status
@@ -32,7 +32,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @property
     def error_line(self) -> str:
-        """What went wrong, in one line."""
+        """The error in one line."""
         return first_line(self.error) or ""
 
 
@@ -40,7 +40,7 @@ _DECODER = msgspec.json.Decoder(Outcome)
 
 
 def outcomes(runs: Path, ids: Collection[str]) -> dict[str, Outcome]:
-    """The outcomes of those of `ids` that have a record in `runs`; a damaged file is none."""
+    """Return the outcomes of the runs `ids` that have a record in `runs`; damaged files are ignored."""
     wanted = set(ids)
     try:
         names = [name for name in os.listdir(runs) if name.endswith(".json") and name[:-5] in wanted]
@@ -58,5 +58,5 @@ def outcomes(runs: Path, ids: Collection[str]) -> dict[str, Outcome]:
 
 
 def file_digest(path: Path) -> str:
-    """Names one record, to see later whether it is still the same."""
+    """Return a digest of a file, to detect later whether the file changed."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

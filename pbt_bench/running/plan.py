@@ -1,4 +1,4 @@
-"""Before anything starts: are all names of a grid known, and which of its runs are missing?"""
+"""Check a grid before any run starts, and find its missing runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pbt_bench.spec import DENSE, Grid, RunSpec
 
 
 def check_names(grid: Grid, where: str) -> Grid:
-    """`grid` with aliases replaced by the methods they name. Raises RequestError for a name that nobody registered."""
+    """Replace aliases in `grid` by the names of their methods. Raises RequestError for an unknown name."""
     try:
         for name in grid.grid.dataset:
             datasets()[name]
@@ -35,9 +35,9 @@ def check_names(grid: Grid, where: str) -> Grid:
 
 
 def check_data(specs: Iterable[RunSpec], folder: Path) -> None:
-    """Read (or download) every dataset of `specs` once, here. Raises RequestError before anything is started.
+    """Read or download every dataset of `specs` once, and check that it has enough images for the validation split.
 
-    The validation part that the recipe asks for must be there, too.
+    Raises RequestError, before any run starts, if a dataset cannot be used.
     """
     from pbt_bench.data.images import check_split
 
@@ -55,7 +55,7 @@ def check_data(specs: Iterable[RunSpec], folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a study, the records there are, and the runs to do."""
+    """All runs of a study, the existing records, and the missing runs."""
 
     specs: Sequence[RunSpec]
     records: dict[str, RunRecord]
@@ -63,7 +63,7 @@ class Plan:
     retry_failed: bool = False
 
     def methods(self, spec: RunSpec) -> tuple[str, ...]:
-        """The methods of the group of `spec` that are still to do: they share its statistics."""
+        """Return the methods of the missing runs in the group of `spec`, which share its statistics."""
         return self._methods.get(spec.group, ())
 
     @cached_property
@@ -76,7 +76,7 @@ class Plan:
 
 
 def plan(grid: Grid, store: Store, retry_failed: bool = False) -> Plan:
-    """Compare the runs of `grid` with the records in `store`; failed ones count as missing if `retry_failed`."""
+    """Compare the runs of `grid` with the records in `store`; with `retry_failed`, failed runs are missing."""
     specs = grid.runs()
     records = {record.run_id: record for record in store.records({spec.run_id for spec in specs})}
     missing = [

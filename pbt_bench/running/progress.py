@@ -1,4 +1,4 @@
-"""Progress of a study: a live bar on a terminal, plain lines elsewhere."""
+"""Show the progress of a study: a live bar on a terminal, plain lines in other outputs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from pbt_bench.running.worker import Finished
+from pbt_bench.running.messages import Finished
 from pbt_bench.spec import RunSpec
 
-PLAIN_SECONDS = 10.0
+PLAIN_SECONDS = 10.0  # between two plain lines
 
 
 def duration(seconds: float) -> str:
-    """`47 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Format seconds as `47 s`, `3 min 05 s` or `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Told what happens, says it: how many runs are done, which is current, when it will end."""
+    """Count finished runs, and show the counts, a current run and the estimated time of the end."""
 
     interval = 0.5  # seconds between ticks
 
@@ -70,26 +70,26 @@ class Progress:
             self._line()
 
     def started(self, spec: RunSpec) -> None:
-        """A worker began `spec`."""
+        """Show that a worker started `spec`."""
         self._current[spec.run_id] = spec.label
 
     def advanced(self, spec: RunSpec, epoch: int) -> None:
-        """`spec` finished an epoch."""
+        """Show that `spec` finished an epoch."""
         self._current[spec.run_id] = f"{spec.label}, epoch {epoch}/{spec.recipe.epochs}"
 
     def finished(self, spec: RunSpec, result: Finished) -> None:
-        """`spec` has a record."""
+        """Count `spec` as finished, and print its error if it failed."""
         self._current.pop(spec.run_id, None)
         self._counts[result.status] += 1
         if result.status == "failed":
             self._print(f"failed: {spec.label} ({spec.run_id}): {result.error}")
 
-    def elsewhere(self, spec: RunSpec) -> None:
-        """Another process or machine is at `spec`."""
-        self._current[spec.run_id] = f"{spec.label} (elsewhere)"
+    def claimed(self, spec: RunSpec) -> None:
+        """Show that another process or machine executes `spec`."""
+        self._current[spec.run_id] = f"{spec.label} (claimed by another process)"
 
     def tick(self) -> None:
-        """Called often: redraw the bar, or print a line now and then."""
+        """Redraw the bar, or print a line every `PLAIN_SECONDS`."""
         if self._bar is not None:
             current = next(iter(self._current.values()), "")
             self._bar.update(self._task, completed=self._done, counts=self._states(), eta=self._eta(), current=current)

@@ -1,4 +1,4 @@
-"""The record of one finished run: the one JSON file that status, resume, retry and analysis read."""
+"""The record of a finished run: one JSON file, which status, resume, retry and analysis read."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from numpy.typing import NDArray
 from pbt_bench.errors import printable
 from pbt_bench.spec import RunSpec
 
-_LINE = 300  # characters of an error in one line
-_QUOTED = ("    ", "  [Previous line repeated")  # how lines of a traceback begin that are not its message
+_LINE = 300  # characters of a one-line error
+_QUOTED = ("    ", "  [Previous line repeated")  # first characters of traceback lines that are not the message
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Status = Literal["done", "diverged", "collapsed", "failed"]
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Final numbers. Accuracies are fractions in [0, 1], losses mean cross-entropy in nats."""
+    """Final metrics. Accuracies are fractions in [0, 1], losses mean cross-entropy in nats."""
 
-    test_accuracy: Share  # of the last epoch's weights: the headline
+    test_accuracy: Share  # of the last epoch's weights; the headline number
     test_loss: float | None  # None if it is not finite
-    validation_accuracy: Share | None  # None where the recipe keeps no validation images
-    validation_loss: float | None  # likewise
-    train_loss: float | None  # mean over the last epoch; None if nothing was trained
+    validation_accuracy: Share | None  # None if the recipe has no validation images
+    validation_loss: float | None  # None if not finite, or without validation images
+    train_loss: float | None  # mean over the last epoch; None if the network was not trained
     best_validation_epoch: Count | None  # counted from 1
     test_accuracy_at_best_validation: Share | None  # of the weights after that epoch
     chance_accuracy: Share  # 1 / number of classes
     weights_digest: str  # SHA-256 over the names and bits of the final weights and buffers
-    best_test_accuracy_over_epochs: Share | None = None  # chosen on the test set; with recipe.test_every_epoch only
+    best_test_accuracy_over_epochs: Share | None = None  # selected on the test set; only with recipe.test_every_epoch
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,22 +45,22 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pruning(msgspec.Struct, frozen=True, kw_only=True):
-    """What was pruned. Counts are weights; flops are per example, forward, multiply-add = 2."""
+    """Result of pruning. Counts are numbers of weights; flops are per example, forward, multiply-add = 2."""
 
-    prunable: Count  # weights of convolutions and linear layers, the classifier included where the study says so
+    prunable: Count  # weights of convolutions and linear layers; the classifier only with prune_classifier
     kept: Count
     sparsity: Share  # 1 - kept / prunable, of the masks
-    realised_sparsity: Share  # share of exact zeros in the weights that were evaluated
+    realised_sparsity: Share  # share of exact zeros in the evaluated weights
     effective_sparsity: Share  # 1 - (weights on a live input-output path) / prunable
-    zero_score_share: Share  # of exactly-zero scores in the first round
+    zero_score_share: Share  # share of exactly-zero scores in the first round
     collapsed_layers: Count  # layers without a kept weight
     flops_dense: Count
     flops_sparse: Count  # of the kept weights
-    scoring_seconds: float  # of the passes this method needs, shared or not
+    scoring_seconds: float  # of all passes that the method uses, shared passes included
     layers: tuple[Layer, ...]
     rounds: Count  # of score and prune; 0 for the dense baseline
     mask_digest: str  # SHA-256 over the names and bits of the masks
-    notes: dict[str, dict[str, float]] = {}  # statistic -> what was measured of it, e.g. its standard error
+    notes: dict[str, dict[str, float]] = {}  # statistic -> measurements, for example its standard error
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +77,7 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that ended. `done`, `diverged` and `collapsed` are results; `failed` keeps its traceback in `error`."""
+    """Record of a run. `done`, `diverged` and `collapsed` are results; a `failed` run has a traceback in `error`."""
 
     run_id: str  # 16 hex digits: a hash of the spec
     status: Status  # done, diverged, collapsed or failed
@@ -94,16 +94,16 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def error_line(self) -> str | None:
-        """What went wrong, in one line."""
+        """The error in one line."""
         return first_line(self.error)
 
     def to_json(self) -> bytes:
-        """Indented JSON, keys in the order of the fields."""
+        """Encode as indented JSON with the keys in the order of the fields."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
 
 def first_line(error: str | None) -> str | None:
-    """An error in one line: the first one, or of a traceback the message, joined if it has several lines."""
+    """Return the first line of an error, or the message of a traceback with its lines joined."""
     lines = (error or "").strip().splitlines()
     if not lines:
         return None
@@ -115,7 +115,7 @@ def first_line(error: str | None) -> str | None:
 
 
 def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 over the names and bits of arrays: of masks, of weights."""
+    """Compute the SHA-256 over the names and bits of `arrays`, such as masks or weights."""
     total = hashlib.sha256()
     for name, array in arrays.items():
         total.update(name.encode() + b"\0" + array.tobytes())

@@ -1,6 +1,6 @@
-"""The result store: one folder per study, one JSON file per finished run, and no other memory.
+"""The result store: one folder per study and one JSON file per finished run. It is the only state between calls.
 
-Files appear by rename only, so a reader never sees half a record, also on NFS.
+Every file is written under another name and renamed, so that no reader sees an incomplete record, also on NFS.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from time import time
 
@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from pbt_bench.errors import RequestError, StoreError
 from pbt_bench.running.record import Layer, RunRecord, digest
 
-FOREIGN_SECONDS = 3600.0  # after which a file that another machine was writing is taken for abandoned
-MOST_BYTES = 10**9  # of a file that is read
+FOREIGN_SECONDS = 3600.0  # age at which another machine's incomplete file counts as abandoned
+MOST_BYTES = 10**9  # size of the largest file that is read
 HOST = socket.gethostname().split(".")[0]
 _DECODER = msgspec.json.Decoder(RunRecord)
 
 
 class Store:
-    """The records of one study, in `<folder>/runs/<run_id>.json`; masks in `<folder>/masks/<run_id>.bits`.
+    """The records of one study, in `<folder>/runs/<run_id>.json`, and masks, in `<folder>/masks/<run_id>.bits`.
 
-    Of runs that are not finished there may be `checkpoints/<run_id>.pt` and `claims/<run_id>.N`.
+    Unfinished runs may have `checkpoints/<run_id>.pt` and `claims/<run_id>.N`.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -40,51 +40,51 @@ class Store:
         self.masks = self.folder / "masks"
 
     def prepare(self) -> None:
-        """Create the folders, drop half-written files. Raises RequestError if it cannot be written to."""
+        """Create the folders and remove incomplete files. Raises RequestError if the folder is not writable."""
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.runs):
                 self.sweep()
         except OSError as error:
-            raise RequestError(f"{self.folder}: results cannot be written there: {error.strerror or error}") from None
+            raise RequestError(f"{self.folder}: results cannot be written: {error.strerror or error}") from None
 
     def path(self, run_id: str) -> Path:
-        """Where the record of `run_id` is or will be."""
+        """Return the path of the record of `run_id`, which need not exist."""
         return self.runs / f"{run_id}.json"
 
     def checkpoint(self, run_id: str) -> Path:
-        """Where the state of an unfinished run is, if it was saved."""
+        """Return the path of the saved state of `run_id`, which need not exist."""
         return self.folder / "checkpoints" / f"{run_id}.pt"
 
     def finished(self, run_id: str, retry_failed: bool = False) -> RunRecord | None:
-        """The record that makes another execution of `run_id` needless, if there is one."""
+        """Return the record of `run_id`; None if the run has to be executed."""
         record = self.read(run_id) if self.path(run_id).exists() else None
         return None if record is None or (retry_failed and record.status == "failed") else record
 
     def write(self, record: RunRecord, masks: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
-        """Write `record` atomically: whole, or not at all; before it the masks, if there are any.
+        """Write the masks, if given, and then `record`, each completely or not at all.
 
-        The checkpoint of a run that ended goes. Raises StoreError if the folder takes no more.
+        Remove the checkpoint unless the run failed. Raises StoreError if the folder cannot be written.
         """
         try:
             if masks is not None:
                 packed = np.packbits(np.concatenate([mask.ravel() for mask in masks.values()]))
                 self.put(self.masks / f"{record.run_id}.bits", zlib.compress(packed.tobytes(), 6))
             self.put(self.path(record.run_id), record.to_json())
-            if record.status != "failed":  # a retry of that goes on from it
+            if record.status != "failed":  # a retry continues from it
                 self.checkpoint(record.run_id).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(
-                f"{self.folder}: results cannot be written: {error.strerror or error}; what is finished is kept"
+                f"{self.folder}: results cannot be written: {error.strerror or error}; finished runs are kept"
             ) from None
 
     def read_masks(self, record: RunRecord) -> dict[str, NDArray[np.bool_]] | None:
-        """The masks of a finished run by layer, True = kept; None if they are not there or do not fit the record."""
+        """Return the masks of a run by layer, True = kept; None if they are missing or have another digest."""
         found = record.pruning
         return None if found is None else self.masks_of(record.run_id, found.layers, found.mask_digest)
 
     def masks_of(self, run_id: str, layers: Sequence[Layer], mask_digest: str) -> dict[str, NDArray[np.bool_]] | None:
-        """The same from parts of a record."""
+        """Return the masks as `read_masks` does, given the parts of the record that describe them."""
         try:
             stored = content(self.masks / f"{run_id}.bits")
             prunable = sum(layer.prunable for layer in layers)
@@ -98,7 +98,7 @@ class Store:
 
     @staticmethod
     def put(path: Path, content: bytes) -> None:
-        """Write a file by rename, into a folder that is made if its parent is there."""
+        """Write a file under a temporary name and rename it; create its folder, but not the parent of the folder."""
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{path.stem}.{HOST}.{os.getpid()}.tmp")
         try:
@@ -112,7 +112,7 @@ class Store:
             raise
 
     def sweep(self) -> None:
-        """Remove what nobody will need: half-written files of processes that are gone, the rest of finished runs."""
+        """Remove incomplete files of dead processes, and checkpoints and claims of finished runs."""
         for part in self.folder.glob("*/.*.tmp"):
             host, pid = part.name.split(".")[-3:-1]
             ours = host == HOST
@@ -123,18 +123,14 @@ class Store:
                 left.unlink(missing_ok=True)
 
     def records(self, ids: Collection[str] | None = None) -> list[RunRecord]:
-        """The readable records, sorted by run id, of all runs or of `ids`; the others are named on stderr."""
-        return [record for record in self._read(ids) if record is not None]
-
-    def _read(self, ids: Collection[str] | None) -> Iterator[RunRecord | None]:
+        """Return the readable records of all runs, or of `ids`, by run id; name unreadable ones on stderr."""
         present = sorted(path.stem for path in self.runs.glob("*.json")) if self.runs.is_dir() else []
-        wanted = None if ids is None else set(ids)
-        for run_id in present:
-            if wanted is None or run_id in wanted:
-                yield self.read(run_id)
+        wanted = set(present if ids is None else ids)
+        found = (self.read(run_id) for run_id in present if run_id in wanted)
+        return [record for record in found if record is not None]
 
     def read(self, run_id: str) -> RunRecord | None:
-        """The record of `run_id`; None, with a warning on stderr, if its file is damaged."""
+        """Read the record of `run_id`; return None, with a warning on stderr, if its file is damaged."""
         path = self.path(run_id)
         try:
             record = _DECODER.decode(content(path))
@@ -147,15 +143,15 @@ class Store:
 
 
 def content(path: Path) -> bytes:
-    """A whole file. Raises ValueError for a pipe, which would be waited for, and for a huge file."""
-    with open(path, "rb", buffering=0, opener=_at_once) as file:
+    """Read a whole file. Raises ValueError for a pipe, which would block, and for a file above `MOST_BYTES`."""
+    with open(path, "rb", buffering=0, opener=_open_nonblocking) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
             raise ValueError(f"not a file of at most {MOST_BYTES} bytes")
         return file.read()
 
 
-def _at_once(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -167,9 +163,12 @@ def _age(path: Path) -> float:
 
 
 def find(results: Path, run_id: str) -> RunRecord:
-    """The record `run_id` of any study below `results`. Raises RequestError if there is none or several begin so."""
+    """Return the record whose id begins with `run_id`, of any study below `results`.
+
+    Raises RequestError unless there is exactly one.
+    """
     if not run_id.isalnum():
-        raise RequestError(f"{run_id!r} is not a run id (16 hex digits, or how one begins)")
+        raise RequestError(f"{run_id!r} is not a run id (16 hex digits, or the first of them)")
     paths = sorted(results.glob(f"*/runs/{run_id}*.json"))
     if len(paths) != 1:
         found = ", ".join(path.stem for path in paths[:5]) or "none"

@@ -1,6 +1,7 @@
-"""A worker process: claims and executes the runs it is sent, writes their records, and reports each one.
+"""A worker process: claims and executes the runs assigned to it, writes their records, and reports each one.
 
-It ignores Ctrl-C (the parent decides), saves its state and stops on SIGTERM and SIGUSR2, also when its parent is gone.
+It ignores Ctrl-C, which the parent handles. On SIGTERM and SIGUSR2, and when its parent dies, it saves its state and
+stops.
 """
 
 from __future__ import annotations
@@ -12,90 +13,33 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import sleep
 
 from pbt_bench.errors import StoreError
-from pbt_bench.running.record import RunRecord
+from pbt_bench.running.messages import Advanced, Assignment, Claimed, Finished, Full
+from pbt_bench.running.signals import SAVE_SECONDS, STOPPED, StopSignal
 from pbt_bench.spec import RunSpec
-
-EVERY = 300.0  # seconds between two checkpoints of a run
-SAVE_SECONDS = 60.0  # for a worker to save its state after it was asked to stop
-STOPPED = 143  # its exit code then
-
-
-class Stopped(SystemExit):
-    """This process was asked to stop; nothing that a run does by itself."""
-
-    def __init__(self) -> None:
-        super().__init__(STOPPED)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker is sent: one run."""
-
-    spec: bytes  # JSON
-    methods: tuple[str, ...]  # of its group
-    retry_failed: bool
-
-
-@dataclass(frozen=True)
-class Finished:
-    """There is a record."""
-
-    run_id: str
-    status: str
-    seconds: float
-    test_accuracy: float | None
-    error: str | None
-
-
-def finished(record: RunRecord) -> Finished:
-    """What `record` means for progress."""
-    accuracy = record.metrics.test_accuracy if record.metrics else None
-    seconds = float(record.environment.get("seconds", 0.0))
-    return Finished(record.run_id, record.status, seconds, accuracy, record.error_line)
-
-
-@dataclass(frozen=True)
-class Advanced:
-    """The current run finished an epoch."""
-
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """Another worker, of another process or machine, has the current run."""
-
-
-@dataclass(frozen=True)
-class Full:
-    """The results folder takes no more."""
-
-    error: str
 
 
 def work(link: Connection, results: Path, data: Path, device: str, checkpoint_seconds: float) -> None:
-    """Serve the `Job`s from `link` until it sends None."""
+    """Execute each `Assignment` received on `link` until None is received."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     _follow_parent()
     keep_freed_memory()
     import torch
 
-    from pbt_bench.running.checkpoint import Checkpoint, Stop
+    from pbt_bench.running.checkpoint import Checkpoint
     from pbt_bench.running.claims import ClaimLost, Claims
     from pbt_bench.running.execute import Executor
     from pbt_bench.running.log import RunLog, logged
     from pbt_bench.running.store import Store
     from pbt_bench.training.loop import EpochResult
 
-    stop = Stop()
+    stop = StopSignal()
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, stop)
     data, results = data.absolute(), results.absolute()  # a method may change the working directory
@@ -104,28 +48,29 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
 
     def advanced(spec: RunSpec, log: RunLog, epoch: EpochResult) -> None:
         log.say(f"epoch {epoch.epoch}/{spec.recipe.epochs} train loss {epoch.train_loss:.4f}")
-        with contextlib.suppress(OSError):  # a parent that is gone is no failure of the run
+        with contextlib.suppress(OSError):  # the death of the parent does not fail the run
             link.send(Advanced(epoch.epoch))
 
-    def serve(job: Job) -> Finished | Elsewhere:
+    def serve(job: Assignment) -> Finished | Claimed:
         spec = RunSpec.from_json(job.spec)
         run_id = spec.run_id
         if not (record := store.finished(run_id, job.retry_failed)):
             if not claims.take(run_id):
-                return Elsewhere()
-            try:  # it may have been finished while it was claimed
+                return Claimed()
+            try:  # another worker may have finished it before the claim
                 if not (record := store.finished(run_id, job.retry_failed)):
                     checkpoint = Checkpoint(store, run_id, checkpoint_seconds, stop, claims)
                     with logged(results, spec, device) as log:
-                        record = executor.execute(spec, job.methods, partial(advanced, spec, log), checkpoint)
+                        executed = executor.execute(spec, job.methods, partial(advanced, spec, log), checkpoint)
                         claims.check()
-                        store.write(record, executor.masks)
+                        record = executed.record
+                        store.write(record, executed.masks)
                         log.say(record.error or record.status)
             except ClaimLost:
-                return Elsewhere()
+                return Claimed()
             finally:
                 claims.release()
-        return finished(record)
+        return Finished.of(record)
 
     try:
         while (job := link.recv()) is not None:
@@ -133,22 +78,22 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
                 link.send(serve(job))
             except StoreError as error:
                 link.send(Full(str(error)))
-            except OSError as error:  # of claims: the folder is gone or read-only
+            except OSError as error:  # from claims: the folder is missing or read-only
                 link.send(Full(f"{results}: results cannot be written: {error.strerror or error}"))
-    except (BrokenPipeError, EOFError):  # the parent is gone
+    except (BrokenPipeError, EOFError):  # the parent died
         sys.exit(STOPPED)
     finally:
         claims.close()
 
 
 def keep_freed_memory() -> None:
-    """Keep freed blocks: fresh pages from the system cost more than what a layer computes on them.
+    """Keep freed memory in the process, because new pages from the system cost more time than a layer's computation.
 
-    Blocks of 96 MiB or more go back, for many of them leave gaps that nothing fills: of ResNet-18, those of batches of
-    512, which would take 6 GiB instead of 5.
+    Blocks of 96 MiB or more are returned, because they fragment memory: ResNet-18 with batches of 512 would need 6 GiB
+    instead of 5.
     """
     trim_threshold, mmap_threshold = -1, -3  # glibc's names: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(mmap_threshold, 96 * 2**20)
         libc.mallopt(trim_threshold, 2**31 - 1)

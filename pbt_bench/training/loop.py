@@ -1,4 +1,4 @@
-"""Train one masked model: exact sparsity after every step, no host synchronisation inside an epoch."""
+"""Train one masked model, with exact sparsity after every step and no host synchronisation inside an epoch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from math import isfinite
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,23 +23,28 @@ from pbt_bench.sparse.kept_weights import KeptWeights
 from pbt_bench.spec import Recipe
 from pbt_bench.training.optimizer import learning_rate, optimizer
 
-EVALUATION_BATCH = 512
+EVALUATION_BATCH = 512  # images
 
-State = dict[str, Any]  # tensors and plain values only, so that loading one executes nothing
-Poll = Callable[[Callable[[], State]], None]  # told after every step how to get the state; it may save it, or stop
+State = dict[str, Any]  # tensors and plain values only: loading a state executes no code
 
 
 class StateError(ValueError):
-    """A saved state does not fit the run that it is given to."""
+    """Raised when a saved state belongs to another training."""
 
 
-def no_poll(state: Callable[[], State]) -> None:
-    """Nothing is saved."""
+class Saver(Protocol):
+    """Decide when the state of a training is saved, and save it. Both methods may raise to end the training."""
+
+    def due(self) -> bool:
+        """Return whether to save the state after this step."""
+
+    def save(self, state: State) -> None:
+        """Save `state`; `train` and `warm_up` continue from it to the same bits."""
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch. Losses are mean cross-entropy; None where there are no validation images."""
+    """Results of one epoch. Losses are mean cross-entropy in nats; None without validation images."""
 
     epoch: int  # from 1
     train_loss: float
@@ -53,26 +58,26 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Trained:
-    """The curve, and the state dict of the epoch with the best validation accuracy (the first such epoch)."""
+    """The curve, and the state dict of the first epoch with the best validation accuracy."""
 
     curve: tuple[EpochResult, ...]
     best_epoch: int | None
-    best_state: dict[str, Tensor] | None  # None if the best epoch is the last: the model is in that state
+    best_state: dict[str, Tensor] | None  # None if the best epoch is the last: the model has that state
     diverged: bool
-    best_test: float | None = None  # the highest test accuracy of any epoch, if the recipe asks for it
+    best_test: float | None = None  # highest test accuracy of any epoch, if recipe.test_every_epoch
 
 
 class Stepper:
-    """Takes optimiser steps on a model whose pruned weights stay exactly zero.
+    """Take optimiser steps on a model whose pruned weights stay exactly zero.
 
-    Each random draw has its own stream of (seed, purpose, epoch), so an epoch is a function of the weights,
-    the optimiser's state and its number alone. `state` after any step and `load` continue to the same bits.
+    Each random draw has its own stream of (seed, purpose, epoch), so an epoch depends only on the weights, the
+    optimiser's state and the epoch number. After `load`, training continues to the same bits from any saved `state`.
     """
 
     def __init__(self, model: nn.Module, masks: Masks, data: Data, recipe: Recipe, seed: int, purpose: str) -> None:
         self.model, self.data, self.recipe = model, data, recipe
         self._streams = (seed, purpose)
-        model.to(memory_format=torch.channels_last)  # convolutions are faster so, on a CPU and on a GPU
+        model.to(memory_format=torch.channels_last)  # convolutions are faster in it, on CPU and GPU
         parameters = dict(model.named_parameters())
         partial = {name: mask for name, mask in masks.items() if not bool(mask.all())}
         for name, mask in partial.items():
@@ -101,13 +106,15 @@ class Stepper:
     def _batches(self, n: int) -> Iterator[slice]:
         size = self.recipe.batch_size
         for start in range(0, n, size):
-            if start == 0 or n - start > 1:  # batch normalisation needs two samples
+            if start == 0 or n - start > 1:  # batch normalisation needs at least two samples
                 yield slice(start, start + size)
 
-    def epoch(self, number: int, most_steps: int | None = None, poll: Poll = no_poll) -> tuple[Tensor, Tensor]:
-        """Train epoch `number` (from 1), of at most `most_steps`; (summed loss, correct answers) on the device.
+    def epoch(
+        self, number: int, most_steps: int | None = None, after_step: Callable[[], None] = lambda: None
+    ) -> tuple[Tensor, Tensor]:
+        """Train epoch `number` (from 1), up to step `most_steps` of it; return (summed loss, correct answers).
 
-        Continues within that epoch if `load` brought it.
+        Both are tensors on the device. After `load` of a state within this epoch, continue from that state.
         """
         if self._now is None or self._now.number != number:
             self._now = _Epoch(number, self.data.train.targets.device, *self._streams)
@@ -139,11 +146,11 @@ class Stepper:
                 now.steps += 1
                 now.loss_sum += loss.detach() * len(batch)
                 now.correct += (logits.detach().argmax(1) == batch.targets).sum()
-                poll(self.state)
+                after_step()
         return now.loss_sum, now.correct
 
     def state(self) -> State:
-        """Everything that the steps to come depend on."""
+        """Return everything that later steps depend on."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -152,7 +159,7 @@ class Stepper:
         }
 
     def load(self, state: State) -> None:
-        """Continue from `state`. Raises what a state of another training makes torch raise."""
+        """Restore `state`. Raises various errors of torch if it belongs to another training."""
         self.model.load_state_dict(state["model"])
         for kept in self._kept.values():
             kept.read()
@@ -164,12 +171,12 @@ class Stepper:
 
     @property
     def learning_rate(self) -> float:
-        """Of the step to come."""
+        """Learning rate of the next step."""
         return learning_rate(self.recipe, self.step, self.steps_per_epoch)
 
 
 class _Epoch:
-    """An epoch in progress: its sums, and its random streams where the next step will read them."""
+    """An epoch in progress: its sums, and its random streams at the position of the next step."""
 
     def __init__(self, number: int, device: torch.device, seed: int, purpose: str, state: State | None = None) -> None:
         self.number, self._device = number, device
@@ -185,7 +192,7 @@ class _Epoch:
             self.augmentation.set_state(state["augmentation"].cpu())
 
     def set_dropout(self) -> None:
-        """Set the global generators, which layers like dropout read and nothing else."""
+        """Set the global generators, which only layers such as dropout read."""
         if self._saved is None:
             torch.manual_seed(self._seed)
             return
@@ -194,7 +201,7 @@ class _Epoch:
             torch.cuda.set_rng_state(self._saved["dropout_cuda"].cpu(), self._device)
 
     def state(self) -> State:
-        """Of the moment after a step."""
+        """Return the sums and the random streams after a step."""
         state = {
             "number": self.number,
             "steps": self.steps,
@@ -209,10 +216,11 @@ class _Epoch:
 
 
 @contextmanager
-def _fitting() -> Iterator[None]:
+def _check_state() -> Iterator[None]:
+    """Turn any error, as a state of another network, optimiser or version causes, into StateError."""
     try:
         yield
-    except Exception as error:  # whatever a state of another network, optimiser or version leads to
+    except Exception as error:
         raise StateError(f"{type(error).__name__}: {error}") from None
 
 
@@ -222,19 +230,24 @@ def warm_up(
     recipe: Recipe,
     seed: int,
     duration: str,
-    poll: Poll = no_poll,
+    saver: Saver | None = None,
     state: State | None = None,
 ) -> None:
-    """Train the dense model in place for "N epochs" or "N steps", on its own random streams; from `state`, if any."""
+    """Train the dense model in place for "N epochs" or "N steps" on its own random streams, from `state` if given."""
     count, unit = duration.split()
     stepper = Stepper(model, {}, data, recipe, seed, "warm-up")
     total = int(count) * (stepper.steps_per_epoch if unit == "epochs" else 1)
     if state is not None:
-        with _fitting():
+        with _check_state():
             stepper.load(state)
+
+    def save_if_due() -> None:
+        if saver and saver.due():
+            saver.save(stepper.state())
+
     while stepper.step < total:
         done, into = divmod(stepper.step, stepper.steps_per_epoch)
-        stepper.epoch(done + 1, total - stepper.step + into, poll)
+        stepper.epoch(done + 1, total - stepper.step + into, save_if_due)
 
 
 def train(
@@ -244,10 +257,10 @@ def train(
     recipe: Recipe,
     seed: int,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
-    poll: Poll = no_poll,
+    saver: Saver | None = None,
     state: State | None = None,
 ) -> Trained:
-    """Train `model` in place under `masks` for `recipe.epochs`; from `state`, which `poll` was given, if any.
+    """Train `model` in place under `masks` for `recipe.epochs`, from `state` if given.
 
     Stops at the first epoch whose loss is not finite (diverged). Raises SparsityError if a pruned weight is
     not exactly zero at the end of an epoch, StateError if `state` is of another training.
@@ -257,29 +270,22 @@ def train(
     curve: list[EpochResult] = []
     best: tuple[float, int, dict[str, Tensor]] | None = None
     tests: list[float] = []
-    spent = 0.0  # seconds of the epoch in progress, before an interruption
+    spent = 0.0  # seconds of the current epoch before an interruption
     if state is not None:
-        with _fitting():
+        with _check_state():
             stepper.load(state["stepper"])
             curve = [EpochResult(**result) for result in state["curve"]]
             best, tests, spent = state["best"], state["tests"], state["seconds"]
 
-    def at_step() -> State:
-        return {
-            "stepper": stepper.state(),
-            "curve": [asdict(result) for result in curve],
-            "best": best,
-            "tests": tests,
-            "seconds": perf_counter() - start,
-        }
-
-    def on_step(_: object = None) -> None:
-        poll(at_step)
+    def save_if_due() -> None:
+        if saver and saver.due():
+            results = {"curve": [asdict(result) for result in curve], "best": best, "tests": tests}
+            saver.save({"stepper": stepper.state(), "seconds": perf_counter() - start, **results})
 
     for number in range(len(curve) + 1, recipe.epochs + 1):
         start = perf_counter() - spent
         spent = 0.0
-        loss_sum, correct = stepper.epoch(number, poll=on_step)
+        loss_sum, correct = stepper.epoch(number, after_step=save_if_due)
         seen = min(len(data.train), (stepper.step - (number - 1) * stepper.steps_per_epoch) * recipe.batch_size)
         loss = float(loss_sum) / seen
         rate = learning_rate(recipe, stepper.step - 1, stepper.steps_per_epoch)
@@ -287,9 +293,9 @@ def train(
             _clear(model, masks)
             return Trained(tuple(curve), best and best[1], best and best[2], True, max(tests, default=None))
         with stepper.execution:
-            held = evaluate(model, data, data.validation, on_step) if len(data.validation) else None
+            held = evaluate(model, data, data.validation, save_if_due) if len(data.validation) else None
             if recipe.test_every_epoch:
-                tests.append(evaluate(model, data, data.test, on_step).accuracy)
+                tests.append(evaluate(model, data, data.test, save_if_due).accuracy)
         result = EpochResult(
             epoch=number,
             train_loss=loss,
@@ -310,7 +316,7 @@ def train(
 
 
 def _clear(model: nn.Module, masks: Masks) -> None:
-    """Zero pruned weights that became NaN: multiplying by the mask cannot."""
+    """Set pruned weights to zero, also those that became NaN, which multiplying by the mask does not."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, mask in masks.items():
@@ -327,9 +333,9 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: Data, images: Images | Streamed, on_batch: Callable[[], None] = lambda: None
+    model: nn.Module, data: Data, images: Images | Streamed, after_batch: Callable[[], None] = lambda: None
 ) -> Evaluation:
-    """Loss and accuracy over all of `images`, in eval mode and float32; a model that draws at random draws the same."""
+    """Return loss and accuracy over all of `images` in eval mode and float32, with the same random draws each time."""
     model.eval()
     device = images.targets.device
     loss = torch.zeros((), device=device)
@@ -340,6 +346,6 @@ def evaluate(
             logits = model(data.inputs(batch.pixels))
             loss += F.cross_entropy(logits, batch.targets, reduction="sum")
             correct += (logits.argmax(1) == batch.targets).sum()
-            on_batch()
+            after_batch()
     mean = float(loss) / len(images)
     return Evaluation(mean if isfinite(mean) else None, int(correct) / len(images))

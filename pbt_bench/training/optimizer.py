@@ -1,8 +1,9 @@
-"""Optimiser and learning-rate schedule of a recipe."""
+"""The optimiser and the learning-rate schedule of a recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import cos, pi
 
 import torch
@@ -12,27 +13,19 @@ from pbt_bench.spec import Recipe
 
 
 def optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW; weight decay applies to every one of `parameters`."""
+    """Create SGD with momentum, or AdamW; weight decay applies to all `parameters`."""
     on_gpu = any(parameter.is_cuda for parameter in parameters)
-    if recipe.optimizer == "adamw":
-        decay = recipe.weight_decay
-        return torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=decay, foreach=not on_gpu, fused=on_gpu)
-    return torch.optim.SGD(
-        parameters,
-        recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        foreach=not on_gpu,
-        fused=on_gpu,
-    )
+    create: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
+    if recipe.optimizer == "sgd":
+        create = partial(torch.optim.SGD, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    return create(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=not on_gpu, fused=on_gpu)
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of `step` (from 0).
+    """Return the learning rate of `step` (from 0).
 
-    A linear rise over `warmup_epochs`, then constant; times `gamma` after every milestone epoch; or half a
-    cosine from `learning_rate` to 0 over the remaining steps.
+    It rises linearly over `warmup_epochs`. After that it is constant, or multiplied by `gamma` at every milestone
+    epoch, or follows half a cosine from `learning_rate` to 0.
     """
     warm = recipe.warmup_epochs * steps_per_epoch
     if step < warm:

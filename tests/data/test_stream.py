@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from savers import SaveAll
 from torch import Tensor, nn
 
 from pbt_bench.data import load
@@ -106,14 +106,10 @@ def test_an_image_is_changed_by_its_own_draw_whatever_the_loaders(data: Data, mo
 
 
 def test_interrupted_in_an_epoch_it_ends_with_the_same_bits(data: Data) -> None:
-    model, states = network(), []
-
-    def keep(state: Any) -> None:
-        states.append(copy.deepcopy(state()))
-
-    whole = train(model, all_kept(model, True), data, RECIPE, 0, poll=keep)
-    assert len(states) > 8
-    for state in (states[1], states[-2]):
+    model, saver = network(), SaveAll()
+    whole = train(model, all_kept(model, True), data, RECIPE, 0, saver=saver)
+    assert len(saver.states) > 8
+    for state in (saver.states[1], saver.states[-2]):
         again = network()
         resumed = train(again, all_kept(again, True), data, RECIPE, 0, state=state)
         assert [epoch.train_loss for epoch in resumed.curve] == [epoch.train_loss for epoch in whole.curve]
@@ -127,7 +123,7 @@ def test_a_run_on_streamed_images_is_scored_pruned_and_trained(folder: Path) -> 
         recipe=Recipe(epochs=1, batch_size=9, augment="crop-flip"),
         scoring=Scoring(samples_per_class=2, batch_size=4, augment=True),
     )  # fmt: skip
-    record = Executor(folder, torch.device("cpu")).execute(spec)
+    record = Executor(folder, torch.device("cpu")).execute(spec).record
     assert record.status == "done", record.error
     assert record.pruning
     assert record.pruning.realised_sparsity == pytest.approx(0.9, abs=1e-6)

@@ -64,7 +64,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[RunSpec]:
 def uninterrupted(specs: list[RunSpec]) -> dict[str, dict[str, Any]]:
     """The results of all runs of the study, each executed alone in one go."""
     executor = Executor(Path("nowhere"), torch.device("cpu"))
-    return {spec.run_id: result(executor.execute(spec)) for spec in specs}
+    return {spec.run_id: result(executor.execute(spec).record) for spec in specs}
 
 
 @pytest.fixture

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from pbt_bench.analysis.cache import read
 from pbt_bench.errors import RequestError
 from pbt_bench.grid_file import check_grid, load_grid
-from pbt_bench.running import worker
-from pbt_bench.running.checkpoint import Checkpoint, Stop
+from pbt_bench.running.checkpoint import Checkpoint
 from pbt_bench.running.claims import Claims, owner
 from pbt_bench.running.display import plain
 from pbt_bench.running.execute import Executor
+from pbt_bench.running.messages import Finished
 from pbt_bench.running.record import RunRecord
+from pbt_bench.running.signals import StopSignal
 from pbt_bench.running.slurm.view import view
 from pbt_bench.running.status import summary
 from pbt_bench.running.store import Store, find
@@ -46,7 +47,7 @@ class Bomb:
 
 
 def checkpoint(store: Store, run_id: str) -> Checkpoint:
-    return Checkpoint(store, run_id, 0.0, Stop(), Claims(store.folder))
+    return Checkpoint(store, run_id, 0.0, StopSignal(), Claims(store.folder))
 
 
 def with_checksum(content: bytes) -> bytes:
@@ -79,7 +80,7 @@ def test_a_checkpoint_that_is_a_pickle_bomb_executes_nothing(
         warning = capsys.readouterr().err
         assert str(path) in warning
         assert warning.count("\n") == 1
-        assert "the run starts anew" in warning
+        assert "the run starts from the beginning" in warning
 
 
 def test_a_run_with_a_damaged_or_foreign_checkpoint_starts_anew_and_ends_the_same(
@@ -113,13 +114,13 @@ def test_a_run_with_a_damaged_or_foreign_checkpoint_starts_anew_and_ends_the_sam
     for name, content in bad.items():
         path.write_bytes(content)
         capsys.readouterr()
-        record = executor.execute(spec, (), checkpoint=checkpoint(store, spec.run_id))
+        record = executor.execute(spec, (), checkpoint=checkpoint(store, spec.run_id)).record
         assert result(record) == uninterrupted[spec.run_id], name
         warned = capsys.readouterr().err
         assert str(path) in warned, name
         assert record.environment["sessions"] == 1
     path.write_bytes(sound)
-    resumed = executor.execute(spec, (), checkpoint=checkpoint(store, spec.run_id))
+    resumed = executor.execute(spec, (), checkpoint=checkpoint(store, spec.run_id)).record
     assert result(resumed) == uninterrupted[spec.run_id]
     assert resumed.environment["sessions"] == 2
 
@@ -183,7 +184,7 @@ def test_what_else_lies_in_a_results_folder_stops_nothing(store: Store, capsys: 
     claims.forget(second)
     assert claims.take(second)
     claims.close()
-    assert view("study", store.folder, [first]).places == {}
+    assert view("study", store.folder, [first]).jobs == {}
     warned = capsys.readouterr().err
     assert all(f"slurm/{n}-{n}-{n} is not a submission" in warned for n in (1, 2, 3)), warned
 
@@ -216,8 +217,9 @@ def test_hostile_masks_are_refused(store: Store) -> None:
 
     spec = RunSpec(dataset="digits", model="vgg8", method="magnitude", sparsity=0.9, seed=0, recipe=Recipe(epochs=0))
     executor = Executor(store.folder, torch.device("cpu"))
-    record = executor.execute(spec)
-    store.write(record, executor.masks)
+    executed = executor.execute(spec)
+    record = executed.record
+    store.write(record, executed.masks)
     packed = zlib.compressobj(9)
     bomb = b"".join(packed.compress(b"\0" * 10**7) for _ in range(100)) + packed.flush()
     (store.masks / f"{record.run_id}.bits").write_bytes(bomb)
@@ -291,7 +293,7 @@ def test_any_text_is_a_grid_file_or_one_clean_line(text: str | bytes, override: 
 @pytest.fixture(scope="module")
 def sound(uninterrupted: dict[str, Any], specs: list[RunSpec]) -> bytes:
     executor = Executor(Path("nowhere"), torch.device("cpu"))
-    return executor.execute(specs[0]).to_json()
+    return executor.execute(specs[0]).record.to_json()
 
 
 @FUZZ
@@ -325,7 +327,7 @@ def test_a_record_with_any_damage_is_read_or_named(data: Any, sound: bytes, spec
         for record in store.records():
             assert isinstance(record, RunRecord)
             assert record.run_id == record.spec.run_id == specs[0].run_id
-            worker.finished(record)
+            Finished.of(record)
 
 
 def test_an_archive_that_would_write_outside_its_folder(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from records import result
 
-from pbt_bench.running import claims, execute, worker
+from pbt_bench.running import claims, execute, messages, worker
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
@@ -72,13 +72,13 @@ def _study(folder: Path, specs: list[RunSpec], draws: random.Random, kills: int)
         theirs.close()
         end = time.monotonic() + (draws.uniform(0, 0.8) if killed.total() < kills else 600)
         for spec in list(todo):
-            link.send(worker.Job(spec.to_json(), ("snip", "synflow"), False))
+            link.send(messages.Assignment(spec.to_json(), ("snip", "synflow"), False))
             answer: Any = None
-            while isinstance(answer, worker.Advanced | None) and link.poll(max(0, end - time.monotonic())):
+            while isinstance(answer, messages.Advanced | None) and link.poll(max(0, end - time.monotonic())):
                 answer = link.recv()
-            if isinstance(answer, worker.Elsewhere):
+            if isinstance(answer, messages.Claimed):
                 continue  # the claim of the worker that was killed: stale in a moment
-            if not isinstance(answer, worker.Finished):
+            if not isinstance(answer, messages.Finished):
                 break
             todo.remove(spec)
         else:

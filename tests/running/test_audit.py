@@ -39,9 +39,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.prepare()
     executor = Executor(folder, torch.device("cpu"))
     for spec in SPECS:
-        record = executor.execute(spec, ("snip", "synflow"))
-        assert record.status == "done", record.error
-        store.write(record, executor.masks)
+        executed = executor.execute(spec, ("snip", "synflow"))
+        assert executed.record.status == "done", executed.record.error
+        store.write(executed.record, executed.masks)
     return folder
 
 
@@ -55,8 +55,8 @@ def first_line(found: Audit) -> str:
 
 
 def test_sound_records_are_verified_to_the_last_bit(made: Path) -> None:
-    assert first_line(audited(made, retrain=True)) == "study: 5 of 5 verified, 5 of them computed anew"
-    assert first_line(audited(made, sample=2)) == "study: 5 of 5 verified, 2 of them computed anew"
+    assert first_line(audited(made, retrain=True)) == "study: 5 of 5 verified, 5 of them recomputed"
+    assert first_line(audited(made, sample=2)) == "study: 5 of 5 verified, 2 of them recomputed"
 
 
 def changed(part: str = "pruning", **values: Any) -> Callable[[RunRecord], RunRecord]:
@@ -96,26 +96,32 @@ def found_in(folder: Path, change: Callable[[RunRecord], RunRecord], **audited_a
 BY_ITSELF: dict[str, tuple[Callable[[RunRecord], RunRecord], str]] = {
     "kept": (changed(kept=1), "weights pruned"),
     "prunable": (changed(prunable=80000), "of 80000 weights pruned"),
-    "sparsity": (changed(sparsity=0.95), "sparsity is 0.95, from its layers and epochs 0.9"),
+    "sparsity": (changed(sparsity=0.95), "sparsity is 0.95, but its layers and epochs give 0.9"),
     "realised": (changed(realised_sparsity=0.0), "of the masks, 0.0 of the weights"),
     "epoch": (changed("curve", realised_sparsity=0.0), "sparsity 0.0 of the weights after epoch 1"),
     "digest": (changed(mask_digest="0" * 64), "its mask file is missing or has another digest"),
-    "no layers": (changed(layers=()), "the layers do not add up"),
-    "other layers": (more_kept, "its masks keep other numbers of weights than its layers say"),
-    "collapsed": (changed(collapsed_layers=3), "collapsed_layers is 3, from its layers and epochs 0"),
-    "zeros": (changed(zero_score_share=0.75), "zero_score_share is 0.75, from its layers and epochs 0."),
+    "no layers": (changed(layers=()), "the sums over its layers are not its totals"),
+    "other layers": (more_kept, "its masks keep other numbers of weights than its layers state"),
+    "collapsed": (changed(collapsed_layers=3), "collapsed_layers is 3, but its layers and epochs give 0"),
+    "zeros": (changed(zero_score_share=0.75), "zero_score_share is 0.75, but its layers and epochs give 0."),
     "curve": (changed("record", curve=()), "done after 0 of 1 epochs"),
     "count": (changed("curve", epoch=2), "done after 1 of 1 epochs"),
     "status": (changed("record", status="collapsed"), "collapsed after 1 of 1 epochs"),
     "diverged": (changed("record", status="diverged"), "diverged after 1 of 1 epochs"),
-    "loss": (changed("metrics", train_loss=0.5), "train_loss is 0.5, from its layers and epochs"),
-    "held": (changed("metrics", validation_accuracy=0.99), "validation_accuracy is 0.99, from its layers and epochs"),
-    "best": (changed("metrics", best_validation_epoch=7), "best_validation_epoch is 7, from its layers and epochs 1"),
+    "loss": (changed("metrics", train_loss=0.5), "train_loss is 0.5, but its layers and epochs give"),
+    "held": (
+        changed("metrics", validation_accuracy=0.99),
+        "validation_accuracy is 0.99, but its layers and epochs give",
+    ),
+    "best": (
+        changed("metrics", best_validation_epoch=7),
+        "best_validation_epoch is 7, but its layers and epochs give 1",
+    ),
     "accuracy": (changed("metrics", test_accuracy=0.99), "test_accuracy_at_best_validation is"),
-    "no metrics": (changed("record", metrics=None), "without its pruning or its metrics"),
-    "no code": (changed("record", environment={}), "the code that made it is unknown"),
-    "id": (changed("record", run_id="0" * 16), "cannot be read, or is not of this run"),
-    "spec": (lambda r: changed("record", spec=msgspec.structs.replace(r.spec, seed=1))(r), "or is not of this run"),
+    "no metrics": (changed("record", metrics=None), "it has no pruning or no metrics"),
+    "no code": (changed("record", environment={}), "the version of the code that made it is missing"),
+    "id": (changed("record", run_id="0" * 16), "cannot be read, or belongs to another run"),
+    "spec": (lambda r: changed("record", spec=msgspec.structs.replace(r.spec, seed=1))(r), "or belongs to another run"),
 }
 
 
@@ -148,7 +154,7 @@ def test_a_number_that_fits_the_rest_is_a_fault_once_it_is_computed_anew(
     made: Path, place: str, change: Callable[[RunRecord], RunRecord], retrain: bool
 ) -> None:
     found = found_in(made, change, retrain=retrain, specs=SPECS[1:2])
-    assert f"computed anew its {place} is " in found.text()
+    assert f"recomputed, its {place} is " in found.text()
     assert "0 of 1 verified" in found.text()
 
 
@@ -160,9 +166,9 @@ def test_what_has_no_result_and_what_no_commit_holds_is_said(made: Path, tmp_pat
     changes = msgspec.structs.replace(record, environment={**record.environment, "commit": "abc+changes"})
     store.write(changes, Store(made).read_masks(record))
     assert audited(tmp_path, sample=0).text().splitlines() == [
-        "study: 1 of 1 verified, 0 of them computed anew",
+        "study: 1 of 1 verified, 0 of them recomputed",
         "note: 4 of 5 runs have no result",
-        "note: 1 were made by code with changes that were not committed",
+        "note: 1 were made by code with uncommitted changes",
     ]
 
 

@@ -46,19 +46,19 @@ def executor() -> Executor:
 @pytest.mark.parametrize("method", [*METHODS, "dense"])
 def test_same_spec_same_record_alone_or_shared_in_any_order(method: str) -> None:
     wanted = spec(method=method, sparsity=0.0 if method == "dense" else 0.9)
-    alone = result(executor().execute(wanted))
+    alone = result(executor().execute(wanted).record)
     busy = executor()
     for other in ("fts", "grasp"):
         busy.execute(spec(method=other, sparsity=0.5), METHODS)
     busy.execute(spec(model="resnet8"), METHODS)
-    assert result(busy.execute(wanted, METHODS)) == alone
-    assert result(busy.execute(wanted, METHODS)) == alone
+    assert result(busy.execute(wanted, METHODS).record) == alone
+    assert result(busy.execute(wanted, METHODS).record) == alone
 
 
 def test_best_test_accuracy_over_epochs_only_on_request_and_changing_nothing_else() -> None:
     recipe = Recipe(epochs=3, batch_size=128, learning_rate=0.02)
-    plain = executor().execute(spec(recipe=recipe)).metrics
-    asked = executor().execute(spec(recipe=msgspec.structs.replace(recipe, test_every_epoch=True))).metrics
+    plain = executor().execute(spec(recipe=recipe)).record.metrics
+    asked = executor().execute(spec(recipe=msgspec.structs.replace(recipe, test_every_epoch=True))).record.metrics
     assert plain is not None
     assert asked is not None
     assert plain.best_test_accuracy_over_epochs is None
@@ -68,7 +68,7 @@ def test_best_test_accuracy_over_epochs_only_on_request_and_changing_nothing_els
 
 
 def test_the_record_has_every_promised_field() -> None:
-    record = executor().execute(spec())
+    record = executor().execute(spec()).record
     plain = msgspec.json.decode(record.to_json())
     assert list(plain) == ["run_id", "status", "spec", "metrics", "pruning", "curve", "environment", "error"]
     assert plain["status"] == "done"
@@ -86,7 +86,7 @@ def test_the_record_has_every_promised_field() -> None:
 
 
 def test_a_network_without_a_path_is_evaluated_and_not_trained() -> None:
-    record = executor().execute(spec(method="random", sparsity=0.999))
+    record = executor().execute(spec(method="random", sparsity=0.999)).record
     assert record.status == "collapsed"
     assert record.curve == ()
     assert record.metrics is not None
@@ -96,7 +96,7 @@ def test_a_network_without_a_path_is_evaluated_and_not_trained() -> None:
 
 
 def test_a_diverging_run_is_a_result() -> None:
-    record = executor().execute(spec(recipe=Recipe(epochs=2, learning_rate=1e30, schedule="constant")))
+    record = executor().execute(spec(recipe=Recipe(epochs=2, learning_rate=1e30, schedule="constant"))).record
     assert record.status == "diverged"
     assert record.metrics is not None
     assert record.metrics.test_loss is None
@@ -110,14 +110,14 @@ def test_an_exception_becomes_a_failed_record_with_its_traceback(monkeypatch: py
         raise ZeroDivisionError("no such luck")
 
     monkeypatch.setattr(execute, "train", broken)
-    record = executor().execute(spec())
+    record = executor().execute(spec()).record
     assert record.status == "failed"
     assert record.error_line == "ZeroDivisionError: no such luck"
     assert "Traceback" in (record.error or "")
 
 
 def test_zero_epochs_scores_and_diagnoses_without_training() -> None:
-    record = executor().execute(spec(recipe=Recipe(epochs=0)))
+    record = executor().execute(spec(recipe=Recipe(epochs=0))).record
     assert record.status == "done"
     assert record.curve == ()
     assert record.pruning is not None
@@ -135,7 +135,7 @@ def test_the_test_set_is_touched_for_the_final_and_the_best_weights_only(monkeyp
     from pbt_bench.training import loop
 
     monkeypatch.setattr(loop, "evaluate", counting)
-    record = executor().execute(spec(recipe=Recipe(epochs=5, validation_fraction=0.15, learning_rate=0.2)))
+    record = executor().execute(spec(recipe=Recipe(epochs=5, validation_fraction=0.15, learning_rate=0.2))).record
     assert record.metrics is not None
     at_end = record.metrics.best_validation_epoch == 5
     assert seen.count(450) == (1 if at_end else 2)
@@ -145,7 +145,7 @@ def test_the_test_set_is_touched_for_the_final_and_the_best_weights_only(monkeyp
 def test_sanity_transforms_do_what_they_say() -> None:
     quick = {"recipe": Recipe(epochs=0), "sparsity": 0.8}
     plain, shuffled, inverted = (
-        executor().execute(spec(**quick, sanity=sanity)).pruning for sanity in ("none", "shuffle", "invert")
+        executor().execute(spec(**quick, sanity=sanity)).record.pruning for sanity in ("none", "shuffle", "invert")
     )
     assert plain is not None
     assert shuffled is not None
@@ -154,10 +154,10 @@ def test_sanity_transforms_do_what_they_say() -> None:
     assert plain.mask_digest != shuffled.mask_digest  # FINDINGS 11: a shuffle that does nothing
     assert plain.kept == inverted.kept
     assert [layer.kept for layer in plain.layers] != [layer.kept for layer in inverted.layers]
-    reinit = executor().execute(spec(sanity="reinit"))
+    reinit = executor().execute(spec(sanity="reinit")).record
     assert reinit.pruning is not None
-    assert reinit.pruning.mask_digest == executor().execute(spec()).pruning.mask_digest  # type: ignore[union-attr]
-    assert result(reinit)["curve"] != result(executor().execute(spec()))["curve"]
+    assert reinit.pruning.mask_digest == executor().execute(spec()).record.pruning.mask_digest  # type: ignore[union-attr]
+    assert result(reinit)["curve"] != result(executor().execute(spec()).record)["curve"]
 
 
 def prune_as(masks: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_one_empty_layer_is_no_collapse_where_a_path_is_left(monkeypatch: pytest
     inner = next(name for name in masks if name.endswith("conv2.weight"))
     masks[inner][:] = False
     prune_as(masks, monkeypatch)
-    record = executor().execute(spec(model="resnet8", recipe=Recipe(epochs=0)))
+    record = executor().execute(spec(model="resnet8", recipe=Recipe(epochs=0))).record
     assert record.pruning is not None
     assert record.pruning.collapsed_layers == 1
     assert record.status == "done"
@@ -228,7 +228,7 @@ def test_the_weights_digest_and_the_test_accuracy_are_of_the_last_epoch(monkeypa
         return replace(found, best_epoch=1, best_state={name: torch.zeros_like(t) for name, t in last.items()})
 
     monkeypatch.setattr(execute, "train", trained)
-    metrics = executor().execute(spec(sparsity=0.5, recipe=Recipe(epochs=2, batch_size=64))).metrics
+    metrics = executor().execute(spec(sparsity=0.5, recipe=Recipe(epochs=2, batch_size=64))).record.metrics
     assert metrics is not None
     assert metrics.weights_digest == digest({name: tensor.contiguous().numpy() for name, tensor in last.items()})
     assert metrics.test_accuracy > 0.3
@@ -237,9 +237,9 @@ def test_the_weights_digest_and_the_test_accuracy_are_of_the_last_epoch(monkeypa
 
 def test_warm_up_changes_the_scored_weights_and_rewind_restores_the_initial_ones() -> None:
     magnitude = {"method": "magnitude", "sparsity": 0.5}
-    cold = executor().execute(spec(**magnitude))
-    warm = executor().execute(spec(**magnitude, warmup="5 steps"))
-    rewound = executor().execute(spec(**magnitude, warmup="5 steps", rewind=True))
+    cold = executor().execute(spec(**magnitude)).record
+    warm = executor().execute(spec(**magnitude, warmup="5 steps")).record
+    rewound = executor().execute(spec(**magnitude, warmup="5 steps", rewind=True)).record
     assert warm.pruning is not None
     assert cold.pruning is not None
     assert rewound.pruning is not None
@@ -262,5 +262,5 @@ def test_a_last_scoring_batch_of_one_image_is_joined_to_the_one_before_it(
     few = Scoring(samples_per_class="all", most_samples=17, batch_size=8, fisher_batch_size=8, batchnorm="batch")
     if method == "force":
         few = msgspec.structs.replace(few, new_batches=True, rounds=3)
-    record = executor().execute(spec(model="pooled", method=method, recipe=Recipe(epochs=0), scoring=few))
+    record = executor().execute(spec(model="pooled", method=method, recipe=Recipe(epochs=0), scoring=few)).record
     assert record.status == "done", record.error_line

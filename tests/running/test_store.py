@@ -70,7 +70,7 @@ def test_a_failed_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match="No space left on device; what is finished is kept"):
+    with pytest.raises(StoreError, match="No space left on device; finished runs are kept"):
         store.write(record())
     assert os.listdir(store.runs) == []
 
@@ -89,7 +89,7 @@ def test_half_written_files_of_dead_processes_are_swept(store: Store) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match="file/study: results cannot be written there: Not a directory"):
+    with pytest.raises(RequestError, match="file/study: results cannot be written: Not a directory"):
         Store(tmp_path / "file" / "study").prepare()
 
 
@@ -123,14 +123,15 @@ def test_masks_come_back_and_damaged_ones_are_refused(tmp_path: Path) -> None:
 
     executor = Executor(tmp_path, torch.device("cpu"))
     spec = RunSpec(dataset="digits", model="vgg8", method="magnitude", sparsity=0.9, seed=0, recipe=Recipe(epochs=0))
-    done = executor.execute(spec)
+    executed = executor.execute(spec)
+    done, stored = executed.record, executed.masks
     store = Store(tmp_path / "study")
     store.prepare()
-    store.write(done, executor.masks)
-    assert executor.masks is not None
+    store.write(done, stored)
+    assert stored is not None
     back = store.read_masks(done)
     assert back is not None
-    assert all(np.array_equal(back[name], mask) for name, mask in executor.masks.items())
+    assert all(np.array_equal(back[name], mask) for name, mask in stored.items())
     path = store.masks / f"{done.run_id}.bits"
     for damage in (path.read_bytes()[:-20], b"", zlib.compress(b"\0" * 10_000), zlib.compress(b"\0")):
         path.write_bytes(damage)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import io
 from typing import Any
 
 import pytest
 import torch
+from savers import SaveAll
 from torch import Tensor, nn
 
 from pbt_bench.data import datasets
@@ -21,13 +21,6 @@ from pbt_bench.training.loop import StateError, Trained, train, warm_up
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     dataset = datasets()["digits"].load(tmp_path_factory.mktemp("data"))
     return prepare(dataset, 0.15, 0, torch.device("cpu"))
-
-
-def through_a_file(state: Any) -> Any:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
 
 
 def network() -> tuple[nn.Module, dict[str, Tensor]]:
@@ -66,9 +59,10 @@ RECIPES = {
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_saved_after_any_step_it_ends_with_the_same_bits(data: Data, recipe: Recipe) -> None:
-    states: list[Any] = []
+    saver = SaveAll()
     model, masks = network()
-    whole = train(model, masks, data, recipe, 0, poll=lambda state: states.append(through_a_file(state())))
+    whole = train(model, masks, data, recipe, 0, saver=saver)
+    states = saver.states
     assert len(states) > recipe.epochs * 5  # after every step, and while evaluating
     for state in states[:: max(1, len(states) // 6)] + states[-1:]:
         torch.rand(7)  # another process: the global generator stands elsewhere
@@ -79,10 +73,10 @@ def test_saved_after_any_step_it_ends_with_the_same_bits(data: Data, recipe: Rec
 
 
 def test_the_seconds_before_an_interruption_count(data: Data) -> None:
-    recipe, states = Recipe(epochs=2, batch_size=256), []
-    train(*network(), data, recipe, 0, poll=lambda state: states.append(copy.deepcopy(state())))
-    assert 0 < states[0]["seconds"] < 60
-    first, second = train(*network(), data, recipe, 0, state=states[0] | {"seconds": 1000.0}).curve
+    recipe, saver = Recipe(epochs=2, batch_size=256), SaveAll()
+    train(*network(), data, recipe, 0, saver=saver)
+    assert 0 < saver.states[0]["seconds"] < 60
+    first, second = train(*network(), data, recipe, 0, state=saver.states[0] | {"seconds": 1000.0}).curve
     assert 1000 < first.seconds < 1060
     assert 0 < second.seconds < 60
 
@@ -90,20 +84,21 @@ def test_the_seconds_before_an_interruption_count(data: Data) -> None:
 @pytest.mark.parametrize("duration", ["2 epochs", "9 steps"])
 def test_a_warm_up_continues_to_the_same_bits(data: Data, duration: str) -> None:
     recipe = Recipe(epochs=1, batch_size=256, augment="crop", crop_padding=1)
-    states: list[Any] = []
+    saver = SaveAll()
     model, _ = network()
-    warm_up(model, data, recipe, 0, duration, lambda state: states.append(through_a_file(state())))
-    for state in states:
+    warm_up(model, data, recipe, 0, duration, saver)
+    assert len(saver.states) >= 9
+    for state in saver.states:
         again, _ = network()
         warm_up(again, data, recipe, 0, duration, state=state)
         assert torch.equal(weights(again), weights(model))
 
 
 def test_a_state_of_another_training_is_refused(data: Data) -> None:
-    states: list[Any] = []
+    saver = SaveAll()
     model, masks = network()
-    train(model, masks, data, RECIPES["adamw"], 0, poll=lambda state: states.append(through_a_file(state())))
+    train(model, masks, data, RECIPES["adamw"], 0, saver=saver)
     other = build("vgg8", 1, 10, seed=0)
-    for state in (states[0], {}, {"stepper": {"model": 3}}, {**states[0], "curve": [{"epoch": 1}]}):
+    for state in (saver.states[0], {}, {"stepper": {"model": 3}}, {**saver.states[0], "curve": [{"epoch": 1}]}):
         with pytest.raises(StateError):
             train(other, {}, data, RECIPES["adamw"], 0, state=state)

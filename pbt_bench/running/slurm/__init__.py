@@ -1,1 +1,1 @@
-"""Many runs on a Slurm cluster: profile, packing, submission, what runs on a node, Slurm's view, cancelling."""
+"""Execute runs on a Slurm cluster: profiles, job arrays, submission, jobs, status and cancellation."""

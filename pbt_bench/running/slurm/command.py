@@ -1,4 +1,4 @@
-"""Calls of Slurm's commands, each with a time limit: nothing here may hang because a controller does."""
+"""Call Slurm's commands, each with a time limit, because a controller may not answer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import subprocess
 
 from pbt_bench.errors import RequestError
 
-_SECONDS = 60.0
+_SECONDS = 60.0  # time limit of one command
 
 
 class SlurmError(RequestError):
-    """A command of Slurm is not there, failed, or did not answer."""
+    """Raised when a command of Slurm is missing, fails, or does not answer."""
 
 
 def call(*words: str) -> str:
-    """What a command prints. Raises SlurmError, in one line, with what it said."""
+    """Run a command and return its output. Raises SlurmError with the command's message in one line."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, errors="replace")
     except FileNotFoundError:
@@ -28,6 +28,6 @@ def call(*words: str) -> str:
 
 
 def gist(said: str) -> str:
-    """The last two lines of what a command complained of, as one; they hold what and why."""
+    """Join the last two lines of a command's error output, which state the error and its reason."""
     lines = [re.sub(r"^\w+: (?:error|fatal): ", "", line.strip()) for line in said.splitlines() if line.strip()]
     return ": ".join(dict.fromkeys(lines[-2:]))

@@ -1,6 +1,6 @@
-"""What runs on a node: one array element works through its runs, and comes back when it is told to go.
+"""The job on a node: one array element executes its runs, and is requeued when it is asked to stop.
 
-Imported by submitit on the node; the login node pickles no more than where its work is written down.
+submitit imports this module on the node. The pickled job contains only the path of the submission and two indices.
 """
 
 from __future__ import annotations
@@ -10,30 +10,28 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from submitit.helpers import Checkpointable
 
 from pbt_bench.running.outcomes import file_digest
+from pbt_bench.running.signals import join_or_kill
 from pbt_bench.running.slurm.submissions import Submission
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
-_STOP_SECONDS = 60.0
 _SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 class Job(Checkpointable):
-    """The work of one array element; submitit calls it, and again with the same arguments after every requeue."""
+    """One array element; submitit calls it at the start and with the same arguments after every requeue."""
 
     def __call__(self, folder: Path, array: int, element: int) -> None:
-        """Execute what is missing of the runs of one element of the submission in `folder`."""
-        _obey_signals()
-        from pbt_bench.running import local
+        """Execute the missing runs of one element of the submission in `folder`."""
+        _install_handlers()
         from pbt_bench.running.plan import Plan, check_data
+        from pbt_bench.running.pool import WorkerPool, select_devices
         from pbt_bench.running.progress import Progress
 
         submission = Submission(folder)
@@ -46,27 +44,30 @@ class Job(Checkpointable):
         if not missing:
             return
         store.prepare()
-        places = local.devices(settings.device, settings.workers)
+        devices = select_devices(settings.device, settings.workers)
         data = Path(settings.data)
         check_data(missing, data)
         done = ["done"] * (len(specs) - len(missing))
-        with Progress(store.folder.name, len(specs), done, min(len(places), len(missing))) as progress:
-            plan = Plan(specs, {}, missing, retry_failed=bool(settings.retried))
-            local.run(plan, store, data, places, progress, checkpoint_seconds=settings.checkpoint_seconds)
+        plan = Plan(specs, {}, missing, retry_failed=bool(settings.retried))
+        with (
+            Progress(store.folder.name, len(specs), done, min(len(devices), len(missing))) as progress,
+            WorkerPool(plan, store, data, progress, settings.checkpoint_seconds) as pool,
+        ):
+            pool.run(devices)
 
 
 def _missing(spec: RunSpec, store: Store, retried: dict[str, str]) -> bool:
-    """No record, or still the failed one that was to be replaced when this was submitted."""
+    """Return whether `spec` has no record, or still has the failed record that this submission is to replace."""
     path = store.path(spec.run_id)
     if spec.run_id in retried:
         return not path.exists() or file_digest(path) == retried[spec.run_id]
     return store.read(spec.run_id) is None if path.exists() else True
 
 
-def _obey_signals() -> None:
-    """On SIGUSR2 (time limit, preemption): stop the workers, which write checkpoints, then requeue the job.
+def _install_handlers() -> None:
+    """Stop the workers, which write checkpoints, and requeue the job on SIGUSR2 (time limit, preemption).
 
-    SIGTERM means preemption or scancel; only Slurm knows which, so it is asked. Further signals are ignored.
+    SIGTERM means preemption or scancel; squeue tells which of the two. Further signals are ignored.
     """
     requeue = signal.getsignal(signal.SIGUSR2)  # submitit's
 
@@ -74,8 +75,11 @@ def _obey_signals() -> None:
         for other in _SIGNALS:
             signal.signal(other, signal.SIG_IGN)
         print(f"{signal.Signals(number).name}: stopping the workers", file=sys.stderr, flush=True)
-        stop_workers(_STOP_SECONDS)
-        if callable(requeue) and (number == signal.SIGUSR2 or _still_wanted()):
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            worker.terminate()
+        join_or_kill(workers)
+        if callable(requeue) and (number == signal.SIGUSR2 or _runs_in_slurm()):
             requeue(number, frame)
         sys.exit(143)
 
@@ -83,23 +87,12 @@ def _obey_signals() -> None:
         signal.signal(number, stop)
 
 
-def stop_workers(seconds: float) -> None:
-    """Ask this process's workers to write their checkpoints and end; after `seconds` they are killed."""
-    workers = multiprocessing.active_children()
-    for worker in workers:
-        worker.terminate()
-    end = time.monotonic() + seconds
-    for worker in workers:
-        worker.join(max(0.0, end - time.monotonic()))
-        if worker.is_alive():
-            worker.kill()
-            worker.join()
-
-
-def _still_wanted(run: Callable[..., str] = subprocess.check_output) -> bool:
-    """Does Slurm say that this job is running? A cancelled one is completing by the time it gets SIGTERM."""
+def _runs_in_slurm() -> bool:
+    """Return whether Slurm reports this job as running. A cancelled job is completing when it receives SIGTERM."""
     try:
-        state = run(["squeue", "-h", "-o", "%T", "-j", os.environ["SLURM_JOB_ID"]], text=True, timeout=20)
+        state = subprocess.check_output(
+            ["squeue", "-h", "-o", "%T", "-j", os.environ["SLURM_JOB_ID"]], text=True, timeout=20
+        )
     except (OSError, KeyError, subprocess.SubprocessError):
         return False
     return state.strip() == "RUNNING"

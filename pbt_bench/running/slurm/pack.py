@@ -1,4 +1,4 @@
-"""Which runs go into the same job, and which jobs into the same array."""
+"""Distribute runs over jobs, and jobs over arrays."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pbt_bench.spec import RunSpec
 
 DEFAULT_ARRAY_SIZE = 1001  # Slurm's own default of MaxArraySize
 
-Element = Sequence[RunSpec]  # what one array element, a job of its own, has to do
+Element = Sequence[RunSpec]  # the runs of one array element, which is one job
 _Item = TypeVar("_Item")
 
 
 def pack(specs: Sequence[RunSpec], profile: Profile) -> list[Element]:
-    """`specs` in as few elements as the profile allows; runs of a group side by side, they share data and statistics.
+    """Distribute `specs` over as few elements as the profile allows.
 
-    An element gets `runs_per_job` runs at most, fewer where otherwise less than `array_parallelism` jobs would have
-    work, but never fewer than it can run at a time.
+    Runs of a group stay together, because they share data and statistics. An element gets at most `runs_per_job` runs;
+    fewer if otherwise fewer than `array_parallelism` jobs would have runs, but not fewer than it executes at a time.
     """
     if not specs:
         return []
@@ -32,25 +32,23 @@ def pack(specs: Sequence[RunSpec], profile: Profile) -> list[Element]:
     size = profile.runs_per_job
     if profile.array_parallelism is not None:
         size = min(size, max(-(-len(ordered) // profile.array_parallelism), profile.workers))
-    return _cut(ordered, size)
+    return chunk(ordered, size)
 
 
-def chunk(elements: Sequence[Element], most: int) -> list[Sequence[Element]]:
-    """Arrays of at most `most` elements, all of about the same size, for they get equal shares of the cluster."""
-    return _cut(elements, most)
+def chunk(items: Sequence[_Item], most: int) -> list[Sequence[_Item]]:
+    """Split `items` into as few parts of at most `most` items as possible; their sizes differ by at most one.
 
-
-def _cut(items: Sequence[_Item], most: int) -> list[Sequence[_Item]]:
-    """As few parts of at most `most` items as there can be, equal to within one item."""
+    Arrays of similar size suit the equal shares of jobs that `share` gives them.
+    """
     count = -(-len(items) // most)
     bounds = [index * len(items) // count for index in range(count + 1)]
     return [items[start:end] for start, end in pairwise(bounds)]
 
 
 def share(parallelism: int | None, arrays: int, array: int) -> tuple[int, int | None]:
-    """How many jobs of `array` may run at a time, and the array that has to be over before it may begin, if any.
+    """Return how many jobs of `array` may run at a time, and the array that must end before it starts, or None.
 
-    The shares of all arrays that may run at a time add up to `parallelism`.
+    The shares of all arrays that run at the same time add up to `parallelism`.
     """
     if parallelism is None:
         return 1_000_000, None
@@ -60,7 +58,7 @@ def share(parallelism: int | None, arrays: int, array: int) -> tuple[int, int | 
 
 
 def array_size() -> int:
-    """How many elements an array of this cluster may have (MaxArraySize, max_array_tasks). Raises RequestError."""
+    """Return the largest array size of this cluster (MaxArraySize, max_array_tasks). Raises SlurmError."""
     config = call("scontrol", "show", "config")
     limits = [int(number) for number in re.findall(r"(?:MaxArraySize *= *|max_array_tasks=)(\d+)", config)]
     return max(1, min(limits, default=DEFAULT_ARRAY_SIZE))

@@ -1,4 +1,4 @@
-"""A cluster profile: WHERE runs are executed. One TOML file per cluster; nothing of it is part of a run's identity."""
+"""A cluster profile, one TOML file per cluster: where runs are executed. It is not part of a run's identity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pbt_bench.errors import RequestError
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 _MEMORY = re.compile(r"[1-9]\d*[KMGT]?")
 _OPTION = re.compile(r"[a-z][a-z0-9_-]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")  # a line break would begin a directive of its own
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")  # a line break would start another directive
 _DIRECTIVE = re.compile(r"\s*#\s*(SBATCH|PBS|BSUB)")
 _OWN = {
     "partition", "account", "qos", "constraint", "gpus-per-node", "cpus-per-task", "mem", "time", "array", "signal",
@@ -26,7 +26,7 @@ _OWN = {
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one array element (a "job") asks of Slurm, and how it works through its runs."""
+    """The resources of one array element (a "job"), and how it executes its runs."""
 
     partition: str | None = None
     account: str | None = None
@@ -34,18 +34,18 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     constraint: str | None = None
     gpus: int = 0  # per job
     cpus: int = 1  # per job
-    memory: str | None = None  # per job: a number with K, M, G or T; without, the cluster's default
+    memory: str | None = None  # per job: a number with K, M, G or T; default: the cluster's
     time: str | int = "4:00:00"  # limit of one job: minutes, or Slurm's D-HH:MM:SS
     array_parallelism: int | None = None  # jobs at a time
-    runs_per_job: int = 8  # at most; fewer where more jobs could work at a time
-    side_by_side: int = 1  # runs at a time on each GPU, or on the node where there is none
+    runs_per_job: int = 8  # at most; fewer if more jobs could run at a time
+    side_by_side: int = 1  # runs at a time on each GPU, or per job without GPUs
     device: str | None = None  # cuda or cpu; default: cuda if gpus > 0
-    setup: tuple[str, ...] = ()  # shell lines before anything else, for example module load
+    setup: tuple[str, ...] = ()  # shell lines at the start of the job, for example module load
     signal_delay: int = 120  # seconds before the limit at which the job checkpoints and requeues itself
-    checkpoint_minutes: float = 5.0  # between saved states of a run, for nodes that crash
-    requeues: int = 20  # after a time limit; a preempted job may always come back
-    attempts: int = 3  # submissions of a run whose jobs end without leaving a record
-    data: str | None = None  # folder of the datasets, as the nodes see it
+    checkpoint_minutes: float = 5.0  # between saved states of a run, in case a node crashes
+    requeues: int = 20  # after a time limit; a preempted job is always requeued
+    attempts: int = 3  # submissions of a run whose jobs end without a record
+    data: str | None = None  # folder of the datasets on the nodes
     sbatch: dict[str, str | int | bool] = {}  # further options of sbatch, without the dashes
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 raise ValueError(f"{name} = {text!r}: line breaks and control characters are not allowed")
         for line in self.setup:
             if _DIRECTIVE.match(line):
-                raise ValueError(f"setup: {line!r} is an option of sbatch; those go below [sbatch]")
+                raise ValueError(f"setup: {line!r} is an option of sbatch; options belong below [sbatch]")
         if self.memory is not None and not _MEMORY.fullmatch(self.memory):
             raise ValueError(f"memory = {self.memory!r} must be a number and K, M, G or T, for example '16G'")
         if self.device not in (None, "cpu", "cuda"):
@@ -72,12 +72,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             if not _OPTION.fullmatch(option):
                 raise ValueError(f"sbatch: {option!r} must be the long name of an option of sbatch, without dashes")
             if any(own.startswith(option.replace("_", "-")) for own in _OWN):  # sbatch takes abbreviations
-                raise ValueError(f"sbatch.{option} is set by pbt-bench or by a key of its own")
+                raise ValueError(f"sbatch.{option} is set by pbt-bench or by another key of the profile")
             if value is False:
                 raise ValueError(f"sbatch.{option} = false: leave the key out")
 
     def _texts(self) -> list[tuple[str, str]]:
-        """(key, value) of everything that goes into the script as it is written."""
+        """Return (key, value) of every text that is copied into the script."""
         names = ("partition", "account", "qos", "constraint", "data")
         texts = [(name, text) for name in names if isinstance(text := getattr(self, name), str)]
         texts += [("setup", line) for line in self.setup]
@@ -85,7 +85,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def minutes(self) -> int:
-        """The time limit, rounded up to minutes as Slurm counts. Raises ValueError if it is none."""
+        """The time limit, rounded up to minutes as Slurm does. Raises ValueError if it is invalid."""
         match = _TIME.fullmatch(str(self.time))
         parts = [int(part) for part in match["clock"].split(":")] if match else []
         if match and match["days"] is not None:  # D-H, D-H:M, D-H:M:S
@@ -101,17 +101,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def workers(self) -> int:
-        """Runs at a time in one job."""
+        """Number of runs at a time in one job."""
         return max(1, self.gpus) * self.side_by_side
 
     @property
-    def place(self) -> str:
-        """The device of its workers."""
+    def worker_device(self) -> str:
+        """The device of the workers: cuda or cpu."""
         return self.device or ("cuda" if self.gpus else "cpu")
 
 
 def load_profile(path: str | Path) -> Profile:
-    """Read a profile. Raises RequestError in one line, naming the file, the key and the nearest valid one."""
+    """Read a profile. Raises RequestError in one line with the file, the key and the nearest valid key."""
     try:
         table: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

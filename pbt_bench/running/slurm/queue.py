@@ -1,7 +1,7 @@
-"""What Slurm says of a study's jobs: one call of squeue for what is in the queue, one of sacct for what is over.
+"""Read the state of a study's jobs from Slurm: squeue for jobs in the queue, sacct for jobs that ended.
 
-Both only explain. The result store is the truth: sacct lags, shows NODE_FAIL while a job is being requeued, and
-forgets array elements that were cancelled before they started.
+Only the result store decides whether a run is finished. sacct lags, shows NODE_FAIL while a job is being requeued,
+and omits array elements that were cancelled before they started.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _OVER = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
 }  # fmt: skip
-# slurmstepd's last words, in the job's log
+# the last message of slurmstepd in a job's log
 _CANCELLED = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+ (?:DUE TO ([A-Z ]*[A-Z]))?")
-_LAST_LINES = 100
+_LAST_LINES = 100  # of a log that are searched for it
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Entry:
 
     job: str  # 123_4, or 123 where an array has one element
     state: str
-    reason: str  # why it is pending
+    reason: str  # for pending jobs
     node: str
     submission: str  # the name of its folder
     array: int
@@ -38,12 +38,12 @@ class Entry:
 
     @property
     def over(self) -> bool:
-        """Slurm only remembers it."""
+        """Whether the job ended."""
         return self.state in _OVER
 
 
 def queue(study: str) -> list[Entry]:
-    """The array elements of `study` that Slurm has or remembers. Raises SlurmError if it does not answer."""
+    """Return the array elements of `study` in squeue, ended ones included. Raises SlurmError if it does not answer."""
     text = call("squeue", "-r", "-h", "-t", "all", f"--name={job_name(study)}", "-o", "%i|%K|%T|%N|%r|%k")
     return [entry for line in text.splitlines() if (entry := _entry(line)) is not None]
 
@@ -51,7 +51,7 @@ def queue(study: str) -> list[Entry]:
 def _entry(line: str) -> Entry | None:
     job, index, state, node, reason, comment = [*line.split("|", 5), *[""] * 5][:6]
     match = re.fullmatch(r"pbt-bench (\S+) (\d+)", comment.strip())
-    if match is None:  # somebody else's job of that name
+    if match is None:  # another user's job of the same name
         return None
     element = int(index) if index.isdigit() else 0
     return Entry(job, state, reason, node, match[1], int(match[2]), element)
@@ -59,19 +59,19 @@ def _entry(line: str) -> Entry | None:
 
 @dataclass(frozen=True)
 class Past:
-    """How a job ended, as accounting has it."""
+    """The end of a job, from accounting or its log."""
 
     state: str
     code: str  # exit code:signal
 
     @property
     def over(self) -> bool:
-        """Accounting lags: what it says may be of before the end."""
+        """Whether the job ended; accounting lags and may show an earlier state."""
         return self.state in _OVER
 
     @property
     def why(self) -> str:
-        """For people."""
+        """The state and exit code in words."""
         code, _, number = self.code.partition(":")
         said = self.state.lower().replace("_", " ")
         if code not in ("", "0"):
@@ -80,7 +80,7 @@ class Past:
 
 
 def history(jobs: Collection[str]) -> dict[str, Past]:
-    """The last state of every element of the array jobs `jobs`. Raises SlurmError if accounting does not answer."""
+    """Return the last state of every element of `jobs`. Raises SlurmError if accounting does not answer."""
     if not jobs:
         return {}
     text = call("sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", "-j", ",".join(sorted(jobs)))
@@ -92,14 +92,16 @@ def history(jobs: Collection[str]) -> dict[str, Past]:
 
 
 def left_behind(log: Path) -> Past | None:
-    """How a job ended that Slurm no longer knows, as far as its log tells; None if it has none: it never began."""
+    """Read from its log how a job ended that Slurm no longer knows; return None without a log: it never started."""
     if not log.exists():
         return None
-    state = "ENDED, HOW IS NOT KNOWN"
+    state = "ENDED, REASON UNKNOWN"
     for line in tail(log, _LAST_LINES):
         match = _CANCELLED.search(line)
-        if line.startswith("start ") or (match and match[1] == "JOB REQUEUE"):  # it came back after what was before
-            state = "ENDED, HOW IS NOT KNOWN"
+        if line.startswith("start ") or (
+            match and match[1] == "JOB REQUEUE"
+        ):  # it was requeued after the earlier lines
+            state = "ENDED, REASON UNKNOWN"
         elif match:
             state = match[1] or "CANCELLED"
     return Past(state, "")

@@ -1,4 +1,4 @@
-"""The verb `submit`: which runs of a study are to be submitted, shown or done."""
+"""The verb `submit`: choose the runs of a study to submit, and submit or show them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pbt_bench.running.slurm.view import View, view
 from pbt_bench.running.store import Store
 from pbt_bench.spec import Grid
 
-_ENDING_SECONDS = 40.0  # how long jobs that are being cancelled are waited for: Slurm's KillWait is 30
+_ENDING_SECONDS = 40.0  # longest wait for jobs that are being cancelled: Slurm's KillWait is 30
 
 
 def request(
     grid: Grid, store: Store, profile: Profile, data: Path, *, dry_run: bool, retry_failed: bool,
     say: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Submit what `grid` lacks and Slurm does not have yet, or with `dry_run` show what that would be.
+    """Submit the missing runs of `grid` that no live job has; with `dry_run`, show them instead.
 
     Raises RequestError if Slurm does not answer or refuses.
     """
@@ -42,8 +42,8 @@ def request(
     if seen.error and not dry_run:
         raise RequestError(f"{seen.error}; nothing was submitted")
     if seen.error:
-        say(f"warning: {seen.error}; what is on its way is not known")
-    if seen.places:  # a run may have ended, and its job too, before Slurm answered
+        say(f"warning: {seen.error}; runs in live jobs are not known")
+    if seen.jobs:  # a run and its job may have ended before Slurm answered
         found |= outcomes(store.runs, wanted())
     todo, words = _choose(wanted(), seen, 1_000_000 if retry_failed else profile.attempts)
     failed = sum(outcome.status == "failed" for outcome in found.values())
@@ -65,29 +65,29 @@ def request(
     retried = {run: file_digest(store.path(run)) for run in todo if run in found}
     settings = Settings(
         study=str(store.folder.absolute()), data=str(data.absolute()),
-        device=profile.place, workers=profile.workers, checkpoint_seconds=60 * profile.checkpoint_minutes,
+        device=profile.worker_device, workers=profile.workers, checkpoint_seconds=60 * profile.checkpoint_minutes,
         retried=retried,
     )  # fmt: skip
     submit(settings, grid.name, profile, arrays, say)
 
 
 def _settled(study: str, folder: Path, ids: Collection[str]) -> View:
-    """Slurm's view once no job is ending any more: whether it leaves a record or comes back is open until then."""
+    """Return Slurm's view after no job is completing: a completing job may still leave a record or be requeued."""
     end = time.monotonic() + _ENDING_SECONDS
     while True:
         seen = view(study, folder, ids)
-        ending = any(place.live and place.state == "COMPLETING" for place in seen.places.values())
+        ending = any(job.live and job.state == "COMPLETING" for job in seen.jobs.values())
         if not ending or time.monotonic() > end:
             return seen
         time.sleep(2)
 
 
 def _choose(wanted: Sequence[str], seen: View, attempts: int) -> tuple[list[str], list[str]]:
-    """The runs to submit, and in words why the others of `wanted` are not."""
-    places = {run: seen.places[run] for run in wanted if run in seen.places}
-    live = {run for run, place in places.items() if place.live}
-    spent = {run for run, place in places.items() if place.attempts >= attempts} - live
-    jobs = {places[run].job for run in live}
+    """Return the runs to submit, and messages on the other runs of `wanted`."""
+    last = {run: seen.jobs[run] for run in wanted if run in seen.jobs}
+    live = {run for run, job in last.items() if job.live}
+    spent = {run for run, job in last.items() if job.attempts >= attempts} - live
+    jobs = {last[run].job for run in live}
     words = [f"{len(live)} on their way in {len(jobs)} job{'s' if len(jobs) > 1 else ''}"] if live else []
     if spent:
         words.append(f"{len(spent)} lost {attempts} times (see status; --retry-failed submits them once more)")
@@ -95,10 +95,10 @@ def _choose(wanted: Sequence[str], seen: View, attempts: int) -> tuple[list[str]
 
 
 def _cost(found: Estimate, profile: Profile) -> str:
-    """In the unit that is paid for: GPU hours, or job hours where a job has no GPU."""
+    """Return the estimated cost in GPU hours, or in job hours for jobs without a GPU."""
     unit = "GPU hours" if profile.gpus else "job hours"
     if found.seconds is None:
-        return f"{unit}: unknown, no run of this study was measured yet"
+        return f"{unit}: unknown, because no run of this study was measured"
     at_a_time = min(profile.workers, profile.runs_per_job)
     hours = found.seconds / 3600 / at_a_time * max(1, profile.gpus)
     return f"{unit}: about {hours:.3g} (from {found.measured} measured runs)"

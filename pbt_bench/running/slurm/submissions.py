@@ -1,4 +1,4 @@
-"""The folder of one submission, `<study>/slurm/<date>-<time>-<microseconds>/`: what its array elements have to do.
+"""The folder of one submission, `<study>/slurm/<date>-<time>-<microseconds>/`: the runs of its array elements.
 
 submission.json   the settings that all its jobs share
 elements.json     array -> element -> run ids, for status
@@ -23,25 +23,25 @@ from pbt_bench.spec import RunSpec
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What every job of a submission needs to know."""
+    """The settings that all jobs of a submission share."""
 
     study: str  # absolute path
     data: str
     device: str
     workers: int
     checkpoint_seconds: float = 300.0
-    retried: dict[str, str] = {}  # run id -> digest of the failed record that is to be replaced
+    retried: dict[str, str] = {}  # run id -> digest of the failed record to replace
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A submission's folder, to be written once and read from anywhere."""
+    """The folder of a submission, which is written once."""
 
     folder: Path
 
     @classmethod
     def create(cls, settings: Settings, arrays: Sequence[Sequence[Element]]) -> Submission:
-        """Write down what is to be submitted, before it is."""
+        """Write the folder of a submission, before its arrays are submitted."""
         while True:
             now = datetime.now()
             folder = Path(settings.study) / "slurm" / f"{now:%Y%m%d-%H%M%S}-{now.microsecond:06}"
@@ -61,14 +61,14 @@ class Submission:
         return cls(folder)
 
     def accepted(self, array: int, job: str) -> None:
-        """Note Slurm's id of an array."""
+        """Record Slurm's job id of an array."""
         with (self.folder / "jobs").open("a") as file:
             file.write(f"{array} {job}\n")
         self.jobs[array] = job
 
     @property
     def settings(self) -> Settings:
-        """As they were when it was submitted."""
+        """The settings at the time of the submission."""
         return msgspec.json.decode((self.folder / "submission.json").read_bytes(), type=Settings)
 
     @cached_property
@@ -78,7 +78,7 @@ class Submission:
 
     @cached_property
     def jobs(self) -> dict[int, str]:
-        """Array -> Slurm's job id, of the arrays that were accepted."""
+        """Array -> Slurm's job id, for accepted arrays."""
         try:
             lines = (self.folder / "jobs").read_text().splitlines()
         except FileNotFoundError:
@@ -86,22 +86,22 @@ class Submission:
         return {int(array): job for array, job in (line.split() for line in lines)}
 
     def specs(self, array: int, element: int) -> list[RunSpec]:
-        """The runs of one element."""
+        """Return the runs of one element."""
         with (self.folder / f"array-{array}.jsonl").open("rb") as file:
             line = next(islice(file, element, None))
         assert line is not None
         return [RunSpec.from_json(bytes(spec)) for spec in msgspec.json.decode(line, type=list[msgspec.Raw])]
 
     def comment(self, array: int) -> str:
-        """How Slurm's queue names an array of it, whether or not its id was ever written down."""
+        """Return the comment that identifies an array in Slurm's queue, also if its job id was never recorded."""
         return f"pbt-bench {self.folder.name} {array}"
 
     def log(self, job: str) -> Path:
-        """What a job of it said outside its runs."""
+        """Return the path of the log of a job: its output outside its runs."""
         return self.folder / f"{job}_0_log.err"
 
     def readable(self) -> bool:
-        """Can it be told which runs its jobs have? If not it is named on stderr."""
+        """Return whether the runs and jobs of the submission can be read; if not, print a warning to stderr."""
         try:
             return bool(self.elements) and self.jobs is not None
         except (OSError, ValueError, RecursionError) as error:
@@ -110,12 +110,12 @@ class Submission:
 
 
 def submissions(study: Path) -> Iterator[Submission]:
-    """All of a study, oldest first; a folder whose writing was cut short is none."""
+    """Yield all submissions of a study, oldest first; incomplete folders are ignored."""
     for folder in sorted((study / "slurm").glob("*-*-*")):
         if (folder / "elements.json").exists():
             yield Submission(folder)
 
 
 def job_name(study: str) -> str:
-    """The name of every job of a study in Slurm's queue."""
+    """Return the name of all jobs of a study in Slurm's queue."""
     return f"pbt-{study}"

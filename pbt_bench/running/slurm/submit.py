@@ -1,4 +1,4 @@
-"""Put what is missing of a study on a Slurm cluster, as job arrays through submitit."""
+"""Submit runs to a Slurm cluster as job arrays, with submitit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -19,12 +18,12 @@ from pbt_bench.running.slurm.pack import Element, share
 from pbt_bench.running.slurm.profile import Profile
 from pbt_bench.running.slurm.submissions import Settings, Submission, job_name
 
-# A signal that comes before Python has its handlers must not kill: of a preempted job Slurm then takes care itself.
+# A signal before Python has installed its handlers must not kill the job; Slurm itself requeues a preempted job.
 _PYTHON = """sh -c 'trap "" USR2 TERM; exec "$@"' sh """
 
 
 class _Executor(SlurmExecutor):
-    """As submitit's, and it can also be made where there is no Slurm, to show what would be submitted."""
+    """submitit's executor, which can also be created without Slurm, to show a submission."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -32,15 +31,9 @@ class _Executor(SlurmExecutor):
 
 
 def executor(folder: Path, study: str, profile: Profile) -> _Executor:
-    """submitit's executor for `profile`."""
-    wanted: dict[str, Any] = {
-        "partition": profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "constraint": profile.constraint,
-        "gpus_per_node": profile.gpus or None,
-        "mem": profile.memory,
-    }
+    """Create submitit's executor for `profile`."""
+    wanted = {name: getattr(profile, name) for name in ("partition", "account", "qos", "constraint")}
+    wanted |= {"gpus_per_node": profile.gpus or None, "mem": profile.memory}
     made = _Executor(folder, max_num_timeout=profile.requeues, python=_PYTHON + shlex.quote(sys.executable))
     made.update_parameters(
         job_name=job_name(study),
@@ -49,7 +42,7 @@ def executor(folder: Path, study: str, profile: Profile) -> _Executor:
         cpus_per_task=profile.cpus,
         setup=list(profile.setup) or None,
         signal_delay_s=profile.signal_delay,
-        srun_args=["--cpus-per-task", str(profile.cpus)],  # since Slurm 22.05 srun does not take over sbatch's
+        srun_args=["--cpus-per-task", str(profile.cpus)],  # since Slurm 22.05 srun does not inherit it from sbatch
         additional_parameters={"requeue": True, **profile.sbatch},
         **{name: value for name, value in wanted.items() if value is not None},
     )
@@ -57,16 +50,16 @@ def executor(folder: Path, study: str, profile: Profile) -> _Executor:
 
 
 def script(folder: Path, study: str, profile: Profile, arrays: int, array: int, elements: int) -> str:
-    """What sbatch gets for one array: the very text that `submit` hands over."""
+    """Return the script that `submit` passes to sbatch for one array."""
     made = executor(folder, study, profile)
-    _turn_to(made, Submission(folder), profile, arrays, array)
+    _set_array(made, Submission(folder), profile, arrays, array)
     if elements > 1:
         made.parameters["map_count"] = elements
     return made._make_submission_file_text(made._submitit_command_str, "")
 
 
-def _turn_to(made: _Executor, submission: Submission, profile: Profile, arrays: int, array: int) -> None:
-    """Set what each array of a submission has of its own; the id of one that was not submitted yet stays open."""
+def _set_array(made: _Executor, submission: Submission, profile: Profile, arrays: int, array: int) -> None:
+    """Set the comment, parallelism and dependency of one array; an unknown job id is left as a placeholder."""
     at_a_time, before = share(profile.array_parallelism, arrays, array)
     made.update_parameters(comment=submission.comment(array), array_parallelism=at_a_time)
     if before is not None:
@@ -77,14 +70,14 @@ def _turn_to(made: _Executor, submission: Submission, profile: Profile, arrays: 
 def submit(
     settings: Settings, study: str, profile: Profile, arrays: Sequence[Sequence[Element]], say: Callable[[str], None]
 ) -> None:
-    """Hand `arrays` to Slurm, one after another. Raises SlurmError where it refuses; what it took before is kept."""
+    """Submit `arrays` one after another. Raises SlurmError at the first refusal; earlier arrays stay submitted."""
     submission = Submission.create(settings, arrays)
     made = executor(submission.folder, study, profile)
     for number, array in enumerate(arrays):
-        _turn_to(made, submission, profile, len(arrays), number)
+        _set_array(made, submission, profile, len(arrays), number)
         count = len(array)
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what the error says anyway
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit also prints the message of the error
                 job = Job()  # type: ignore[no-untyped-call]
                 jobs = made.map_array(job, [submission.folder] * count, [number] * count, range(count))
         except (FailedJobError, FailedSubmissionError) as error:

@@ -1,4 +1,4 @@
-"""Where every run of a study without a record is, according to Slurm: one squeue and one sacct call for all."""
+"""Find the last Slurm job of every run without a record, with one call of squeue and one of sacct."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from pbt_bench.running.slurm.submissions import Submission, submissions
 
 
 @dataclass(frozen=True)
-class Place:
-    """The job that has a run to do, or that was the last to have it."""
+class LastJob:
+    """The live job of a run, or the last job that ended."""
 
     job: str
     state: str  # Slurm's
-    live: bool  # it is in the queue: waiting, running, or ending
-    why: str  # it waits, or how it ended
+    live: bool  # it is in the queue: pending, running or completing
+    why: str  # reason why it is pending, or how it ended
     node: str
-    log: Path  # what the job said outside its runs
-    attempts: int = 0  # jobs of this run that ended by themselves without leaving a record
+    log: Path  # its output outside its runs
+    attempts: int = 0  # jobs of this run that ended without a record and were not cancelled
 
 
 @dataclass(frozen=True)
 class View:
     """Slurm's side of a study."""
 
-    places: dict[str, Place]  # by run id
-    error: str | None = None  # Slurm did not answer: what is live is not known
+    jobs: dict[str, LastJob]  # by run id
+    error: str | None = None  # Slurm did not answer: live jobs are not known
 
 
 def view(study: str, folder: Path, ids: Collection[str]) -> View:
-    """Where the runs `ids` of the study in `folder` are. Asks Slurm only if anything was ever submitted."""
+    """Find the last jobs of the runs `ids` of the study in `folder`. Calls Slurm only if there is a submission."""
     wanted = set(ids)
-    # with their jobs, before the queue is: one that is accepted meanwhile is not over
+    # Read job ids before the queue: a job accepted in the meantime would seem to have ended.
     known = [submission for submission in submissions(folder) if submission.readable()]
     if not known or not wanted:
         return View({})
@@ -45,29 +45,31 @@ def view(study: str, folder: Path, ids: Collection[str]) -> View:
     except SlurmError as failure:
         entries, error = [], str(failure)
     elements = list(_elements(known, entries, wanted))
-    gone = {job.split("_")[0] for job, _, entry, _ in elements if entry is None or entry.over}
+    ended_jobs = {job.split("_")[0] for job, _, entry, _ in elements if entry is None or entry.over}
     try:
-        past = history(gone) if error is None else {}
+        past = history(ended_jobs) if error is None else {}
     except SlurmError:  # a cluster without accounting
         past = {}
-    places: dict[str, Place] = {}
-    for job, submission, entry, runs in elements:
-        place = _place(job, submission, entry, past.get(job))
+    jobs: dict[str, LastJob] = {}
+    for name, submission, entry, runs in elements:
+        job = _last_job(name, submission, entry, past.get(name))
         for run in runs:
-            before = places.get(run)
-            ended = not place.live and place.state not in ("", "CANCELLED")
+            before = jobs.get(run)
+            ended = not job.live and job.state not in ("", "CANCELLED")
             attempts = (before.attempts if before else 0) + ended
-            newest = before if before and before.live and not place.live else place
-            places[run] = Place(**{**vars(newest), "attempts": attempts})
-    return View(places, error)
+            newest = before if before and before.live and not job.live else job
+            jobs[run] = LastJob(**{**vars(newest), "attempts": attempts})
+    return View(jobs, error)
 
 
 def _elements(
     known: list[Submission], entries: list[Entry], wanted: set[str]
 ) -> Iterator[tuple[str, Submission, Entry | None, list[str]]]:
-    """(job, submission, its entry in the queue, runs) of every element with wanted runs, oldest first."""
-    by_place = {(entry.submission, entry.array, entry.element): entry for entry in entries}
-    by_array = {(e.submission, e.array): e.job.split("_")[0] for e in entries if not e.over}  # else it was refused
+    """Yield (job, submission, entry in the queue, runs) of every element with wanted runs, oldest first."""
+    by_element = {(entry.submission, entry.array, entry.element): entry for entry in entries}
+    by_array = {
+        (e.submission, e.array): e.job.split("_")[0] for e in entries if not e.over
+    }  # an array without a job was refused
     for submission in known:
         for array, content in enumerate(submission.elements):
             job = submission.jobs.get(array) or by_array.get((submission.folder.name, array))
@@ -77,17 +79,17 @@ def _elements(
                 runs = [run for run in ids if run in wanted]
                 if runs:
                     name = f"{job}_{element}" if len(content) > 1 else job
-                    yield name, submission, by_place.get((submission.folder.name, array, element)), runs
+                    yield name, submission, by_element.get((submission.folder.name, array, element)), runs
 
 
-def _place(job: str, submission: Submission, entry: Entry | None, past: Past | None) -> Place:
+def _last_job(job: str, submission: Submission, entry: Entry | None, past: Past | None) -> LastJob:
     log = submission.log(job)
     if entry is not None and not entry.over:
-        return Place(job, entry.state, True, entry.reason, entry.node, log)
+        return LastJob(job, entry.state, True, entry.reason, entry.node, log)
     if past is not None and past.over:
-        return Place(job, past.state, False, past.why, "", log)
+        return LastJob(job, past.state, False, past.why, "", log)
     if entry is not None:
-        return Place(job, entry.state, False, Past(entry.state, "").why, entry.node, log)
-    if (past := left_behind(log)) is not None:  # without accounting, Slurm forgets in minutes what is over
-        return Place(job, past.state, False, past.why, "", log)
-    return Place(job, "", False, "Slurm no longer has it, it never began (cancelled while pending?)", "", log)
+        return LastJob(job, entry.state, False, Past(entry.state, "").why, entry.node, log)
+    if (past := left_behind(log)) is not None:  # without accounting, Slurm forgets ended jobs in minutes
+        return LastJob(job, past.state, False, past.why, "", log)
+    return LastJob(job, "", False, "Slurm no longer has it, and it never started (cancelled while pending?)", "", log)

@@ -136,7 +136,7 @@ def test_a_dry_run_says_what_it_does_not_know(fake, store: Store) -> None:
     for command in ("squeue", "scontrol"):
         fake(command, "#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
     said = ask(store, dry=True)
-    assert "warning: squeue: Unable to contact slurm controller; what is on its way is not known" in said
+    assert "warning: squeue: Unable to contact slurm controller; runs in live jobs are not known" in said
     assert "warning: scontrol: Unable to contact slurm controller; arrays are shown as for MaxArraySize = 1001" in said
 
 

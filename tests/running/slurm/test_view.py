@@ -82,18 +82,18 @@ def test_every_run_is_where_slurm_has_it_and_the_counts_add_up(fake, store: Stor
     assert state.seconds_left == 900.0
     assert sorted(run.why or "" for run in state.of("pending")) == [
         "BeginTime", "JobArrayTaskLimit", "its job is completing on n2", "its job is running on n1",
-        "not yet looked at by the scheduler",
+        "not yet considered by the scheduler",
     ]  # fmt: skip
     lost = {run.job: run for run in state.of("lost")}
     assert {job: run.why for job, run in lost.items()} == {
         "500_6": "out of memory, signal 125",
         "500_7": "cancelled",
         "500_8": "failed, exit code 2",
-        "500_9": "Slurm no longer has it, it never began (cancelled while pending?)",
+        "500_9": "Slurm no longer has it, and it never started (cancelled while pending?)",
     }
     assert lost["500_8"].log == ("two", "three: no such device", "four")
     text = plain(state)
-    assert text.startswith("tiny: 10 runs: 1 done, 5 pending, 4 lost (about 15 min 00 s of one worker)\n")
+    assert text.startswith("tiny: 10 runs: 1 done, 5 pending, 4 lost (about 15 min 00 s with one worker)\n")
     assert "lost: 1 run: job 500_8: failed, exit code 2\n" in text
     assert "    | three: no such device\n" in text
     parsed = json.loads(state.to_json())
@@ -185,12 +185,12 @@ def test_what_slurm_forgot_is_told_from_the_jobs_log_and_counts_as_attempts(
     assert counts(state) == {"lost": 10}
     why = {run.job: run.why for run in state.runs}
     assert [why[f"500_{element}"] for element in range(7)] == [
-        "ended, how is not known", "cancelled", "time limit", "node failure",
-        "ended, how is not known", "ended, how is not known",
-        "Slurm no longer has it, it never began (cancelled while pending?)",
+        "ended, reason unknown", "cancelled", "time limit", "node failure",
+        "ended, reason unknown", "ended, reason unknown",
+        "Slurm no longer has it, and it never started (cancelled while pending?)",
     ]  # fmt: skip
-    places = view("tiny", store.folder, [spec.run_id for spec in SPECS]).places
-    assert [places[spec.run_id].attempts for spec in SPECS[:7]] == [1, 0, 1, 1, 1, 1, 0]
+    jobs = view("tiny", store.folder, [spec.run_id for spec in SPECS]).jobs
+    assert [jobs[spec.run_id].attempts for spec in SPECS[:7]] == [1, 0, 1, 1, 1, 1, 0]
 
 
 def test_the_log_of_a_lost_run_is_shown_if_the_lost_job_wrote_it(fake, store: Store, submission: Submission) -> None:

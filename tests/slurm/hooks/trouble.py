@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 
 def install() -> None:
-    from pbt_bench.training.loop import Poll, Stepper, no_poll
+    from pbt_bench.training.loop import Stepper
 
     long = float(os.environ.get("TROUBLE_LONG", "0"))  # seconds per step of the dense run of seed 0
     greedy = int(os.environ.get("TROUBLE_GREEDY", "0"))  # MiB that the dense run of seed 2 takes
@@ -21,12 +22,14 @@ def install() -> None:
         create(self, model, masks, data, recipe, seed, purpose)
         self.dense_seed = seed if all(bool(mask.all()) for mask in masks.values()) else None  # type: ignore[attr-defined]
 
-    def epoch(self: Stepper, number: int, most_steps: int | None = None, poll: Poll = no_poll) -> Any:
+    def epoch(
+        self: Stepper, number: int, most_steps: int | None = None, after_step: Callable[[], None] = lambda: None
+    ) -> Any:
         seed = self.dense_seed  # type: ignore[attr-defined]
 
-        def slowly(state: Any) -> None:
+        def slowly() -> None:
             time.sleep(long if seed == 0 else 0)
-            poll(state)
+            after_step()
 
         hoard = b"x" * (greedy << 20 if seed == 2 else 0)
         result = original(self, number, most_steps, slowly)
