@@ -81,7 +81,7 @@ def test_threads_change_no_bit() -> None:
     """Every sum has one order."""
     x, w, mask, vector = case(GEOMETRIES[2], 100, 0.3, torch.float32)
     pattern = sparse.Pattern(mask.nonzero(), torch.arange(len(vector)), w.shape, (8, 8), ((1, 1), (1, 1), (1, 1)))
-    found = []
+    found: list[Tensor] = []
     before = torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
