@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import records
+import generated_records
 
 from pbt_bench.running.claims import Claims
 from pbt_bench.running.slurm.submissions import submissions
@@ -44,7 +44,7 @@ def study(runs: int) -> Iterator[Path]:
     """A folder with `grid.toml` of at least `runs` runs, and Slurm's commands in `bin`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        axes = records.grid("scale", runs).grid
+        axes = generated_records.grid("scale", runs).grid
         lists = "\n".join(
             f"{key} = {json.dumps(getattr(axes, key))}" for key in ("dataset", "model", "method", "sparsity", "seed")
         )
@@ -90,8 +90,8 @@ def submit(options: argparse.Namespace) -> Figures:
         (folder / "bin/squeue.out").write_text("\n".join(entries) + "\n")
         again, _, said = measured(folder, "submit", "grid.toml", "--cluster", "here.toml")
         print(f"submit again: {said.strip()}")
-        specs = records.grid("scale", options.runs).runs()
-        records.write(specs[: len(specs) // 2], store.folder)
+        specs = generated_records.grid("scale", options.runs).runs()
+        generated_records.write(specs[: len(specs) // 2], store.folder)
         look, _, said = measured(folder, "status", "grid.toml")
         print(f"status: {said.splitlines()[0]}")
     return {

@@ -224,7 +224,7 @@ def bfloat16() -> tuple[float, str]:
 @cache
 def hundred_thousand() -> dict[str, dict[str, float]]:
     """What 100,000 generated records take, each in a process of its own: loaded, reported, and reported once more."""
-    script, runs = str(Path(__file__).with_name("records.py")), "100000"
+    script, runs = str(Path(__file__).with_name("generated_records.py")), "100000"
 
     def run(verb: str) -> str:
         command = [sys.executable, script, verb, folder, runs]

@@ -12,7 +12,7 @@ from pbt_bench.pruning import pruner
     },
 )
 def fbss(weight, gradient, fisher_diagonal):
-    """(θ - g/F)²·F/2 = θ²F/2 - θg + g²/(2F): the cost of removing the weight, all others at their best.
+    """(θ - g/F)²·F/2 = θ²F/2 - θg + g²/(2F): the change of the loss when the weight is removed and all others adapt.
 
     Where F = 0 no sample's loss depends on the weight, so g = 0 too; with damping λ the last term is
     g²/(2(F + λ)) = 0 for every λ > 0, and its limit for λ → 0, and with it the score, is 0.

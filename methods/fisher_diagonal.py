@@ -12,5 +12,5 @@ from pbt_bench.pruning import pruner
     },
 )
 def fisher_diagonal(fisher_diagonal):
-    """F: the empirical Fisher diagonal itself."""
+    """F: the empirical Fisher diagonal."""
     return fisher_diagonal

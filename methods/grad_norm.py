@@ -12,5 +12,5 @@ from pbt_bench.pruning import pruner
     },
 )
 def grad_norm(gradient):
-    """|g|: weights where the loss is steepest."""
+    """|g|: the magnitude of the gradient."""
     return gradient.abs()

@@ -42,7 +42,7 @@ def data(device: torch.device, tmp_path: Path) -> Data:
 def sparse_network(device: torch.device) -> tuple[nn.Module, Masks]:
     """A network with dropout, and masks with a tenth of its weights, many channels of them dead."""
     model = build("vgg8", 1, 10, seed=0)
-    model.classifier = nn.Sequential(nn.Dropout(0.3), model.classifier)
+    model.classifier = nn.Sequential(nn.Dropout(0.3), model.classifier)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
     masks = {name: torch.rand(p.shape, generator=generator) > 0.8 for name, p in prunable(model).items()}
     for mask in masks.values():

@@ -38,7 +38,7 @@ def jaccard(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return both / sum(int((a[n] | b[n]).sum()) for n in a)
 
 
-def zero_share(model: nn.Module, method: str, **scoring: object) -> float:
+def zero_share(model: nn.Module, method: str, **scoring: Any) -> float:
     scores = pbt_bench.score(model, noise(32), method=method, **scoring)
     return sum(int((s == 0).sum()) for s in scores.values()) / sum(s.numel() for s in scores.values())
 
@@ -61,7 +61,7 @@ def test_4_initialization_and_batchnorm_mode_decide_the_share_of_zero_scores() -
 def test_7_new_probes_for_every_image_are_noise_too() -> None:
     net, x, y, _ = golden()
     images = [(image[None], target[None]) for image, target in zip(x, y, strict=True)]
-    probes = {"probes": 10, "probes_per_batch": True, "loss_temperature": 200.0, "signed": True}
+    probes: dict[str, Any] = {"probes": 10, "probes_per_batch": True, "loss_temperature": 200.0, "signed": True}
     masks = [
         pbt_bench.prune(net, images, method="hutchinson_diagonal", sparsity=0.9, generator=generator, **probes)
         for generator in (torch.Generator().manual_seed(seed) for seed in (0, 1))
@@ -74,7 +74,7 @@ def test_13_one_weight_more_changes_thousands_in_rounds() -> None:
     one = 1 / sum(p.numel() for p in prunable(model).values())
     changed = {}
     for method in ("snip", "iterative_snip", "force"):
-        rounds = {} if method == "snip" else {"rounds": 7}
+        rounds: dict[str, Any] = {} if method == "snip" else {"rounds": 7}
         a, b = (
             pbt_bench.prune(model, data, method=method, sparsity=sparsity, batchnorm="batch", **rounds)
             for sparsity in (0.9, 0.9 + one)
@@ -98,7 +98,8 @@ def test_22_float32_and_float64_part_in_sixty_rounds() -> None:
 
 
 def digits(**fields: Any) -> RunSpec:
-    return RunSpec(**{"dataset": "digits", "model": "vgg8", "method": "snip", "sparsity": 0.9, "seed": 0} | fields)
+    spec: dict[str, Any] = {"dataset": "digits", "model": "vgg8", "method": "snip", "sparsity": 0.9, "seed": 0}
+    return RunSpec(**(spec | fields))
 
 
 def test_15_training_images_are_shuffled_anew_and_augmented_and_the_others_never(
@@ -128,7 +129,7 @@ def test_15_training_images_are_shuffled_anew_and_augmented_and_the_others_never
 
 def test_16_the_headline_is_of_the_last_weights_though_others_were_better(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: dict[str, float] = {}
-    evaluate = execute.evaluate
+    evaluate = execute.evaluate  # type: ignore[attr-defined]
 
     def watched(model: nn.Module, data: Any, images: Any, *rest: Any) -> Any:
         found = evaluate(model, data, images, *rest)
@@ -137,6 +138,7 @@ def test_16_the_headline_is_of_the_last_weights_though_others_were_better(monkey
         return found
 
     monkeypatch.setattr(execute, "evaluate", watched)
+    rising: dict[str, Any]
     rising = {"learning_rate": 1.0, "schedule": "constant", "warmup_epochs": 4, "weight_decay": 0.0}  # to far too high
     recipe = Recipe(epochs=4, batch_size=32, validation_fraction=0.15, **rising)
     metrics = Executor(Path("nowhere"), torch.device("cpu")).execute(digits(recipe=recipe)).record.metrics
@@ -164,8 +166,6 @@ def test_16_the_headline_is_the_last_epoch_and_the_best_test_accuracy_is_only_on
 
 
 def test_18_initial_weights_and_data_order_do_not_depend_on_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pbt_bench.training import loop
-
     orders: list[list[int]] = []
     original = torch.randperm
 
@@ -174,7 +174,7 @@ def test_18_initial_weights_and_data_order_do_not_depend_on_the_method(monkeypat
         orders.append(order.tolist())
         return order
 
-    monkeypatch.setattr(loop.torch, "randperm", watched)
+    monkeypatch.setattr(torch, "randperm", watched)
     executor = Executor(Path("nowhere"), torch.device("cpu"))
     seen = []
     for method in ("magnitude", "random"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -187,7 +188,7 @@ def test_fields_later_than_format_1_are_part_of_the_identity_where_they_differ_f
         for field in msgspec.structs.fields(kind):
             if field.name in FORMAT_1[kind].split():
                 continue
-            value = OTHER_VALUES.get(field.name) or other(field.default)
+            value: Any = OTHER_VALUES.get(field.name) or other(field.default)
             spec = msgspec.structs.replace(base, **{part: kind(**{field.name: value})})
             assert written(spec)[kind] == {*FORMAT_1[kind].split(), field.name}
             assert RunSpec.from_json(spec.to_json()) == spec
@@ -236,6 +237,6 @@ def test_streams_do_not_collide() -> None:
 
 
 def test_rewinding_without_a_warm_up_is_not_another_run() -> None:
-    axes = {"dataset": ("d",), "model": ("m",), "method": ("snip",), "sparsity": (0.9,), "seed": (0,)}
+    axes: dict[str, Any] = {"dataset": ("d",), "model": ("m",), "method": ("snip",), "sparsity": (0.9,), "seed": (0,)}
     runs = Grid(name="x", grid=Axes(**axes, warmup=("none", "2 steps"), rewind=(False, True)), dense=False).runs()
     assert [(run.warmup, run.rewind) for run in runs] == [("none", False), ("2 steps", False), ("2 steps", True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from text import cited, escaped, toml, toml_block
 
@@ -24,10 +25,11 @@ def names_page() -> str:
         "Their names in a grid file. `pbt-bench list models` and `pbt-bench list datasets` print them, with your own.",
         "",
     ]
-    for title, entries in (("Models", listing().items()), ("Datasets", datasets().items())):
+    tables: dict[str, dict[str, Any]] = {"Models": listing(), "Datasets": dict(datasets().items())}
+    for title, entries in tables.items():
         rows = [
             f"| `{name}` | {escaped(entry.summary.rstrip('.'))} ({cited(entry.cite)}) |"
-            for name, entry in sorted(entries, key=lambda item: _natural(item[0]))
+            for name, entry in sorted(entries.items(), key=lambda item: _natural(item[0]))
         ]
         lines += [f"## {title}", "", "| name | |", "|---|---|", *rows, ""]
     return "\n".join(lines)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -15,18 +16,21 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from pbt_bench.analysis import write_report
+from pbt_bench.running.record import RunRecord
+from pbt_bench.running.store import Store
+from pbt_bench.spec import Grid
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'"
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --window-size=1200,1600"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[webdriver.Chrome]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in paths:
         pytest.skip("no browser (Debian: chromium, chromium-driver)")
     options = webdriver.ChromeOptions()
-    options.binary_location = paths[0]
+    options.binary_location = str(paths[0])
     for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
@@ -36,7 +40,12 @@ def browser(tmp_path_factory) -> Iterator[webdriver.Chrome]:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, grid, record, stored):
+def page(
+    tmp_path_factory: pytest.TempPathFactory,
+    grid: Callable[..., Grid],
+    record: Callable[..., RunRecord],
+    stored: Callable[[Path, Sequence[RunRecord]], Store],
+) -> Path:
     """A study with a hostile method, a failed, a collapsed and a missing run."""
     specs = grid(method=("magnitude", "snip", HOSTILE), sparsity=(0.9, 0.98)).runs()
     runs = [record(spec, environment={"host": HOSTILE}) for spec in specs[:-3]]
@@ -45,7 +54,7 @@ def page(tmp_path_factory, grid, record, stored):
     return write_report(HOSTILE, specs, stored(folder / "results", runs), folder / "report")
 
 
-def load(browser, path) -> float:
+def load(browser: webdriver.Chrome, path: Path) -> float:
     """Open a page and wait for its table; seconds."""
     browser.get("about:blank")
     for kind in ("browser", "performance"):
@@ -56,7 +65,7 @@ def load(browser, path) -> float:
     return perf_counter() - start
 
 
-def column(browser, name) -> list[str]:
+def column(browser: webdriver.Chrome, name: str) -> list[str]:
     """The texts of one column of the run table, as shown."""
     heads = [
         head.get_attribute("data-column") for head in browser.find_elements(By.CSS_SELECTOR, "#run-table thead th")
@@ -65,15 +74,15 @@ def column(browser, name) -> list[str]:
     return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, cells)]
 
 
-def choose(browser, name, text) -> None:
+def choose(browser: webdriver.Chrome, name: str, text: str) -> None:
     Select(browser.find_element(By.NAME, name)).select_by_visible_text(text)
 
 
-def sort(browser, name) -> None:
+def sort(browser: webdriver.Chrome, name: str) -> None:
     browser.find_element(By.CSS_SELECTOR, f"#run-table th[data-column={name}] button").click()
 
 
-def test_the_page_loads_without_a_complaint_or_a_request(browser, page):
+def test_the_page_loads_without_a_complaint_or_a_request(browser: webdriver.Chrome, page: Path) -> None:
     load(browser, page)
     assert browser.get_log("browser") == []
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -88,7 +97,7 @@ def test_the_page_loads_without_a_complaint_or_a_request(browser, page):
     WebDriverWait(browser, 10).until(lambda b: b.execute_script(whole) == figures)
 
 
-def test_hostile_texts_are_shown_and_nothing_else(browser, page):
+def test_hostile_texts_are_shown_and_nothing_else(browser: webdriver.Chrome, page: Path) -> None:
     load(browser, page)
     assert browser.title == f"{HOSTILE} – pbt-bench"
     assert HOSTILE in column(browser, "method")
@@ -99,7 +108,7 @@ def test_hostile_texts_are_shown_and_nothing_else(browser, page):
     assert browser.get_log("browser") == []
 
 
-def test_filters_narrow_the_table(browser, page):
+def test_filters_narrow_the_table(browser: webdriver.Chrome, page: Path) -> None:
     load(browser, page)
     everything = len(column(browser, "run"))
     assert everything == 42
@@ -120,7 +129,7 @@ def test_filters_narrow_the_table(browser, page):
     assert head.text == "test accuracy (%), as recorded", "elsewhere some count at chance"
 
 
-def test_a_sort_sorts_both_ways_and_keeps_what_has_no_number_last(browser, page):
+def test_a_sort_sorts_both_ways_and_keeps_what_has_no_number_last(browser: webdriver.Chrome, page: Path) -> None:
     load(browser, page)
     for way in ("ascending", "descending"):
         sort(browser, "test_accuracy")
@@ -135,7 +144,9 @@ def test_a_sort_sorts_both_ways_and_keeps_what_has_no_number_last(browser, page)
     assert column(browser, "method") == sorted(column(browser, "method"))
 
 
-def test_a_run_opens_with_its_curve_and_layers(browser, page, tmp_path, record, grid):
+def test_a_run_opens_with_its_curve_and_layers(
+    browser: webdriver.Chrome, page: Path, tmp_path: Path, record: Callable[..., RunRecord], grid: Callable[..., Grid]
+) -> None:
     load(browser, page)
     choose(browser, "method", "magnitude")
     run_id = column(browser, "run")[0]
@@ -159,7 +170,7 @@ def test_a_run_opens_with_its_curve_and_layers(browser, page, tmp_path, record, 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_light_and_dark(browser, page, scheme):
+def test_text_can_be_read_in_light_and_dark(browser: webdriver.Chrome, page: Path, scheme: str) -> None:
     media: dict[str, Any] = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     load(browser, page)
@@ -175,7 +186,7 @@ def test_text_can_be_read_in_light_and_dark(browser, page, scheme):
         assert (back < 0.1) == (scheme == "dark")
 
 
-def test_the_page_prints_without_its_controls(browser, page):
+def test_the_page_prints_without_its_controls(browser: webdriver.Chrome, page: Path) -> None:
     load(browser, page)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert not browser.find_element(By.CSS_SELECTOR, ".filters").is_displayed()
@@ -196,8 +207,12 @@ def test_the_page_prints_without_its_controls(browser, page):
 
 
 def test_a_table_of_nine_methods_and_an_opened_run_need_no_scrolling_in_a_wide_window(
-    browser, tmp_path, grid, record, stored
-):
+    browser: webdriver.Chrome,
+    tmp_path: Path,
+    grid: Callable[..., Grid],
+    record: Callable[..., RunRecord],
+    stored: Callable[[Path, Sequence[RunRecord]], Store],
+) -> None:
     nine = ("random", "magnitude", "grad_norm", "snip", "grasp", "fisher_diagonal", "fisher_pruning", "fts", "fbss")
     specs = grid(dataset=("cifar10",), model=("resnet18",), method=nine, sparsity=(0.9, 0.98)).runs()
     path = write_report("nine", specs, stored(tmp_path / "in", list(map(record, specs))), tmp_path / "out")
@@ -210,7 +225,13 @@ def test_a_table_of_nine_methods_and_an_opened_run_need_no_scrolling_in_a_wide_w
     browser.set_window_size(size["width"], size["height"])
 
 
-def test_ten_thousand_runs_open_in_three_seconds_and_15_mb(browser, tmp_path, grid, record, stored):
+def test_ten_thousand_runs_open_in_three_seconds_and_15_mb(
+    browser: webdriver.Chrome,
+    tmp_path: Path,
+    grid: Callable[..., Grid],
+    record: Callable[..., RunRecord],
+    stored: Callable[[Path, Sequence[RunRecord]], Store],
+) -> None:
     specs = grid(seed=tuple(range(118))).runs()
     assert len(specs) > 10_000
     path = write_report("large", specs, stored(tmp_path / "in", list(map(record, specs))), tmp_path / "out")

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 
-from pbt_bench.analysis.conclusions import conclusions, sentences
+from pbt_bench.analysis.conclusions import Conclusion, conclusions, sentences
 from pbt_bench.analysis.frame import frame
 from pbt_bench.analysis.paired import standings
 from pbt_bench.analysis.summary import panels
+from pbt_bench.running.record import RunRecord
 from pbt_bench.spec import RunSpec
 
 
-def cell(record, method, sparsity, accuracies, status="done"):
+def cell(
+    record: Callable[..., RunRecord], method: str, sparsity: float, accuracies: Sequence[float], status: str = "done"
+) -> list[RunRecord]:
     """Records of one method and sparsity, a seed for each accuracy."""
-    spec = {"dataset": "digits", "model": "vgg8", "method": method, "sparsity": sparsity}
+    spec: dict[str, Any] = {"dataset": "digits", "model": "vgg8", "method": method, "sparsity": sparsity}
     return [record(RunSpec(seed=seed, **spec), status, value) for seed, value in enumerate(accuracies)]
 
 
-def concluded(runs):
+def concluded(runs: Sequence[RunRecord]) -> tuple[list[Conclusion], str]:
     (panel,) = panels(frame(runs))
     found = standings(panel)
     return conclusions(panel, found), " ".join(sentences(panel, found))
 
 
-def test_each_sparsity_gets_the_sentence_its_numbers_allow(record):
+def test_each_sparsity_gets_the_sentence_its_numbers_allow(record: Callable[..., RunRecord]) -> None:
     runs = cell(record, "snip", 0.9, [0.90, 0.91, 0.92]) + cell(record, "fts", 0.9, [0.60, 0.61, 0.63])
     runs += cell(record, "snip", 0.95, [0.70, 0.80, 0.90]) + cell(record, "fts", 0.95, [0.71, 0.79, 0.93])
     runs += cell(record, "random", 0.95, [0.10, 0.21, 0.30])
@@ -53,14 +59,14 @@ def test_each_sparsity_gets_the_sentence_its_numbers_allow(record):
     assert "The leader is better than every other method at 0.9; elsewhere the order at the top is not settled." in said
 
 
-def test_the_last_sparsity_near_the_dense_network_is_named(record):
+def test_the_last_sparsity_near_the_dense_network_is_named(record: Callable[..., RunRecord]) -> None:
     runs = cell(record, "dense", 0.0, [0.95, 0.95]) + cell(record, "snip", 0.5, [0.945, 0.945])
     _, said = concluded(runs + cell(record, "snip", 0.9, [0.93, 0.93]))
     assert "(95.00 %) up to sparsity 0.5." in said
 
 
 @pytest.mark.parametrize("status", ["collapsed", "diverged"])
-def test_runs_that_ended_at_chance_count_there_and_are_named(record, status):
+def test_runs_that_ended_at_chance_count_there_and_are_named(record: Callable[..., RunRecord], status: str) -> None:
     runs = cell(record, "snip", 0.9, [0.50, 0.51, 0.52]) + cell(record, "fts", 0.9, [0.9, 0.9, 0.95], status)
     found, said = concluded(runs)
     said_of_it = "snip (51.00 %) is better than every other method. At chance in every run: fts."
@@ -68,7 +74,7 @@ def test_runs_that_ended_at_chance_count_there_and_are_named(record, status):
     assert f"Counted at chance accuracy because they {status}: 3 of fts." in said
 
 
-def test_a_method_at_chance_in_every_run_is_named_and_corrects_nothing(record):
+def test_a_method_at_chance_in_every_run_is_named_and_corrects_nothing(record: Callable[..., RunRecord]) -> None:
     runs = cell(record, "snip", 0.9, [0.50, 0.51, 0.52]) + cell(record, "synflow", 0.9, [0.52, 0.45, 0.51])
     runs += cell(record, "fts", 0.9, [0.1, 0.1, 0.1], "collapsed") + cell(record, "random", 0.9, [0.3, 0.3, 0.33])
     found, _ = concluded(runs)

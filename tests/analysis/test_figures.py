@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from pbt_bench.analysis import style
 from pbt_bench.analysis.accuracy import accuracy_figure
@@ -18,36 +21,38 @@ from pbt_bench.analysis.collapse import collapse_figure, short_names
 from pbt_bench.analysis.frame import frame
 from pbt_bench.analysis.published import beside, load_published
 from pbt_bench.analysis.summary import panels
-from pbt_bench.running.record import Layer
-from pbt_bench.spec import Recipe, RunSpec
+from pbt_bench.running.record import Layer, RunRecord
+from pbt_bench.spec import Grid, Recipe, RunSpec
 
 RECIPE = Recipe(schedule="multistep", milestones=(60, 120), gamma=0.2, learning_rate=0.01, batch_size=512)  # as FTS's
 METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "fts")
 
 
-def legend_colours(figure):
+def legend_colours(figure: Figure) -> dict[str, Any]:
     (legend,) = figure.legends
     colours = {text.get_text(): line.get_color() for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
     return {name: colour for name, colour in colours.items() if name not in ("dense", "chance")}
 
 
-def texts(figure):
+def texts(figure: Figure) -> list[str]:
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
 @pytest.mark.parametrize("subset", [METHODS, ("fts",), ("synflow", "snip"), ("my_own", "fts", "random")])
-def test_a_method_has_the_same_colour_in_every_figure(grid, record, subset):
+def test_a_method_has_the_same_colour_in_every_figure(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord], subset: tuple[str, ...]
+) -> None:
     figure = accuracy_figure(panels(frame(map(record, grid(method=subset).runs()))))
     assert legend_colours(figure) == {method: style.look(method).colour for method in subset}
 
 
-def test_known_methods_differ_in_grey_too():
+def test_known_methods_differ_in_grey_too() -> None:
     looks = {name: style.look(name) for name in style._KNOWN}
     assert len({look.colour for look in looks.values()}) == len(looks)
     assert len({(look.marker, look.dash) for look in looks.values()}) == len(looks)
 
 
-def test_a_users_method_never_looks_like_a_known_one():
+def test_a_users_method_never_looks_like_a_known_one() -> None:
     known = [style.look(name) for name in style._KNOWN]
     for number in range(200):
         own = style.look(f"method_{number}")
@@ -56,7 +61,7 @@ def test_a_users_method_never_looks_like_a_known_one():
         assert own.marker not in {look.marker for look in known}
 
 
-def test_a_label_never_rounds_to_one_and_log_spaced_ones_differ():
+def test_a_label_never_rounds_to_one_and_log_spaced_ones_differ() -> None:
     spaced = [1 - 10 ** (-k / 4) for k in range(1, 25)]
     labels = [style.tick_label(sparsity) for sparsity in spaced]
     assert len(set(labels)) == 24
@@ -64,7 +69,7 @@ def test_a_label_never_rounds_to_one_and_log_spaced_ones_differ():
     assert [style.tick_label(s) for s in (0, 0.5, 0.995, 0.995278, 0.0001)] == ["0", "0.5", "0.995", "0.9953", "0.0001"]
 
 
-def test_high_sparsities_stand_apart():
+def test_high_sparsities_stand_apart() -> None:
     places = style.position([0.9, 0.98, 0.99, 0.995])
     assert np.allclose(places, [1, 1.69897, 2, 2.30103])
 
@@ -73,7 +78,9 @@ def test_high_sparsities_stand_apart():
     "sparsities",
     [(0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995), tuple(1 - 0.8**k for k in range(1, 31)), (0.981, 0.982, 0.983), (0.9,)],
 )
-def test_tick_labels_do_not_overlap_and_the_highest_sparsity_is_labelled(grid, record, sparsities):
+def test_tick_labels_do_not_overlap_and_the_highest_sparsity_is_labelled(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord], sparsities: tuple[float, ...]
+) -> None:
     runs = grid(model=("vgg8",), method=("snip",), sparsity=sparsities, seed=(0,)).runs()
     figure = accuracy_figure(panels(frame(map(record, runs))))
     figure.draw_without_rendering()
@@ -83,32 +90,38 @@ def test_tick_labels_do_not_overlap_and_the_highest_sparsity_is_labelled(grid, r
     assert labels[-1].get_text() == style.tick_label(max(sparsities))
 
 
-def test_every_seed_is_a_point_and_a_run_that_collapsed_is_hollow(grid, record):
+def test_every_seed_is_a_point_and_a_run_that_collapsed_is_hollow(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
     specs = grid(model=("vgg8",), method=("snip", "fts"), sparsity=(0.9, 0.98)).runs()
     collapsed = specs[-1]
     runs = [record(spec, "collapsed", 0.1) if spec == collapsed else record(spec) for spec in specs]
     (axes,) = accuracy_figure(panels(frame(runs))).axes
-    points = [line for line in axes.lines if line.get_linestyle() == "None" and len(line.get_xdata())]
+    points = [line for line in axes.lines if line.get_linestyle() == "None" and np.size(line.get_xdata())]
     hollow = [line for line in points if to_hex(line.get_markerfacecolor()) == "#ffffff"]
-    assert sum(len(line.get_xdata()) for line in points) == 12
-    assert [list(line.get_ydata()) for line in hollow] == [[10.0]]
+    assert sum(int(np.size(line.get_xdata())) for line in points) == 12
+    assert [np.asarray(line.get_ydata()).tolist() for line in hollow] == [[10.0]]
 
 
-def test_means_carry_the_mark_of_their_method_and_an_interval_that_accuracies_can_have(grid, record):
+def test_means_carry_the_mark_of_their_method_and_an_interval_that_accuracies_can_have(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
     specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9, 0.98), seed=(0, 1)).runs()
     runs = [record(spec, accuracy=(0.5 if spec.sparsity < 0.95 else 0.9) + 0.02 * spec.seed) for spec in specs]
     (axes,) = accuracy_figure(panels(frame(runs))).axes
     look = style.look("snip")
     (line,) = [line for line in axes.lines if line.get_color() == look.colour and line.get_linestyle() != "None"]
     assert line.get_marker() == look.marker
-    assert list(line.get_ydata()) == pytest.approx([51, 91])
+    assert np.asarray(line.get_ydata()).tolist() == pytest.approx([51, 91])
     (bars,) = axes.collections
     half = 12.706 * np.std([0, 2], ddof=1) / np.sqrt(2)  # Student t of two seeds
-    ends = [segment[:, 1] for segment in bars.get_segments()]
+    ends = [segment[:, 1] for segment in bars.get_segments()]  # type: ignore[attr-defined]
     assert np.array(ends) == pytest.approx(np.array([[51 - half, 51 + half], [91 - half, 100]]), rel=1e-3)
 
 
-def test_panels_stand_one_below_the_other_in_one_column(grid, record):
+def test_panels_stand_one_below_the_other_in_one_column(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
     runs = map(record, grid(model=("vgg8", "resnet8", "resnet20"), method=("snip",), seed=(0,)).runs())
     figure = accuracy_figure(panels(frame(runs)))
     figure.draw_without_rendering()
@@ -118,7 +131,9 @@ def test_panels_stand_one_below_the_other_in_one_column(grid, record):
     assert len(boxes) == 3
 
 
-def test_dense_and_chance_are_labelled_with_their_level(grid, record):
+def test_dense_and_chance_are_labelled_with_their_level(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
     specs = grid(model=("vgg8",), method=("snip",)).runs()
     runs = [record(spec, accuracy=0.9 if spec.method == "dense" else 0.9 - 0.6 * spec.sparsity) for spec in specs]
     figure = accuracy_figure(panels(frame(runs)))
@@ -126,7 +141,7 @@ def test_dense_and_chance_are_labelled_with_their_level(grid, record):
     assert [text.get_text() for text in figure.legends[0].texts] == ["snip", "dense", "chance"]
 
 
-def test_published_means_are_drawn_beside_the_runs_or_alone(record):
+def test_published_means_are_drawn_beside_the_runs_or_alone(record: Callable[..., RunRecord]) -> None:
     published = load_published(Path(__file__).parents[2] / "results/published")
     specs = [
         RunSpec(dataset="cifar10", model="resnet18", method="fts", sparsity=sparsity, seed=0, recipe=RECIPE)
@@ -135,13 +150,13 @@ def test_published_means_are_drawn_beside_the_runs_or_alone(record):
     for runs in (specs, list(map(record, specs))):
         (axes,) = accuracy_figure(beside(panels(frame(runs)), published)).axes
         (line,) = [line for line in axes.lines if line.get_label() == "published"]
-        assert list(line.get_ydata()) == pytest.approx([90.55, 87.24])
+        assert np.asarray(line.get_ydata()).tolist() == pytest.approx([90.55, 87.24])
         assert (line.get_color(), line.get_marker()) == style.look("fts")[:2], "known in grey too"
         assert line.get_markerfacecolor() == "white"
         assert ("(published only)" in axes.get_title()) == (runs is specs)
 
 
-def with_kept(record, spec, kept):
+def with_kept(record: Callable[..., RunRecord], spec: RunSpec, kept: Sequence[int]) -> RunRecord:
     """The record of a run that keeps so many weights per layer of 100."""
     run = record(spec)
     layers = tuple(
@@ -151,7 +166,7 @@ def with_kept(record, spec, kept):
     return msgspec.structs.replace(run, pruning=pruning)
 
 
-def test_collapsed_layers_are_crossed_with_the_number_of_seeds(record):
+def test_collapsed_layers_are_crossed_with_the_number_of_seeds(record: Callable[..., RunRecord]) -> None:
     specs = [RunSpec(dataset="d", model="m", method="snip", sparsity=0.9, seed=seed) for seed in range(3)]
     kept = [(10, 0, 0), (20, 0, 4), (30, 0, 0)]
     (panel,) = panels(frame(map(with_kept, [record] * 3, specs, kept)))
@@ -164,7 +179,7 @@ def test_collapsed_layers_are_crossed_with_the_number_of_seeds(record):
 
 
 @pytest.mark.parametrize("count", [1, 5, 12, 30])
-def test_heat_maps_fit_a_page_and_can_be_read_there(record, count):
+def test_heat_maps_fit_a_page_and_can_be_read_there(record: Callable[..., RunRecord], count: int) -> None:
     sparsities = [1 - 0.8**k for k in range(1, count + 1)]
     specs = [
         RunSpec(dataset="d", model="m", method=method, sparsity=sparsity, seed=seed)
@@ -183,13 +198,15 @@ def test_heat_maps_fit_a_page_and_can_be_read_there(record, count):
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(labels))
 
 
-def test_without_collapse_there_is_no_cross(grid, record):
+def test_without_collapse_there_is_no_cross(grid: Callable[..., Grid], record: Callable[..., RunRecord]) -> None:
     specs = grid(model=("vgg8",), method=("random",), sparsity=(0.5,)).runs()
     (panel,) = panels(frame(map(record, specs)))
     assert texts(collapse_figure(panel)) == []
 
 
-def test_upper_bounds_stand_beside_the_methods_at_initialization(grid, record):
+def test_upper_bounds_stand_beside_the_methods_at_initialization(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
     specs = grid(
         model=("vgg8",), method=("magnitude", "fts"), sparsity=(0.9, 0.98), seed=(0, 1), rewind=(False, True),
         warmup=("none", "2 epochs", "15 epochs"),
@@ -210,20 +227,22 @@ def test_upper_bounds_stand_beside_the_methods_at_initialization(grid, record):
     assert [line.get_ydata().round(6).tolist() for line in drawn] == [[79.5, 79.5], [69.5, 69.5]]
 
 
-def test_panels_without_a_run_say_so(grid):
+def test_panels_without_a_run_say_so(grid: Callable[..., Grid]) -> None:
     found = panels(frame(grid(model=("vgg8",), method=("snip", "fts")).runs()))
     assert texts(accuracy_figure(found)) == ["no run with an accuracy yet"]
     assert texts(collapse_figure(found[0])) == ["no run yet"] * 2
 
 
-def test_layer_names_lose_what_they_share():
+def test_layer_names_lose_what_they_share() -> None:
     assert short_names(["net.a.conv.weight", "net.b.conv.weight"]) == ["a.conv", "b.conv"]
     assert short_names(["fc.weight"]) == ["fc"]
     assert len(short_names(["x." + "very_long_" * 9, "y"])[0]) <= 26
 
 
 @pytest.mark.parametrize("draw", [accuracy_figure, lambda found: collapse_figure(found[0])])
-def test_the_same_records_give_the_same_bytes(tmp_path, grid, record, draw):
+def test_the_same_records_give_the_same_bytes(
+    tmp_path: Path, grid: Callable[..., Grid], record: Callable[..., RunRecord], draw: Callable[..., Figure]
+) -> None:
     runs = [record(spec) for spec in grid(model=("vgg8",), method=("snip", "my_own")).runs()]
     svgs = [style.save(draw(panels(frame(runs))), tmp_path / f"take{take}") for take in (1, 2)]
     assert svgs[0] == svgs[1] == (tmp_path / "take1.svg").read_bytes()
@@ -231,15 +250,19 @@ def test_the_same_records_give_the_same_bytes(tmp_path, grid, record, draw):
     assert b"<dc:date>" not in svgs[0]
 
 
-def test_of_many_seeds_the_lowest_the_quartiles_and_the_highest_are_drawn(grid, record):
+def test_of_many_seeds_the_lowest_the_quartiles_and_the_highest_are_drawn(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
     specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9, 0.98), seed=tuple(range(50))).runs()
     runs = [record(spec, accuracy=0.5 + 0.005 * spec.seed) for spec in specs]
     (axes,) = accuracy_figure(panels(frame(runs))).axes
-    points = [line for line in axes.lines if line.get_linestyle() == "None" and len(line.get_xdata())]
-    assert [list(np.round(line.get_ydata(), 6)) for line in points] == [2 * [50, 56.125, 62.25, 68.375, 74.5]]
+    points = [line for line in axes.lines if line.get_linestyle() == "None" and np.size(line.get_xdata())]
+    assert [np.round(np.asarray(line.get_ydata(), float), 6).tolist() for line in points] == [
+        2 * [50, 56.125, 62.25, 68.375, 74.5]
+    ]
 
 
-def test_a_saved_svg_is_the_picture_that_was_drawn_without_the_names_in_comments(tmp_path):
+def test_a_saved_svg_is_the_picture_that_was_drawn_without_the_names_in_comments(tmp_path: Path) -> None:
     figure = style.new_figure(2, 1)
     axes = figure.subplots()
     axes.plot([1, 2, 3], [1, 1.23456789, 2])

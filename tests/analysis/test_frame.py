@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,9 +14,17 @@ import pytest
 from pbt_bench.analysis import load_results
 from pbt_bench.analysis.frame import frame
 from pbt_bench.errors import RequestError
+from pbt_bench.running.record import RunRecord
+from pbt_bench.running.store import Store
+from pbt_bench.spec import Grid
 
 
-def test_one_row_per_run_with_the_values_of_the_record(tmp_path, grid, record, stored):
+def test_one_row_per_run_with_the_values_of_the_record(
+    tmp_path: Path,
+    grid: Callable[..., Grid],
+    record: Callable[..., RunRecord],
+    stored: Callable[[Path, Sequence[RunRecord]], Store],
+) -> None:
     specs = grid(model=("vgg8",), method=("snip", "fts"), sparsity=(0.9, 0.98)).runs()
     records = {spec.run_id: record(spec) for spec in specs}
     stored(tmp_path, list(records.values()))
@@ -35,14 +45,21 @@ def test_one_row_per_run_with_the_values_of_the_record(tmp_path, grid, record, s
         assert row["epochs"] == run.spec.recipe.epochs
 
 
-def test_rows_are_in_an_order_that_does_not_depend_on_the_ids(tmp_path, grid, record, stored):
+def test_rows_are_in_an_order_that_does_not_depend_on_the_ids(
+    tmp_path: Path,
+    grid: Callable[..., Grid],
+    record: Callable[..., RunRecord],
+    stored: Callable[[Path, Sequence[RunRecord]], Store],
+) -> None:
     stored(tmp_path, [record(spec) for spec in grid(model=("vgg8",)).runs()])
     table = load_results(tmp_path)
     keys = list(zip(table["method"], table["sparsity"], table["seed"], strict=True))
     assert keys == sorted(keys)
 
 
-def test_failed_and_missing_runs_have_no_numbers_but_a_row(grid, record):
+def test_failed_and_missing_runs_have_no_numbers_but_a_row(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
     failed, missing, done = grid(model=("vgg8",), method=("snip",)).runs()[:3]
     table = frame([record(failed, "failed"), missing, record(done)])
     assert list(table["status"]) == ["failed", "missing", "done"]
@@ -53,31 +70,33 @@ def test_failed_and_missing_runs_have_no_numbers_but_a_row(grid, record):
     assert table["error"][2] is None
 
 
-def test_column_types_do_not_depend_on_what_failed(grid, record):
+def test_column_types_do_not_depend_on_what_failed(grid: Callable[..., Grid], record: Callable[..., RunRecord]) -> None:
     spec = grid().runs()[1]
     done, failed = frame([record(spec)]), frame([record(spec, "failed")])
     assert list(done.dtypes) == list(failed.dtypes)
     assert done["kept"].dtype == pd.Int64Dtype()
 
 
-def test_diverged_and_collapsed_runs_keep_their_accuracy(grid, record):
+def test_diverged_and_collapsed_runs_keep_their_accuracy(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
     specs = grid().runs()[1:3]
     table = frame([record(specs[0], "diverged", 0.12), record(specs[1], "collapsed", 0.1)])
     assert list(table["test_accuracy"]) == [0.12, 0.1]
 
 
-def test_a_folder_without_runs_is_a_request_error_that_names_it(tmp_path):
+def test_a_folder_without_runs_is_a_request_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=str(tmp_path / "nothing")):
         load_results(tmp_path / "nothing")
 
 
-def test_importing_the_room_imports_neither_pandas_nor_matplotlib():
+def test_importing_the_room_imports_neither_pandas_nor_matplotlib() -> None:
     code = "import sys, pbt_bench.analysis; print(sorted({'pandas', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_a_mean_needs_no_care_about_missing_runs(grid, record):
+def test_a_mean_needs_no_care_about_missing_runs(grid: Callable[..., Grid], record: Callable[..., RunRecord]) -> None:
     specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9,)).runs()
     table = frame([record(specs[0], accuracy=0.5), specs[1]])
     assert math.isclose(table["test_accuracy"].mean(), 0.5)

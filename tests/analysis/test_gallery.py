@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import pytest
+from matplotlib.figure import Figure
 
 from pbt_bench.analysis import gallery, style, write_report
+from pbt_bench.running.record import RunRecord
+from pbt_bench.running.store import Store
+from pbt_bench.spec import Grid, RunSpec
 
 
 @pytest.fixture
-def drawn(monkeypatch):
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The figures that are saved, by name."""
     names: list[str] = []
     real = style.save
 
-    def save(figure, stem):
+    def save(figure: Figure, stem: Path) -> bytes:
         names.append(stem.name)
         return real(figure, stem)
 
@@ -23,13 +30,20 @@ def drawn(monkeypatch):
 
 
 @pytest.fixture
-def study(tmp_path, grid, record, stored):
+def study(
+    tmp_path: Path,
+    grid: Callable[..., Grid],
+    record: Callable[..., RunRecord],
+    stored: Callable[[Path, Sequence[RunRecord]], Store],
+) -> tuple[list[RunSpec], Store]:
     specs = grid(model=("vgg8", "resnet8"), method=("snip", "fts"), sparsity=(0.9,), seed=(0, 1)).runs()
     store = stored(tmp_path / "study", [record(spec) for spec in specs if spec != specs[-1]])
     return specs, store
 
 
-def test_nothing_new_draws_nothing_and_one_new_run_draws_its_panel(study, record, tmp_path, drawn):
+def test_nothing_new_draws_nothing_and_one_new_run_draws_its_panel(
+    study: tuple[list[RunSpec], Store], record: Callable[..., RunRecord], tmp_path: Path, drawn: list[str]
+) -> None:
     specs, store = study
     first = write_report("x", specs, store, tmp_path / "out").read_bytes()
     every = set(drawn)
@@ -45,7 +59,9 @@ def test_nothing_new_draws_nothing_and_one_new_run_draws_its_panel(study, record
 
 
 @pytest.mark.parametrize("damage", ["svg", "png", "list", "gone"])
-def test_a_figure_that_is_not_what_was_drawn_is_drawn_again(study, tmp_path, drawn, damage):
+def test_a_figure_that_is_not_what_was_drawn_is_drawn_again(
+    study: tuple[list[RunSpec], Store], tmp_path: Path, drawn: list[str], damage: str
+) -> None:
     specs, store = study
     path = write_report("x", specs, store, tmp_path / "out")
     first = path.read_bytes()
@@ -64,7 +80,9 @@ def test_a_figure_that_is_not_what_was_drawn_is_drawn_again(study, tmp_path, dra
     assert (figures / f"{slug}.png").stat().st_size > 1000
 
 
-def test_another_version_of_the_code_draws_again(study, tmp_path, drawn, monkeypatch):
+def test_another_version_of_the_code_draws_again(
+    study: tuple[list[RunSpec], Store], tmp_path: Path, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     specs, store = study
     write_report("x", specs, store, tmp_path / "out")
     every = list(drawn)
@@ -74,7 +92,9 @@ def test_another_version_of_the_code_draws_again(study, tmp_path, drawn, monkeyp
     assert drawn == every
 
 
-def test_several_processes_draw_the_same_bytes(study, tmp_path, monkeypatch):
+def test_several_processes_draw_the_same_bytes(
+    study: tuple[list[RunSpec], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     specs, store = study
     pages = []
     for processes in (1, 3):
@@ -85,10 +105,15 @@ def test_several_processes_draw_the_same_bytes(study, tmp_path, monkeypatch):
     assert first == second
 
 
-def test_what_fails_in_another_process_is_raised(study, tmp_path, monkeypatch, capfd):
+def test_what_fails_in_another_process_is_raised(
+    study: tuple[list[RunSpec], Store],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     specs, store = study
 
-    def save(figure, stem):
+    def save(figure: Figure, stem: Path) -> bytes:
         if stem.name.startswith("profiles"):
             raise OSError(f"no room for {stem.name}")
         return real(figure, stem)

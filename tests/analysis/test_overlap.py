@@ -5,43 +5,48 @@ from __future__ import annotations
 import csv
 import itertools
 import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pbt_bench.analysis import style, write_report
 from pbt_bench.analysis.frame import frame
-from pbt_bench.analysis.overlap import overlap_sentence, overlaps, save_overlaps
+from pbt_bench.analysis.overlap import Masks, Overlaps, overlap_sentence, overlaps, save_overlaps
 from pbt_bench.analysis.overlap_figure import matrix, overlap_figure, spread
-from pbt_bench.analysis.summary import panels
+from pbt_bench.analysis.summary import Panel, panels
 from pbt_bench.analysis.zeros import zero_scores
-from pbt_bench.running.record import Layer, digest
+from pbt_bench.running.record import Layer, RunRecord, digest
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
 SHAPES = {"conv.weight": (5, 3, 3, 3), "deep.weight": (7, 11), "fc.weight": (4, 9)}
 
 
-def spec_of(method, sparsity=0.9, seed=0):
+def spec_of(method: str, sparsity: float = 0.9, seed: int = 0) -> RunSpec:
     return RunSpec(dataset="d", model="m", method=method, sparsity=sparsity, seed=seed)
 
 
-def random_masks(rng, share):
+def random_masks(rng: np.random.Generator, share: float) -> Masks:
     """Masks that keep `share` of the first layer, less of the later ones."""
     shares = (share, share / 2, share / 5)
     return {name: rng.random(shape) < part for (name, shape), part in zip(SHAPES.items(), shares, strict=True)}
 
 
-def empty_masks():
+def empty_masks() -> Masks:
     return {name: np.zeros(shape, dtype=bool) for name, shape in SHAPES.items()}
 
 
-def flat(masks):
+def flat(masks: Masks) -> NDArray[np.bool_]:
     return np.concatenate([mask.ravel() for mask in masks.values()])
 
 
-def study(store, record, masks):
+def study(store: Store, record: Callable[..., RunRecord], masks: Mapping[RunSpec, Masks | None]) -> Panel:
     """Write a run for every spec of `masks` with its masks (None: without), and return their panel."""
     store.prepare()
     runs = []
@@ -60,17 +65,25 @@ def study(store, record, masks):
     return panel
 
 
-def overlaps_of(tmp_path, record, masks):
+def stored_masks(store: Store, run_id: str) -> Masks | None:
+    record = store.read(run_id)
+    assert record is not None
+    return store.read_masks(record)
+
+
+def overlaps_of(tmp_path: Path, record: Callable[..., RunRecord], masks: Mapping[RunSpec, Masks | None]) -> Overlaps:
     store = Store(tmp_path)
-    return overlaps(study(store, record, masks), lambda run_id: store.read_masks(store.read(run_id)))
+    return overlaps(study(store, record, masks), partial(stored_masks, store))
 
 
-def one_pair(tmp_path, record, a, b):
+def one_pair(tmp_path: Path, record: Callable[..., RunRecord], a: Masks, b: Masks) -> Any:
     (row,) = overlaps_of(tmp_path, record, {spec_of("snip"): a, spec_of("fts"): b}).table.itertuples()
     return row
 
 
-def test_against_brute_force_averaged_over_the_seeds_both_have(tmp_path, record):
+def test_against_brute_force_averaged_over_the_seeds_both_have(
+    tmp_path: Path, record: Callable[..., RunRecord]
+) -> None:
     rng = np.random.default_rng(0)
     masks = {
         spec_of(method, sparsity, seed): random_masks(rng, 1 - sparsity)
@@ -83,6 +96,7 @@ def test_against_brute_force_averaged_over_the_seeds_both_have(tmp_path, record)
     order = ["random", "snip", "fts", "zebra"]
     pairs = [(sparsity, *pair) for sparsity in (0.5, 0.9) for pair in itertools.combinations(order, 2)]
     assert list(zip(table["sparsity"], table["method_a"], table["method_b"], strict=True)) == pairs
+    row: Any
     for row in table.itertuples():
         measured, chance = [], []
         for seed in range(3):
@@ -98,7 +112,7 @@ def test_against_brute_force_averaged_over_the_seeds_both_have(tmp_path, record)
         assert row.chance == pytest.approx(np.mean(chance))
 
 
-def test_chance_is_what_random_masks_of_the_same_layers_give(tmp_path, record):
+def test_chance_is_what_random_masks_of_the_same_layers_give(tmp_path: Path, record: Callable[..., RunRecord]) -> None:
     rng = np.random.default_rng(1)
     a, b = random_masks(rng, 0.6), random_masks(rng, 0.3)
     simulated = []
@@ -113,7 +127,7 @@ def test_chance_is_what_random_masks_of_the_same_layers_give(tmp_path, record):
     assert own > 1.2 * even / (flat(a).sum() + flat(b).sum() - even)
 
 
-def test_identical_disjoint_and_empty_masks(tmp_path, record):
+def test_identical_disjoint_and_empty_masks(tmp_path: Path, record: Callable[..., RunRecord]) -> None:
     some = random_masks(np.random.default_rng(2), 0.5)
     others = {name: ~mask for name, mask in some.items()}
     same = one_pair(tmp_path / "same", record, some, some)
@@ -126,7 +140,7 @@ def test_identical_disjoint_and_empty_masks(tmp_path, record):
     assert (both.jaccard, both.chance) == (1, 1)
 
 
-def test_runs_without_a_stored_mask_are_left_out_and_counted(tmp_path, record):
+def test_runs_without_a_stored_mask_are_left_out_and_counted(tmp_path: Path, record: Callable[..., RunRecord]) -> None:
     rng = np.random.default_rng(3)
     masks = {spec_of(method, seed=seed): random_masks(rng, 0.5) for method in ("snip", "fts") for seed in (0, 1)}
     found = overlaps_of(tmp_path, record, masks | {spec_of("fts", seed=1): None, spec_of("grasp"): None})
@@ -137,12 +151,14 @@ def test_runs_without_a_stored_mask_are_left_out_and_counted(tmp_path, record):
     assert overlap_sentence(none).startswith("No two methods")
 
 
-def test_a_single_method_has_no_pair(tmp_path, record):
+def test_a_single_method_has_no_pair(tmp_path: Path, record: Callable[..., RunRecord]) -> None:
     masks = {spec_of("snip", seed=seed): random_masks(np.random.default_rng(seed), 0.5) for seed in range(3)}
     assert overlaps_of(tmp_path, record, masks).table.empty
 
 
-def test_the_sentence_names_the_pair_furthest_above_chance_at_the_highest_sparsity(tmp_path, record):
+def test_the_sentence_names_the_pair_furthest_above_chance_at_the_highest_sparsity(
+    tmp_path: Path, record: Callable[..., RunRecord]
+) -> None:
     rng = np.random.default_rng(4)
     masks = {spec_of(m, s): random_masks(rng, 1 - s) for m in ("magnitude", "snip", "fts") for s in (0.5, 0.8)}
     masks[spec_of("fts", 0.5)] = masks[spec_of("snip", 0.5)]
@@ -163,7 +179,7 @@ def test_the_sentence_names_the_pair_furthest_above_chance_at_the_highest_sparsi
     assert "no two methods share more than chance" in overlap_sentence(overlaps_of(tmp_path / "c", record, masks))
 
 
-def test_measured_is_below_the_diagonal_and_chance_above(tmp_path, record):
+def test_measured_is_below_the_diagonal_and_chance_above(tmp_path: Path, record: Callable[..., RunRecord]) -> None:
     rng = np.random.default_rng(5)
     masks = {spec_of(method): random_masks(rng, 0.5) for method in ("snip", "fts", "synflow")}
     found = overlaps_of(tmp_path, record, masks)
@@ -174,7 +190,7 @@ def test_measured_is_below_the_diagonal_and_chance_above(tmp_path, record):
     assert np.isnan(image[3]).all()
 
 
-def test_at_most_eight_sparsities_are_drawn_the_highest_among_them():
+def test_at_most_eight_sparsities_are_drawn_the_highest_among_them() -> None:
     assert spread([0.1, 0.2], 8) == [0.1, 0.2]
     many = [1 - 0.8**k for k in range(1, 31)]
     assert len(set(spread(many, 8))) == 8
@@ -183,14 +199,16 @@ def test_at_most_eight_sparsities_are_drawn_the_highest_among_them():
 
 
 @pytest.mark.parametrize("methods", [1, 2, 6, 13, 22])
-def test_the_figure_holds_any_number_of_methods_without_overlapping_names(tmp_path, record, methods):
+def test_the_figure_holds_any_number_of_methods_without_overlapping_names(
+    tmp_path: Path, record: Callable[..., RunRecord], methods: int
+) -> None:
     rng = np.random.default_rng(6)
     known = [name for name in style._KNOWN if name != "dense"]
     names = [*known[: methods - 1], "a_rather_long_name_of_a_user's_own"]
     masks = {spec_of(name, sparsity): random_masks(rng, 0.5) for name in names for sparsity in (0.9, 0.98, 0.99)}
     store = Store(tmp_path)
     panel = study(store, record, masks)
-    found = overlaps(panel, lambda run_id: store.read_masks(store.read(run_id)))
+    found = overlaps(panel, partial(stored_masks, store))
     figure = overlap_figure(panel, found)
     figure.draw_without_rendering()
     assert figure.get_figwidth() <= 7, "a page"
@@ -203,7 +221,7 @@ def test_the_figure_holds_any_number_of_methods_without_overlapping_names(tmp_pa
         assert all(upper.y0 >= lower.y1 - 1 for upper, lower in itertools.pairwise(boxes))
 
 
-def test_csv_holds_a_row_per_pair(tmp_path, record):
+def test_csv_holds_a_row_per_pair(tmp_path: Path, record: Callable[..., RunRecord]) -> None:
     rng = np.random.default_rng(7)
     found = overlaps_of(tmp_path, record, {spec_of(method): random_masks(rng, 0.5) for method in ("fts", "snip")})
     save_overlaps(found, tmp_path / "tables" / "x.csv")
@@ -214,9 +232,12 @@ def test_csv_holds_a_row_per_pair(tmp_path, record):
     assert float(row["jaccard"]) == found.table["jaccard"][0]
 
 
-def test_the_page_has_the_section_and_the_same_masks_give_the_same_bytes(tmp_path, record):
+def test_the_page_has_the_section_and_the_same_masks_give_the_same_bytes(
+    tmp_path: Path, record: Callable[..., RunRecord]
+) -> None:
     rng = np.random.default_rng(8)
-    masks = {spec_of(method, seed=seed): random_masks(rng, 0.5) for method in ("snip", "fts", "my") for seed in (0, 1)}
+    specs = [spec_of(method, seed=seed) for method in ("snip", "fts", "my") for seed in (0, 1)]
+    masks: dict[RunSpec, Masks | None] = {spec: random_masks(rng, 0.5) for spec in specs}
     masks[spec_of("my", seed=1)] = None
     store = Store(tmp_path / "in")
     panel = study(store, record, masks)
@@ -236,7 +257,7 @@ def test_the_page_has_the_section_and_the_same_masks_give_the_same_bytes(tmp_pat
     assert pages[0].read_bytes() == pages[1].read_bytes()
 
 
-def test_a_study_without_masks_has_no_figure_but_says_so(tmp_path, record):
+def test_a_study_without_masks_has_no_figure_but_says_so(tmp_path: Path, record: Callable[..., RunRecord]) -> None:
     store = Store(tmp_path / "in")
     masks = {spec_of(method): None for method in ("snip", "fts")}
     study(store, record, masks)
@@ -245,8 +266,8 @@ def test_a_study_without_masks_has_no_figure_but_says_so(tmp_path, record):
     assert list((tmp_path / "out").rglob("overlap*")) == []
 
 
-def test_zero_scores_by_layer_and_method(tmp_path, record):
-    def run(method, seed, zeros):
+def test_zero_scores_by_layer_and_method(tmp_path: Path, record: Callable[..., RunRecord]) -> None:
+    def run(method: str, seed: int, zeros: Sequence[int]) -> RunRecord:
         made = record(spec_of(method, seed=seed))
         layers = tuple(
             Layer(name=f"net.{i}.weight", shape=(20000,), prunable=20000, kept=9, zero_scores=count)
@@ -254,6 +275,7 @@ def test_zero_scores_by_layer_and_method(tmp_path, record):
         )
         return msgspec.structs.replace(made, pruning=msgspec.structs.replace(made.pruning, layers=layers))
 
+    runs: list[RunRecord | RunSpec]
     runs = [run("fts", 0, (0, 100, 1)), run("fts", 1, (0, 300, 0)), run("random", 0, (0, 0, 0)), spec_of("snip")]
     (panel,) = panels(frame(runs))
     table = zero_scores(panel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -20,34 +21,35 @@ from pbt_bench.analysis.paired import (
     paired_t,
     standings,
 )
-from pbt_bench.analysis.summary import panels
+from pbt_bench.analysis.summary import Panel, panels
+from pbt_bench.running.record import RunRecord
 from pbt_bench.spec import RunSpec
 
 
 @pytest.mark.parametrize("n", [3, 5, 30])
-def test_the_paired_t_test_is_scipys(n):
+def test_the_paired_t_test_is_scipys(n: int) -> None:
     first, second = np.random.default_rng(n).normal(0.8, 0.02, (2, n, 4))
     assert paired_t(first - second) == pytest.approx(stats.ttest_rel(first, second).pvalue)
 
 
-def test_differences_without_spread():
+def test_differences_without_spread() -> None:
     assert paired_t(np.array([[0.1, 0.0]] * 3)).tolist() == [0.25, 1], "a constant difference is as sure as its signs"
 
 
-def test_holm_by_hand():
+def test_holm_by_hand() -> None:
     # Sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1: 0.04, 0.06, 0.06, 0.04, made monotone.
     assert holm(np.array([0.03, 0.01, 0.04, 0.02])) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm(np.array([0.9, 0.6])) == pytest.approx([1, 1])
     assert len(holm(np.array([]))) == 0
 
 
-def test_of_three_values_the_interval_is_their_range():
+def test_of_three_values_the_interval_is_their_range() -> None:
     low, high = bootstrap_interval(np.array([[1.0, -5.0], [2.0, 0.0], [4.0, 5.0]]))
     assert low.tolist() == [1, -5]
     assert high.tolist() == [4, 5]
 
 
-def test_all_resamples_and_random_ones_agree_with_scipy(monkeypatch):
+def test_all_resamples_and_random_ones_agree_with_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(3).exponential(1, (7, 1))
     exact = np.ravel(bootstrap_interval(values))
     tail = stats.norm.cdf(-np.sqrt(7 / 6) * stats.t.ppf(0.975, 6))
@@ -62,13 +64,14 @@ def test_all_resamples_and_random_ones_agree_with_scipy(monkeypatch):
 
 
 @pytest.mark.parametrize("n", [5, 10])
-def test_the_interval_covers_the_mean_of_normal_data_about_as_often_as_students(n):
+def test_the_interval_covers_the_mean_of_normal_data_about_as_often_as_students(n: int) -> None:
     values = np.random.default_rng(n).normal(0, 1, (n, 600))
     low, high = bootstrap_interval(values)
     assert 0.9 < np.mean((low <= 0) & (high >= 0)) < 0.97
 
 
-def test_methods_are_compared_on_the_seeds_that_both_have(record):
+def test_methods_are_compared_on_the_seeds_that_both_have(record: Callable[..., RunRecord]) -> None:
+    accuracies: dict[str, list[float | None]]
     accuracies = {"snip": [0.9, 0.8, 0.7, 0.6], "fts": [0.88, 0.79, 0.69, None], "random": [None, None, 0.5, 0.2]}
     runs = [
         record(RunSpec(dataset="d", model="m", method=method, sparsity=0.9, seed=seed), accuracy=value)
@@ -92,8 +95,8 @@ def test_methods_are_compared_on_the_seeds_that_both_have(record):
     assert not standing.settled
 
 
-def test_to_be_better_than_all_needs_no_correction_and_than_some_does(record):
-    def standing(accuracies):
+def test_to_be_better_than_all_needs_no_correction_and_than_some_does(record: Callable[..., RunRecord]) -> None:
+    def standing(accuracies: Mapping[str, Sequence[float]]) -> Standing:
         runs = [
             record(RunSpec(dataset="d", model="m", method=method, sparsity=0.9, seed=seed), accuracy=value)
             for method, values in accuracies.items()
@@ -116,11 +119,13 @@ def test_to_be_better_than_all_needs_no_correction_and_than_some_does(record):
     assert four.tied == ["grasp", "random", "synflow", "fts"]
 
 
-def against(other, *, mean=0.1, low=0.05, p=0.01, p_holm=0.02, pairs=3):
+def against(
+    other: str, *, mean: float = 0.1, low: float = 0.05, p: float = 0.01, p_holm: float = 0.02, pairs: int = 3
+) -> Comparison:
     return Comparison(other, pairs, mean, low, mean + 0.05, p, p_holm)
 
 
-def test_a_difference_is_supported_by_interval_and_test():
+def test_a_difference_is_supported_by_interval_and_test() -> None:
     assert against("x").supported
     assert not against("x", low=0.0).supported
     assert not against("x", low=-0.01).supported
@@ -129,19 +134,19 @@ def test_a_difference_is_supported_by_interval_and_test():
     assert [against("x", mean=mean).level for mean in (0.0, 1e-15, -1e-15, 1e-6, -1e-6)] == [True] * 3 + [False] * 2
 
 
-def test_a_leader_is_settled_if_every_comparison_says_so():
-    def settled(*comparisons, at_chance=()):
+def test_a_leader_is_settled_if_every_comparison_says_so() -> None:
+    def settled(*comparisons: Comparison, at_chance: tuple[str, ...] = ()) -> bool:
         return Standing(0.9, "leader", comparisons, at_chance).settled
 
     assert settled(against("x"), against("y", p_holm=0.5))
     assert settled(at_chance=("z",))
     assert not settled()
     for weak in ({"low": 0.0}, {"low": -0.01}, {"p": 0.05}, {"p": 0.2}, {"p": np.nan}):
-        assert not settled(against("x"), against("y", **weak)), weak
+        assert not settled(against("x"), against("y", **weak)), weak  # type: ignore[arg-type]
 
 
-def test_methods_are_tied_and_marked_as_the_data_say():
-    def marked(*comparisons, at_chance=()):
+def test_methods_are_tied_and_marked_as_the_data_say() -> None:
+    def marked(*comparisons: Comparison, at_chance: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
         standing = Standing(0.9, "leader", comparisons, at_chance)
         return standing.tied, standing.marked
 
@@ -153,7 +158,7 @@ def test_methods_are_tied_and_marked_as_the_data_say():
     assert marked(near, few, at_chance=("z",)) == (["near", "few"], ["near"])
 
 
-def study(record, values):
+def study(record: Callable[..., RunRecord], values: Mapping[tuple[str, float], Mapping[int, float | None]]) -> Panel:
     """The panel of runs with (method, sparsity) -> {seed: accuracy, or None for a collapsed run}."""
     runs = [
         record(
@@ -168,7 +173,7 @@ def study(record, values):
     return panel
 
 
-def test_every_sparsity_has_its_own_leader_and_order(record):
+def test_every_sparsity_has_its_own_leader_and_order(record: Callable[..., RunRecord]) -> None:
     panel = study(
         record,
         {
@@ -200,14 +205,14 @@ def test_every_sparsity_has_its_own_leader_and_order(record):
     assert [other.mean for other in second.against] == pytest.approx([0.05, 0.1, 0.65])
 
 
-def test_a_collapsed_method_that_once_equals_the_leader_is_compared(record):
+def test_a_collapsed_method_that_once_equals_the_leader_is_compared(record: Callable[..., RunRecord]) -> None:
     panel = study(record, {("snip", 0.9): {0: 0.1, 1: 0.5, 2: 0.6}, ("fts", 0.9): dict.fromkeys(range(3))})
     (standing,) = standings(panel)
     assert standing.at_chance == ()
     assert [other.other for other in standing.against] == ["fts"]
 
 
-def test_columns_are_compared_each_with_its_own_pairs():
+def test_columns_are_compared_each_with_its_own_pairs() -> None:
     draws = np.random.default_rng(0).normal(0.05, 0.02, (9, 2, 3))
     draws[6:, 0, 1] = np.nan
     draws[2:, 1, 0] = np.nan
@@ -228,7 +233,7 @@ def test_columns_are_compared_each_with_its_own_pairs():
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
-def test_the_interval_of_few_values_is_that_of_all_resamples(n):
+def test_the_interval_of_few_values_is_that_of_all_resamples(n: int) -> None:
     values = np.random.default_rng(n).exponential(1, (n, 3))
     tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1))
     means = np.sort([values[list(rows)].mean(axis=0) for rows in itertools.product(range(n), repeat=n)], axis=0)
@@ -237,7 +242,7 @@ def test_the_interval_of_few_values_is_that_of_all_resamples(n):
     assert high == pytest.approx(means[int(np.ceil((1 - tail) * len(means))) - 1])
 
 
-def test_the_interval_of_many_values_is_that_of_seeded_resamples():
+def test_the_interval_of_many_values_is_that_of_seeded_resamples() -> None:
     values = np.random.default_rng(1).exponential(1, (8, 230))
     tail = stats.norm.cdf(-np.sqrt(8 / 7) * stats.t.ppf(0.975, 7))
     drawn = np.random.default_rng(0).multinomial(8, [1 / 8] * 8, size=10_000)
@@ -248,7 +253,7 @@ def test_the_interval_of_many_values_is_that_of_seeded_resamples():
 
 
 @pytest.mark.parametrize(("n", "number"), [(2, 3), (3, 10), (7, 1716), (8, 10_000)])
-def test_resamples_have_probabilities(n, number):
+def test_resamples_have_probabilities(n: int, number: int) -> None:
     counts, weights = paired._resamples(n)
     assert counts.shape == (number, n)
     assert (counts.sum(axis=1) == n).all()

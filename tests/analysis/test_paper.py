@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from pbt_bench.analysis.paper import write_paper
+from pbt_bench.analysis.paper import Study, write_paper
 from pbt_bench.cli import main
 from pbt_bench.grid_file import load_grid
+from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +32,11 @@ seed = [0]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, record, stored):
+def folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    record: Callable[..., RunRecord],
+    stored: Callable[[Path, Sequence[RunRecord]], Store],
+) -> Path:
     """Three studies: one with runs, one that a paper has numbers of, one with neither."""
     folder = tmp_path_factory.mktemp("paper")
     (folder / "grids").mkdir()
@@ -42,11 +48,11 @@ def folder(tmp_path_factory, record, stored):
 
 
 @pytest.fixture(scope="module")
-def studies(folder):
+def studies(folder: Path) -> list[Study]:
     return write_paper(folder / "grids", folder / "results", folder / "out")
 
 
-def test_every_study_is_listed_with_what_there_is(folder, studies):
+def test_every_study_is_listed_with_what_there_is(folder: Path, studies: list[Study]) -> None:
     assert [(study.name, study.recorded, study.runs, bool(study.page)) for study in studies] == [
         ("own", 4, 5, True),
         ("printed", 0, 5, True),
@@ -66,14 +72,14 @@ def test_every_study_is_listed_with_what_there_is(folder, studies):
     assert "Highest mean accuracy: " in page
 
 
-def test_every_link_leads_somewhere(folder, studies):
+def test_every_link_leads_somewhere(folder: Path, studies: list[Study]) -> None:
     links = re.findall(r'(?:href|src)="([^"]+)"', (folder / "out/index.html").read_text())
     assert len(links) == 1 + 2 * (1 + 4) + 3 + 2, "tables.tex; per study its page and four table files; figures"
     for link in links:
         assert (folder / "out" / link).stat().st_size > 0
 
 
-def test_all_tables_compile_as_one_document(folder, studies):
+def test_all_tables_compile_as_one_document(folder: Path, studies: list[Study]) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
@@ -83,7 +89,9 @@ def test_all_tables_compile_as_one_document(folder, studies):
     assert (folder / "out/tables.pdf").stat().st_size > 10_000
 
 
-def test_variants_are_on_the_page_too(tmp_path, record, stored):
+def test_variants_are_on_the_page_too(
+    tmp_path: Path, record: Callable[..., RunRecord], stored: Callable[[Path, Sequence[RunRecord]], Store]
+) -> None:
     (tmp_path / "grids").mkdir()
     text = GRID.format(name="ablation", dataset="digits").replace(
         "seed = [0]", 'seed = [0, 1, 2]\nsanity = ["none", "invert"]'
@@ -97,7 +105,7 @@ def test_variants_are_on_the_page_too(tmp_path, record, stored):
         assert (tmp_path / "out" / path).stat().st_size > 0
 
 
-def test_the_command_line(folder, capsys, tmp_path):
+def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["--grids", str(folder / "grids"), "--results", str(folder / "results"), "--out", str(tmp_path / "out")]
     assert main(["paper", *words]) == 0
     assert "own: 4 of 5 runs\nprinted: 0 of 5 runs, published numbers alone\n" in capsys.readouterr().out
@@ -105,7 +113,7 @@ def test_the_command_line(folder, capsys, tmp_path):
     assert "no study files there" in capsys.readouterr().err
 
 
-def test_the_reference_study_is_whole_small_and_of_no_machine():
+def test_the_reference_study_is_whole_small_and_of_no_machine() -> None:
     store = Store(ROOT / "results" / REFERENCE)
     specs = load_grid(ROOT / "grids" / f"{REFERENCE}.toml").runs()
     records = store.records({spec.run_id for spec in specs})

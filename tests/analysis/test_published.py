@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from pbt_bench.analysis.compression import compression_figure
 from pbt_bench.analysis.critical import critical_figure, printed_critical
 from pbt_bench.analysis.frame import frame
 from pbt_bench.analysis.missing import missing_runs, time_left
-from pbt_bench.analysis.published import beside, differences, load_published, matching
-from pbt_bench.analysis.summary import panels
+from pbt_bench.analysis.published import Published, beside, differences, load_published, matching
+from pbt_bench.analysis.summary import Panel, panels
 from pbt_bench.errors import RequestError
 from pbt_bench.grid_file import load_grid
-from pbt_bench.spec import RunSpec
+from pbt_bench.running.record import RunRecord
+from pbt_bench.spec import Grid, RunSpec
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "results/published"
@@ -26,15 +29,16 @@ ROW = "P,digits,m,snip,0.9,90,1,3,\n"
 
 
 @pytest.fixture(scope="module")
-def published():
+def published() -> Published:
     return load_published(FOLDER)
 
 
-def panel_of(**fields):
-    return panels(frame([RunSpec(**({"dataset": "cifar100", "model": "vgg16-bias", "seed": 0} | fields))]))[0]
+def panel_of(**fields: Any) -> Panel:
+    spec: dict[str, Any] = {"dataset": "cifar100", "model": "vgg16-bias", "seed": 0}
+    return panels(frame([RunSpec(**(spec | fields))]))[0]
 
 
-def test_every_row_of_both_papers_is_there(published):
+def test_every_row_of_both_papers_is_there(published: Published) -> None:
     rows = published.rows
     assert rows["file"].value_counts().to_dict() == {"synflow_2020": 1030, "fts_2025_table1": 45}
     assert (rows["source"] != "").all()
@@ -46,7 +50,7 @@ def test_every_row_of_both_papers_is_there(published):
     assert (row["mean"], row["std"], row["n"]) == (pytest.approx(0.8724), pytest.approx(0.0032), 3)
 
 
-def test_the_paper_whose_recipe_is_nearest_stands_beside_a_study(published):
+def test_the_paper_whose_recipe_is_nearest_stands_beside_a_study(published: Published) -> None:
     panel = panels(frame(load_grid(ROOT / "grids/fts_table1.toml").runs()))[0]
     rows = matching(published, panel)
     assert len(rows) == 45
@@ -57,13 +61,13 @@ def test_the_paper_whose_recipe_is_nearest_stands_beside_a_study(published):
 
 
 @pytest.mark.parametrize("sparsity", [1 - 10**-0.25, 0.4377, 0.43766])
-def test_log_spaced_sparsities_match_as_they_are_rounded(published, sparsity):
+def test_log_spaced_sparsities_match_as_they_are_rounded(published: Published, sparsity: float) -> None:
     rows = matching(published, panel_of(method="snip", sparsity=sparsity))
     assert rows["sparsity"].tolist() == [0, sparsity]
     assert rows["statistic"].tolist() == ["final-epoch test top1"] * 2, "it goes before the maximum over epochs"
 
 
-def test_a_study_that_records_the_best_epoch_is_beside_the_figure_that_prints_it(published):
+def test_a_study_that_records_the_best_epoch_is_beside_the_figure_that_prints_it(published: Published) -> None:
     for study, figure, cells in (("synflow_accuracy", "Fig6", 12), ("synflow_collapse", "Fig1", 24)):
         grid = load_grid(ROOT / f"grids/{study}.toml")
         panel = next(p for p in panels(frame(grid.runs())) if (p.dataset, p.model) == ("cifar100", "vgg16-bias"))
@@ -73,14 +77,14 @@ def test_a_study_that_records_the_best_epoch_is_beside_the_figure_that_prints_it
         assert rows["method"].eq("synflow").sum() == cells
 
 
-def test_other_sparsities_methods_and_settings_match_nothing(published):
+def test_other_sparsities_methods_and_settings_match_nothing(published: Published) -> None:
     assert matching(published, panel_of(method="snip", sparsity=0.4))["method"].tolist() == ["dense"]
     assert matching(published, panel_of(method="fts", sparsity=0.9))["method"].tolist() == ["dense"]
     for change in ({"warmup": "1 epochs"}, {"scope": "layer"}, {"model": "vgg16"}):
         assert matching(published, panel_of(**({"method": "snip", "sparsity": 0.9} | change))).empty
 
 
-def test_a_method_of_the_same_name_only_is_compared_where_it_is_the_same(published):
+def test_a_method_of_the_same_name_only_is_compared_where_it_is_the_same(published: Published) -> None:
     panel = panel_of(method="grasp", sparsity=0.9)
     rows = matching(published, panel).set_index("method")
     assert rows["comparable"].to_dict() == {"dense": True, "grasp": False}
@@ -94,7 +98,7 @@ def test_a_method_of_the_same_name_only_is_compared_where_it_is_the_same(publish
     assert matching(published, panel_of(method="snip", sparsity=0.9, sanity="invert"))["method"].tolist() == ["dense"]
 
 
-def test_the_dense_rows_of_a_paper_are_pooled(published):
+def test_the_dense_rows_of_a_paper_are_pooled(published: Published) -> None:
     row = matching(published, panel_of(method="snip", sparsity=0.9)).iloc[0]
     own = published.rows
     own = own[(own["model"] == "vgg16-bias") & (own["dataset"] == "cifar100") & (own["sparsity"] == 0)]
@@ -105,7 +109,7 @@ def test_the_dense_rows_of_a_paper_are_pooled(published):
     assert row["std"] == pytest.approx(np.sqrt(squares / 14))
 
 
-def test_figures_draw_the_rows_beside_the_runs(published, record):
+def test_figures_draw_the_rows_beside_the_runs(published: Published, record: Callable[..., RunRecord]) -> None:
     sparsities = (0.9, 0.99, 0.9968377, 0.999, 0.9996838)
     specs = [
         RunSpec(dataset="cifar100", model="vgg16-bias", seed=0, method="magnitude", sparsity=sparsity)
@@ -115,14 +119,14 @@ def test_figures_draw_the_rows_beside_the_runs(published, record):
     rows = panel.printed[panel.printed["sparsity"] > 0]
     (axes,) = compression_figure([panel]).axes
     (line,) = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
-    assert list(line.get_xdata()) == pytest.approx([1 / (1 - sparsity) for sparsity in sparsities])
-    assert list(line.get_ydata()) == pytest.approx(list(100 * rows["mean"]))
+    assert np.asarray(line.get_xdata()).tolist() == pytest.approx([1 / (1 - sparsity) for sparsity in sparsities])
+    assert np.asarray(line.get_ydata()).tolist() == pytest.approx(list(100 * rows["mean"]))
     first = rows.loc[rows["empty_layers"] > 0, "sparsity"].min()
     before = max(sparsity for sparsity in sparsities if sparsity < first)
     assert printed_critical(panel) == {"magnitude": before}
     (axes,) = critical_figure([panel]).axes
     (bar,) = [line for line in axes.lines if line.get_marker() == "|"]
-    assert list(bar.get_xdata()) == pytest.approx([style.position(before)])
+    assert np.asarray(bar.get_xdata()).tolist() == pytest.approx([style.position(before)])
 
 
 @pytest.mark.parametrize(
@@ -144,7 +148,7 @@ def test_figures_draw_the_rows_beside_the_runs(published, record):
         (HEAD + ROW, ABOUT.replace("fts-2025", "fts-25"), "unknown recipe 'fts-25'; did you mean 'fts-2025'"),
     ],
 )
-def test_a_damaged_file_is_one_line_that_names_it(tmp_path, text, about, message):
+def test_a_damaged_file_is_one_line_that_names_it(tmp_path: Path, text: str, about: str | None, message: str) -> None:
     (tmp_path / "x.csv").write_text(text)
     if about:
         (tmp_path / "x.toml").write_text(about)
@@ -154,11 +158,11 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path, text, about, message
     assert "\n" not in str(caught.value)
 
 
-def test_without_published_numbers_there_are_none(tmp_path):
+def test_without_published_numbers_there_are_none(tmp_path: Path) -> None:
     assert matching(load_published(tmp_path / "nothing"), panel_of(method="snip", sparsity=0.9)).empty
 
 
-def test_missing_runs_are_listed_with_their_time(grid, record):
+def test_missing_runs_are_listed_with_their_time(grid: Callable[..., Grid], record: Callable[..., RunRecord]) -> None:
     specs = grid(model=("vgg8",), method=("snip", "fts"), sparsity=(0.9, 0.98)).runs()
     lacking = {spec for spec in specs if spec.method == "fts"} | {specs[0], specs[1]}
     runs = [spec if spec in lacking else record(spec) for spec in specs]

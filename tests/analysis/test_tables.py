@@ -6,6 +6,9 @@ import csv
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,16 +16,22 @@ import pytest
 
 from pbt_bench.analysis.frame import frame
 from pbt_bench.analysis.paired import standings
-from pbt_bench.analysis.published import load_published
+from pbt_bench.analysis.published import Published, load_published
 from pbt_bench.analysis.summary import panels
-from pbt_bench.analysis.tables import Cell, Row, accuracy_table, latex, markdown, save_table
+from pbt_bench.analysis.tables import Cell, Row, Table, accuracy_table, latex, markdown, save_table
+from pbt_bench.running.record import RunRecord
 from pbt_bench.spec import Recipe, RunSpec
 
 HEAD = "paper,dataset,model,method,sparsity,top1_mean,top1_std,n_runs,note,statistic\n"
 ABOUT = 'recipe = "fts-2025"\ninit = "default"\nstatistic = "mean"\n[models]\npaper_vgg = "vgg8"\n'
 
 
-def made(record, accuracies, published=None, **fields):
+def made(
+    record: Callable[..., RunRecord],
+    accuracies: Mapping[tuple[str, float], Sequence[float | None]],
+    published: Published | None = None,
+    **fields: Any,
+) -> Table:
     """The table of runs with these accuracies: (method, sparsity) -> one per seed; None = missing."""
     runs = []
     for (method, sparsity), values in accuracies.items():
@@ -34,7 +43,7 @@ def made(record, accuracies, published=None, **fields):
 
 
 @pytest.fixture
-def table(record):
+def table(record: Callable[..., RunRecord]) -> Table:
     """Three seeds; at 0.9 snip is better than all, at 0.98 one seed of fts lacks (no tie then), and all of synflow."""
     return made(
         record,
@@ -52,7 +61,7 @@ def table(record):
     )
 
 
-def test_rows_are_sparsities_and_columns_methods(table):
+def test_rows_are_sparsities_and_columns_methods(table: Table) -> None:
     assert table.methods == ["snip", "fts", "synflow", "my_method"], "in the order of the study"
     assert table.rows == [
         Row("0 (dense)", "here", [Cell("96.00", "1.00")]),
@@ -74,7 +83,7 @@ def test_rows_are_sparsities_and_columns_methods(table):
     ]
 
 
-def test_markdown(table):
+def test_markdown(table: Table) -> None:
     lines = markdown(table).splitlines()
     assert lines[2] == "| sparsity | snip | fts | synflow | my\\_method |"
     assert "| 0 (dense) | 96.00 ± 1.00 |  |  |  |" in lines
@@ -83,7 +92,7 @@ def test_markdown(table):
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines[2:]}) == 1
 
 
-def test_latex_marks_and_escapes(table):
+def test_latex_marks_and_escapes(table: Table) -> None:
     text = latex(table)
     assert r"sparsity & snip & fts & synflow & my\_method \\" in text
     assert r"0.98 & \underline{60.00} {\scriptsize $\pm$ 10.00} & 51.00 {" in text
@@ -91,7 +100,7 @@ def test_latex_marks_and_escapes(table):
     assert r"0 (dense) & \multicolumn{4}{c}{96.00 {\scriptsize $\pm$ 1.00}} \\" in text
 
 
-def test_csv_has_the_same_layout(tmp_path, table):
+def test_csv_has_the_same_layout(tmp_path: Path, table: Table) -> None:
     save_table(table, tmp_path / "x")
     with (tmp_path / "x.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
@@ -102,14 +111,14 @@ def test_csv_has_the_same_layout(tmp_path, table):
         ]
 
 
-def test_all_with_the_highest_mean_are_marked_alike(record):
+def test_all_with_the_highest_mean_are_marked_alike(record: Callable[..., RunRecord]) -> None:
     alike = {("snip", 0.9): [0.7, 0.8, 0.9], ("fts", 0.9): [0.8, 0.9, 0.7], ("random", 0.9): [0.8, 0.6, 0.9]}
     table = made(record, alike)
     assert [cell.mark for cell in table.rows[0].cells] == ["tied", "tied", ""], "no method is told from another"
     assert "Underlined: the highest mean and" in table.caption
 
 
-def test_a_method_at_chance_in_every_run_is_told_apart_from_the_marked(record):
+def test_a_method_at_chance_in_every_run_is_told_apart_from_the_marked(record: Callable[..., RunRecord]) -> None:
     accuracies = {"snip": [0.7, 0.8, 0.9], "fts": [0.8, 0.7, 0.8], "random": [0.1] * 3}
     runs = [
         record(
@@ -125,7 +134,7 @@ def test_a_method_at_chance_in_every_run_is_told_apart_from_the_marked(record):
     assert [cell.mark for cell in row.cells] == ["tied", "tied", ""]
 
 
-def test_numbers_hold_status_counts(tmp_path, table):
+def test_numbers_hold_status_counts(tmp_path: Path, table: Table) -> None:
     save_table(table, tmp_path / "tables" / "x")
     with (tmp_path / "tables" / "x-numbers.csv").open() as file:
         rows = {(row["method"], float(row["sparsity"])): row for row in csv.DictReader(file)}
@@ -138,7 +147,7 @@ def test_numbers_hold_status_counts(tmp_path, table):
     assert rows["synflow", 0.98]["mean"] == ""
 
 
-def test_runs_that_ended_at_chance_are_shown_as_such(record):
+def test_runs_that_ended_at_chance_are_shown_as_such(record: Callable[..., RunRecord]) -> None:
     specs = [RunSpec(dataset="d", model="m", method="snip", sparsity=0.9, seed=seed) for seed in range(3)]
     runs = [record(specs[0], accuracy=0.7), record(specs[1], "collapsed", 0.3), record(specs[2], "failed")]
     (panel,) = panels(frame(runs))
@@ -147,7 +156,7 @@ def test_runs_that_ended_at_chance_are_shown_as_such(record):
 
 
 @pytest.fixture
-def published(tmp_path):
+def published(tmp_path: Path) -> Published:
     folder = tmp_path / "published"
     folder.mkdir()
     (folder / "x.toml").write_text(ABOUT)
@@ -160,7 +169,9 @@ def published(tmp_path):
     return load_published(folder)
 
 
-def test_published_values_and_differences_stand_below_the_measured_ones(record, published):
+def test_published_values_and_differences_stand_below_the_measured_ones(
+    record: Callable[..., RunRecord], published: Published
+) -> None:
     table = made(record, {("snip", 0.9): [0.90, 0.92], ("fts", 0.9): [0.85, 0.85], ("random", 0.9): [0.5]}, published)
     assert [(row.sparsity, row.kind) for row in table.rows] == [("0.9", "here"), ("0.9", "published"), ("0.9", "Δ")]
     assert table.methods == ["snip", "fts", "random"]
@@ -175,7 +186,9 @@ def test_published_values_and_differences_stand_below_the_measured_ones(record, 
     assert "% P 2020: prints the mean" in text
 
 
-def test_a_maximum_over_epochs_is_compared_with_a_maximum(record, published):
+def test_a_maximum_over_epochs_is_compared_with_a_maximum(
+    record: Callable[..., RunRecord], published: Published
+) -> None:
     specs = [RunSpec(dataset="digits", model="vgg8", method="fts", sparsity=0.9, seed=seed) for seed in (0, 1)]
     runs = [record(spec, accuracy=0.7) for spec in specs]
     runs = [
@@ -190,7 +203,9 @@ def test_a_maximum_over_epochs_is_compared_with_a_maximum(record, published):
     assert accuracy_table(panel, standings(panel), published).rows[2].cells == [Cell("-10.00")], "not all have one"
 
 
-def test_a_published_method_that_is_another_one_has_no_difference(tmp_path, record):
+def test_a_published_method_that_is_another_one_has_no_difference(
+    tmp_path: Path, record: Callable[..., RunRecord]
+) -> None:
     (tmp_path / "x.toml").write_text(ABOUT.replace("[models]", 'sanity = { snip = "invert" }\n[models]'))
     (tmp_path / "x.csv").write_text(HEAD + "P,digits,paper_vgg,snip,0.9,89.5,0.5,3,inverted,\n")
     plain = made(record, {("snip", 0.9): [0.90, 0.92]}, load_published(tmp_path))
@@ -199,14 +214,16 @@ def test_a_published_method_that_is_another_one_has_no_difference(tmp_path, reco
     assert [row.cells[0].mean for row in inverted.rows] == ["91.00", "89.50", "+1.50"]
 
 
-def test_without_a_run_the_table_is_the_published_one_alone(record, published):
+def test_without_a_run_the_table_is_the_published_one_alone(
+    record: Callable[..., RunRecord], published: Published
+) -> None:
     table = made(record, {("snip", 0.9): [None] * 3, ("fts", 0.98): [None] * 3}, published)
     assert [(row.sparsity, row.kind) for row in table.rows] == [("0.9", "published")]
     assert table.rows[0].cells == [Cell("89.50", "0.50"), Cell("80.00")]
     assert "no run here yet" in table.caption
 
 
-def test_the_latex_table_compiles(tmp_path, record, published):
+def test_the_latex_table_compiles(tmp_path: Path, record: Callable[..., RunRecord], published: Published) -> None:
     hostile = ["my_method", r"50%_#1 & ${x}^2$ ~ \input{y}", "snip"]
     specs = [
         RunSpec(dataset="digits", model="vgg8", method=method, sparsity=sparsity, seed=seed, recipe=Recipe(epochs=2))

@@ -61,7 +61,7 @@ def oracle(model: nn.Module, masks: dict[str, Tensor], shape: tuple[int, ...]) -
         (before, result), (after, _) = seen[name]
         weights = torch.randn(first.shape, generator=generator, dtype=first.dtype)
         (delta,) = torch.autograd.grad((first * weights).sum(), result, retain_graph=True)
-        (found,) = torch.autograd.grad((module((after - before).detach()) * delta).sum(), module.weight)
+        (found,) = torch.autograd.grad((module((after - before).detach()) * delta).sum(), module.weight)  # type: ignore[arg-type]
         live[name] = int(((found.abs() > 1e-12) & masks[name]).sum())
     return live, bool(((first - second).abs() > 1e-12).any())
 

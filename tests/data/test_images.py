@@ -9,14 +9,15 @@ import torch
 
 from pbt_bench.data import datasets
 from pbt_bench.data.images import Augmentation, Data, Dataset, Images, augment, prepare, scoring_images
+from pbt_bench.data.stream import Streamed
 from pbt_bench.errors import RequestError
 
 
-def load(split_seed: int = 0, fraction: float = 0.15):  # type: ignore[no-untyped-def]
+def load(split_seed: int = 0, fraction: float = 0.15) -> Data:
     return prepare(datasets()["digits"].load(Path("nowhere")), fraction, split_seed, torch.device("cpu"))
 
 
-def as_set(images) -> set[bytes]:  # type: ignore[no-untyped-def]
+def as_set(images: Images | Streamed) -> set[bytes]:
     return {p.numpy().tobytes() + bytes([int(t)]) for p, t in zip(images.pixels, images.targets, strict=True)}
 
 
@@ -45,7 +46,7 @@ def numbered(split_seed: int = 0) -> Data:
     return prepare(dataset, 0.3, split_seed, torch.device("cpu"))
 
 
-def numbers(images) -> list[int]:  # type: ignore[no-untyped-def]
+def numbers(images: Images | Streamed) -> list[int]:
     assert bool((images.targets == images.pixels[:, 0, 0, 0] % 2).all())
     return images.pixels[:, 2, 1, 1].tolist()
 
@@ -148,8 +149,8 @@ def test_every_crop_and_flip_is_equally_likely(how: str) -> None:
     out = augment(pixels, Augmentation(how, 1, torch.Generator().manual_seed(0)))
     assert bool((out.sum((1, 2, 3)) == 200).all())
     places, counts = out.flatten(1).argmax(1).unique(return_counts=True)
-    rows, columns = (3, 4, 5) if "crop" in how else (4,), (1, 2, 3) if "crop" in how else (2,)
-    columns += tuple(8 - column for column in columns) if "flip" in how else ()
+    rows, columns = [3, 4, 5] if "crop" in how else [4], [1, 2, 3] if "crop" in how else [2]
+    columns += [8 - column for column in columns] if "flip" in how else []
     assert set(places.tolist()) == {9 * row + column for row in rows for column in columns}
     assert bool(((counts / n * crops * flips - 1).abs() < 0.25).all())  # five standard deviations
 

@@ -56,8 +56,8 @@ class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
 
     def text(self, value: str | bytes) -> None:
         data = value.encode("latin1") if isinstance(value, str) else value
-        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
-        self.memoize(value)
+        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)  # type: ignore[attr-defined]
+        self.memoize(value)  # type: ignore[attr-defined]
 
     dispatch[str] = dispatch[bytes] = text
     dispatch[bool] = lambda self, value: self.save(int(value))

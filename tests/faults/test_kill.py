@@ -46,11 +46,11 @@ def _serve(link: Any, results: Path, phase: Synchronized[int]) -> None:
         name = {"checkpoints": "checkpoint", "masks": "masks", "runs": "record"}[path.parent.name]
         during(name, put)(path, content)
 
-    os.fsync = slow
+    os.fsync = slow  # type: ignore[assignment]
     Store.put = staticmethod(put_told)  # type: ignore[method-assign]
     claims.STALE, claims.BEAT = 0.5, 0.1
     claims.Claims.__init__.__defaults__ = (0.1, 0.5)  # type: ignore[misc]
-    execute.train = during("training", execute.train)
+    execute.train = during("training", execute.train)  # type: ignore[attr-defined]
     execute._Shared.mask = during("scoring", execute._Shared.mask)  # type: ignore[method-assign]
     worker.work(link, results, Path("nowhere"), "cpu", checkpoint_seconds=0.0)
 

@@ -212,7 +212,14 @@ def nan_net(channels, classes):
 
 
 def test_a_diverging_learning_rate_and_answers_that_are_nan(folder: Path, start: Any) -> None:
-    one = ("--set", "grid.method=['magnitude']", "--set", "grid.seed=[0]", "--set", "grid.sparsity=[0.2]")
+    one: tuple[str, ...] = (
+        "--set",
+        "grid.method=['magnitude']",
+        "--set",
+        "grid.seed=[0]",
+        "--set",
+        "grid.sparsity=[0.2]",
+    )
     (folder / "models").mkdir()
     (folder / "models" / "nan.py").write_text(MODEL)
     wild = (
@@ -237,7 +244,14 @@ def test_a_diverging_learning_rate_and_answers_that_are_nan(folder: Path, start:
 
 
 def test_a_run_that_failed_is_tried_again_on_request_only(poisoned: Path, start: Any) -> None:
-    one = ("--set", "grid.method=['p_raise', 'snip']", "--set", "recipe.epochs=1", "--set", "grid.seed=[0]")
+    one: tuple[str, ...] = (
+        "--set",
+        "grid.method=['p_raise', 'snip']",
+        "--set",
+        "recipe.epochs=1",
+        "--set",
+        "grid.seed=[0]",
+    )
     one = (*one, "--set", "grid.sparsity=[0.9]", "--set", "grid.warmup=['none']", "--set", "dense=false")
     first = start("run", "study.toml", "--workers", "1", *one, PBT_BENCH_METHODS="methods")
     first.communicate(timeout=120)

@@ -99,7 +99,7 @@ def test_an_own_model_must_be_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgotten(channels: int, classes: int) -> None:
         """Returns nothing."""
 
-    monkeypatch.setattr("pbt_bench.models.find", lambda name: Model("", name, "none", "", own=forgotten))
+    monkeypatch.setattr("pbt_bench.models.find", lambda name: Model("", name, "none", "", own=forgotten))  # type: ignore[arg-type]
     with pytest.raises(
         RequestError, match=r"model 'forgotten' \(.*test_model_catalogue.py:\d+\) is a NoneType, not an"
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def net(*, norm: bool = False) -> nn.Sequential:
 
 @pytest.mark.parametrize("option", sorted((set(_OF_GRIDS) - {"batches"}) & set(Scoring.__struct_fields__)))
 def test_options_that_only_a_grid_reads_are_refused(option: str) -> None:
-    value = {"augment": True, "order": "class", "new_batches": True}.get(option, 1)
+    value: Any = {"augment": True, "order": "class", "new_batches": True}.get(option, 1)
     says = f"scoring option '{option}' has no effect here: `batches` decides"
     assert says in one_line(lambda: pbt_bench.score(net(), DATA, method="snip", **{option: value}))
     assert says in one_line(lambda: pbt_bench.prune(net(), DATA, method="random", sparsity=0.5, **{option: value}))
@@ -135,7 +135,10 @@ WRONG: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "compiled in place": (compiled_in_place, "the model is Sequential of torch.compile: pass the module"),
     "scripted": (lambda: torch.jit.script(net()), "the model is RecursiveScriptModule of torch.jit: pass the module"),
     "traced": (lambda: torch.jit.trace(net(), X), "the model is TopLevelTracedModule of torch.jit: pass the module"),
-    "compiled": (lambda: torch.compile(net()), "the model is OptimizedModule of torch.compile: pass the module"),
+    "compiled": (
+        lambda: cast(nn.Module, torch.compile(net())),
+        "the model is OptimizedModule of torch.compile: pass the module",
+    ),
     "LazyLinear": (lambda: nn.Sequential(nn.LazyLinear(3)), "0.weight has no shape yet: run the model on one batch"),
     "LazyBatchNorm": (
         lambda: nn.Sequential(nn.Linear(6, 3), nn.LazyBatchNorm1d()),

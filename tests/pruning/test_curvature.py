@@ -181,5 +181,5 @@ def test_backpack_agrees_on_gradient_squares_and_gauss_newton() -> None:
         with backpack.backpack(SumGradSquared(), DiagGGNExact()):
             loss(model(x), y).backward()
     for name, parameter in prunable(model).items():
-        torch.testing.assert_close(fisher[name], parameter.sum_grad_squared / 9, rtol=1e-4, atol=1e-7)
-        torch.testing.assert_close(curvature[name], parameter.diag_ggn_exact / 9, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(fisher[name], parameter.sum_grad_squared / 9, rtol=1e-4, atol=1e-7)  # type: ignore[attr-defined]
+        torch.testing.assert_close(curvature[name], parameter.diag_ggn_exact / 9, rtol=1e-4, atol=1e-7)  # type: ignore[attr-defined]

@@ -142,7 +142,7 @@ def test_what_cannot_be_diagnosed_is_refused() -> None:
         pbt_bench.diagnose(model, masks, x, {})
     for example in (x.tolist(), x[:0]):
         with pytest.raises(RequestError, match=f"the example is {type(example).__name__}, not a tensor"):
-            pbt_bench.diagnose(model, masks, example)
+            pbt_bench.diagnose(model, masks, example)  # type: ignore[arg-type]
 
 
 def test_flops_of_unusual_layers() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from networks import batches, golden
@@ -36,7 +38,7 @@ def normalised(scores: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("sizes", [(48,), (20, 15, 13)])
 @pytest.mark.parametrize(("case", "method", "options"), CASES, ids=[c[0] for c in CASES])
-def test_scores_equal_the_original(case: str, method: str, options: dict[str, float], sizes: tuple[int, ...]) -> None:
+def test_scores_equal_the_original(case: str, method: str, options: dict[str, Any], sizes: tuple[int, ...]) -> None:
     net, x, y, cases = golden()
     ours = normalised(pbt_bench.score(net, batches(x, y, *sizes), method=method, **options))
     theirs = normalised(cases[case])
@@ -48,7 +50,7 @@ def test_scores_equal_the_original(case: str, method: str, options: dict[str, fl
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9, 0.95, 0.98, 0.99])
 @pytest.mark.parametrize(("case", "method", "options"), CASES, ids=[c[0] for c in CASES])
-def test_kept_sets_equal_the_original(case: str, method: str, options: dict[str, float], sparsity: float) -> None:
+def test_kept_sets_equal_the_original(case: str, method: str, options: dict[str, Any], sparsity: float) -> None:
     net, x, y, cases = golden()
     ours = pbt_bench.score(net, batches(x, y, 20, 28), method=method, **options)
     flat = torch.cat([s.flatten() for s in normalised(cases[case]).values()])

@@ -26,7 +26,7 @@ from pbt_bench.pruning.statistics import statistics
 from pbt_bench.spec import RunSpec, Scoring
 
 METHODS = list(pruners())
-ROUNDS = {"rounds": 5}  # enough for a contract, quick for a hundred-round method
+ROUNDS: dict[str, Any] = {"rounds": 5}  # enough for a contract, quick for a hundred-round method
 
 
 def state(model: nn.Module) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def test_a_linear_layer_tied_to_an_earlier_tensor_of_another_kind_is_scored_appl
             self.code = nn.Embedding(5, 6) if embedding else nn.Parameter(torch.randn(5, 6))
             self.inner = nn.Linear(6, 6)
             self.head = nn.Linear(6, 5, bias=False)
-            self.head.weight = self.code.weight if embedding else self.code
+            self.head.weight = self.code.weight if embedding else self.code  # type: ignore[assignment]
 
         def forward(self, x: Tensor) -> Tensor:
             if embedding:

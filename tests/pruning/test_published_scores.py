@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_grasp_is_that_of_its_code_on_two_halves_of_samples_sorted_by_class(net:
         ("momentum_fixed", (15,) * 4, {"inner_learning_rate": 0.5, "inner_momentum": 0.9}),
     ],
 )
-def test_prospr_is_that_of_its_code(net: str, case: str, sizes: tuple[int, ...], options: dict[str, float]) -> None:
+def test_prospr_is_that_of_its_code(net: str, case: str, sizes: tuple[int, ...], options: dict[str, Any]) -> None:
     model, x, y = published(net)
     data = batches(x, y, *sizes)[: 1 if case == "one_batch" else 4]
     ours = pbt_bench.score(model, data, method="prospr", batchnorm="batch", **options)

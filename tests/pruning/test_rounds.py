@@ -19,7 +19,7 @@ from pbt_bench.pruning import rounds as module
 from pbt_bench.pruning.pruners import Pruner
 from pbt_bench.pruning.rounds import evaluate, prune_in_rounds
 from pbt_bench.pruning.scoring import Scorer
-from pbt_bench.pruning.statistics import Computed, Task
+from pbt_bench.pruning.statistics import Computed, Task, compute
 from pbt_bench.spec import Scoring
 
 
@@ -80,7 +80,7 @@ def test_a_score_that_depends_on_the_whole_tensor_is_given_whole_tensors_in_ever
     entry = Pruner("per_filter", per_filter, ("weight", "gradient"), "here", rounds=10)
     task = Scorer(net, batches(x, y, 48), Scoring(), 0).task
     with preserved(net):
-        scores = evaluate(entry, module.compute(task, entry.needs).values, task.parameters, False)
+        scores = evaluate(entry, compute(task, entry.needs).values, task.parameters, False)
         masks = prune_in_rounds(entry, task, scores, 0.9, "global", False, 10)
     assert shapes == [p.shape for p in prunable(net).values()] * 10
     assert sum(int((~m).sum()) for m in masks.values()) == 3448
@@ -90,7 +90,6 @@ def test_the_density_falls_exponentially_not_the_sparsity(monkeypatch: pytest.Mo
     """FINDINGS 5: raising the sparsity to the power prunes 99.9% in the first of 100 rounds."""
     net, x, y, _ = golden()
     kept: list[int] = []
-    compute = module.compute
 
     def watching(task: Task, names: Collection[str]) -> Computed:
         assert task.masks

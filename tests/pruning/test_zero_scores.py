@@ -88,7 +88,9 @@ def test_synaptic_flow_between_normalisations_names_the_layer(capsys: pytest.Cap
 def test_synaptic_flow_of_a_constant_sum_is_an_error(method: str, last: nn.Module, width: int) -> None:
     """The gradient of a sum of shares or of normalised values is a rounding error, where it is not exactly zero."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 10), last)
-    net[1].weight.data /= 192 / width  # a softmax is saturated with the larger weights, and not with the smaller ones
+    net[1].weight.data.div_(
+        192 / width
+    )  # a softmax is saturated with the larger weights, and not with the smaller ones
     with pytest.raises(ScoreError, match=r"every score is exactly zero.*: 1\.weight \(no gradient reaches it\)"):
         pbt_bench.prune(net, [(X, Y)], method=method, sparsity=0.9)
 
@@ -99,10 +101,10 @@ def test_synaptic_flow_that_is_small_is_no_rounding_error(last: nn.Module) -> No
     if isinstance(last, nn.LayerNorm):
         nn.init.uniform_(last.weight)
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 10), last)
-    net[1].weight.data /= 20
+    net[1].weight.data.div_(20)
     assert all(bool(s.all()) for s in pbt_bench.score(net, [(X, Y)], method="synflow").values())
     saturated = nn.Sequential(nn.Linear(8, 1, bias=False), nn.Sigmoid())
-    nn.init.constant_(saturated[0].weight, 20 / 8)
+    saturated[0].weight.data.fill_(20 / 8)
     (score,) = pbt_bench.score(saturated, [(torch.ones(1, 8), torch.zeros(1).long())], method="synflow").values()
     assert float(score.sum()) == pytest.approx(20 * math.exp(-20), rel=1e-4)
     deep = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(60)), nn.Linear(8, 3))
@@ -145,7 +147,7 @@ def test_weights_that_are_zero_are_told_from_gradients_that_are(
 
 def test_a_network_of_zeros_has_no_magnitudes() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
-    nn.init.zeros_(net[1].weight)
+    net[1].weight.data.zero_()
     with pytest.raises(ScoreError, match=r"method 'magnitude': every score is exactly zero.*1\.weight \(its weights"):
         pbt_bench.prune(net, [(X, Y)], method="magnitude", sparsity=0.5)
     assert pbt_bench.prune(net, [(X, Y)], method="random", sparsity=0.5)["1.weight"].any()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from records import result
 from torch import nn
 
-from pbt_bench.data.images import from_arrays
+from pbt_bench.data.images import from_arrays, prepare
 from pbt_bench.models import MODELS, Model, build
 from pbt_bench.pruning.diagnosis import all_kept
 from pbt_bench.pruning.scoring import Pruned
@@ -125,7 +125,7 @@ def test_zero_epochs_scores_and_diagnoses_without_training() -> None:
 
 def test_the_test_set_is_touched_for_the_final_and_the_best_weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    original = execute.evaluate
+    original = execute.evaluate  # type: ignore[attr-defined]
 
     def counting(model: Any, data: Any, images: Any, *rest: Any) -> Any:
         seen.append(len(images))
@@ -187,12 +187,12 @@ def test_random_scores_have_the_seed_of_the_run() -> None:
 
 
 @pytest.mark.parametrize("samples", [5, "all"])
-def test_scores_come_from_training_images_alone(monkeypatch: pytest.MonkeyPatch, samples: int | str) -> None:
+def test_scores_come_from_training_images_alone(monkeypatch: pytest.MonkeyPatch, samples: int | Literal["all"]) -> None:
     """Other validation and test images change no mask."""
     draws = np.random.default_rng(0)
     x, y = draws.integers(0, 256, (300, 1, 8, 8), dtype=np.uint8), np.arange(300) % 10
     plain = from_arrays(x[:200], y[:200], x[200:], y[200:])
-    kept = execute.prepare(plain, 0.15, 0, torch.device("cpu")).train.pixels
+    kept = prepare(plain, 0.15, 0, torch.device("cpu")).train.pixels
     trained_on = (plain.train.pixels[:, None] == kept[None]).all((2, 3, 4)).any(1)[:, None, None, None]
 
     def masks(**parts: Any) -> str:

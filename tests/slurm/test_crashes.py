@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from slurm_study import Study
 
 pytestmark = pytest.mark.long
 
 
-def test_a_node_loses_power(study, cluster, slurm) -> None:
+def test_a_node_loses_power(study: Study, cluster: Any, slurm: Callable[..., str]) -> None:
     study.submit(long=1.0, checkpoint_minutes=0.02)
     state = study.wait(lambda state: study.long_run(state)["epoch"] == 1)
     node = study.node(study.long_run(state)["job"])
@@ -18,7 +22,9 @@ def test_a_node_loses_power(study, cluster, slurm) -> None:
     assert study.sessions(study.complete()) >= 2, "the long run went on from its last checkpoint"
 
 
-def test_slurmd_dies_alone_and_two_copies_of_a_job_are_at_work(study, cluster, slurm) -> None:
+def test_slurmd_dies_alone_and_two_copies_of_a_job_are_at_work(
+    study: Study, cluster: Any, slurm: Callable[..., str]
+) -> None:
     study.submit(long=2.5)
     state = study.wait(lambda state: study.long_run(state)["state"] == "running")
     job = study.long_run(state)["job"]
@@ -29,7 +35,7 @@ def test_slurmd_dies_alone_and_two_copies_of_a_job_are_at_work(study, cluster, s
     assert study.sessions(study.complete()) == 1, "the second copy waited for the first"
 
 
-def test_the_controller_dies_and_comes_back(study, cluster) -> None:
+def test_the_controller_dies_and_comes_back(study: Study, cluster: Any) -> None:
     study.submit(long=0.7)
     study.wait(lambda state: study.long_run(state)["epoch"] == 1)
     cluster.kill("slurmctld")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from slurm_study import Study
 
 pytestmark = pytest.mark.long
 
 
-def test_a_job_of_high_priority_takes_both_nodes(study, slurm) -> None:
+def test_a_job_of_high_priority_takes_both_nodes(study: Study, slurm: Callable[..., str]) -> None:
     study.submit(long=1.0)
     study.wait(lambda state: study.long_run(state)["epoch"] == 1)
     slurm("sbatch", "-p", "high", "-N", "2", "--exclusive", "--job-name=urgent", "-o", "/dev/null", "--wrap", "sleep 4")
@@ -18,7 +21,7 @@ def test_a_job_of_high_priority_takes_both_nodes(study, slurm) -> None:
     assert study.sessions(study.complete()) >= 2, "the long run went on from its saved state"
 
 
-def test_cancelled_elements_are_lost_until_they_are_submitted_again(study, slurm) -> None:
+def test_cancelled_elements_are_lost_until_they_are_submitted_again(study: Study, slurm: Callable[..., str]) -> None:
     study.submit(long=1.0, array_parallelism=1, runs_per_job=12)
     state = study.wait(lambda state: study.long_run(state)["epoch"] == 1)
     running = study.long_run(state)["job"]

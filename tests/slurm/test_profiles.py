@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from slurm_study import Study
+from slurm_study import Results, Study
 
 pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module", autouse=True)
-def limited(cluster, known, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+def limited(cluster: object, known: Callable[[], Results], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     """A study whose first run takes 60 s, in jobs that may take less; it is at work beside the other tests here.
 
     Slurm looks every 30 s, and signals once the end is less than 30 s plus `signal_delay` away: after 60 s at most.
@@ -22,7 +23,7 @@ def limited(cluster, known, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     made.end()
 
 
-REFUSED = [
+REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"partition": "nope"}, "invalid partition specified: nope"),
     ({"partition": "main' --hold '; #"}, "invalid partition specified: main' --hold '; #"),
     ({"gpus": 9}, "Requested node configuration is not available"),
@@ -30,7 +31,7 @@ REFUSED = [
 ]
 
 
-def test_a_refused_profile_is_one_line_and_leaves_nothing(study) -> None:
+def test_a_refused_profile_is_one_line_and_leaves_nothing(study: Study) -> None:
     for changes, message in REFUSED:
         refused = study.verb("submit", "--cluster", study.profile(**changes))
         assert refused.returncode == 2
@@ -41,7 +42,7 @@ def test_a_refused_profile_is_one_line_and_leaves_nothing(study) -> None:
     study.complete()
 
 
-def test_jobs_that_end_at_once_are_told_and_the_next_submission_does_their_runs(study) -> None:
+def test_jobs_that_end_at_once_are_told_and_the_next_submission_does_their_runs(study: Study) -> None:
     study.submit(setup=["exit 3"])
     study.wait(lambda state: state["lost"] == 24, never="failed missing")
     why = {"failed, exit code 3"}  # as soon as accounting has it
@@ -50,7 +51,7 @@ def test_jobs_that_end_at_once_are_told_and_the_next_submission_does_their_runs(
     study.complete()
 
 
-def test_a_run_that_takes_too_much_memory_fails_alone_and_is_done_with_more(study) -> None:
+def test_a_run_that_takes_too_much_memory_fails_alone_and_is_done_with_more(study: Study) -> None:
     study.submit(greedy=2000, memory="1500M")
     state = study.wait(lambda state: state["done"] + state["failed"] == 24, never="lost missing")
     assert state["failed"] == 1

@@ -82,7 +82,7 @@ def test_threads_change_no_bit() -> None:
     pattern = sparse_convolution.Pattern(
         mask.nonzero(), torch.arange(len(vector)), w.shape, (8, 8), ((1, 1), (1, 1), (1, 1))
     )
-    found = []
+    found: list[Tensor] = []
     before = torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)

@@ -141,7 +141,8 @@ def test_the_curve_holds_the_rate_of_the_last_step_and_the_highest_test_accuracy
     accuracies = iter([0.1, 0.6, 0.3, 0.9, 0.2, 0.7])  # validation and test, epoch by epoch
     monkeypatch.setattr(loop, "evaluate", lambda *_: loop.Evaluation(1.0, next(accuracies)))
     model = Watched()
-    recipe, told = Recipe(epochs=3, batch_size=4, test_every_epoch=True), []
+    recipe = Recipe(epochs=3, batch_size=4, test_every_epoch=True)
+    told: list[loop.EpochResult] = []
     result = train(model, all_kept(model), few(), recipe, seed=0, on_epoch=told.append)
     rates = [0.1 * (1 + math.cos(math.pi * step / 9)) / 2 for step in (2, 5, 8)]
     assert [epoch.learning_rate for epoch in result.curve] == pytest.approx(rates)

@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 def network() -> tuple[nn.Module, dict[str, Tensor]]:
     model = build("resnet8", 1, 10, seed=0)
-    model.classifier = nn.Sequential(nn.Dropout(0.3), model.classifier)  # reads the global generator
+    model.classifier = nn.Sequential(nn.Dropout(0.3), model.classifier)  # type: ignore[arg-type]  # reads the global generator
     generator = torch.Generator().manual_seed(1)
     masks = {
         name: torch.rand(p.shape, generator=generator) > 0.9 for name, p in model.named_parameters() if p.ndim == 4

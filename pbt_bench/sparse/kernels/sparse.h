@@ -27,10 +27,9 @@ typedef struct {
 #define MANY (256 / WIDTH) /* vectors of examples that stay in registers */
 #define TWO (WIDTH == 64)  /* whether they hold those of two positions */
 /* For each weight `k` of row `o` and block `b` of input channels at position `q`. */
-#define WEIGHTS                                                                                          \
-  for (int32_t r = p->first[p->kind[q]]; r < p->first[p->kind[q] + 1]; r++)                              \
-    for (int32_t k = start[o * p->taps + p->runs[2 * r]], end = start[o * p->taps + p->runs[2 * r + 1]]; \
-         k < end; k++)
+#define WEIGHTS                                                             \
+  for (int32_t r = p->first[p->kind[q]]; r < p->first[p->kind[q] + 1]; r++) \
+    for (int32_t k = start[o * p->taps + p->runs[2 * r]], end = start[o * p->taps + p->runs[2 * r + 1]]; k < end; k++)
 #define START (p->start + p->list[q] + b * p->rows * p->taps)
 #define INPUT(TYPE, from) ((const TYPE *)(from + p->offset[k] * n))
 #define OUTPUT(TYPE, of, q) ((TYPE *)(of + ((q) * p->rows + o) * n + e))
@@ -94,9 +93,9 @@ void FUNCTION(dots)(T *dw, const T *x, const T *d, const Pattern *p, long n, lon
     long q = p->pair[2 * i];                           \
     const long other = p->pair[2 * i + 1];             \
     if (TWO && other >= 0) ROWS(TYPE, count, 1) else { \
-      ROWS(TYPE, count, 0)                             \
-      if ((q = other) >= 0) ROWS(TYPE, count, 0)       \
-    }                                                  \
+        ROWS(TYPE, count, 0)                           \
+        if ((q = other) >= 0) ROWS(TYPE, count, 0)     \
+      }                                                \
   }
   PARALLEL for (long part = 0; part < threads; part++) {
     const long to = p->rows * (part + 1) / threads, step = p->blocks == 1 ? 1 : some;

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -55,7 +57,7 @@ def test_a_study_smaller_than_one_job_is_spread_over_the_jobs_that_may_run() -> 
         ("AccountingStorageType = none", 1001),
     ],
 )
-def test_arrays_respect_the_cluster(fake, config: str, size: int) -> None:
+def test_arrays_respect_the_cluster(fake: Callable[[str, str], Path], config: str, size: int) -> None:
     fake("scontrol", f"#!/bin/sh\necho '{config}'\n")
     assert array_size() == size
     elements = pack(runs(1, 103), Profile(runs_per_job=1))

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def submitted(store: Store) -> list[Submission]:
     return list(submissions(store.folder))
 
 
-def test_a_dry_run_shows_the_very_script_and_writes_nothing(fake, store: Store, tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_very_script_and_writes_nothing(
+    fake: Callable[[str, str], Path], store: Store, tmp_path: Path
+) -> None:
     folder = fake("sacct", "#!/bin/sh\n")
     shown = ask(store, dry=True)
     assert "tiny: 10 runs: 10 to submit, 0 with a record" in shown
@@ -59,7 +62,9 @@ def test_a_dry_run_shows_the_very_script_and_writes_nothing(fake, store: Store, 
     assert sent.replace(submission.folder.name, "SUBMISSION") in shown
 
 
-def test_every_missing_run_is_in_one_element_as_the_node_will_read_it(fake, store: Store) -> None:
+def test_every_missing_run_is_in_one_element_as_the_node_will_read_it(
+    fake: Callable[[str, str], Path], store: Store
+) -> None:
     ask(store)
     (submission,) = submitted(store)
     assert submission.jobs == {0: "1000"}
@@ -72,7 +77,9 @@ def test_every_missing_run_is_in_one_element_as_the_node_will_read_it(fake, stor
     assert set(chain(*specs)) == set(GRID.runs())
 
 
-def test_what_is_in_the_queue_is_not_submitted_again_even_if_its_id_was_never_written_down(fake, store: Store) -> None:
+def test_what_is_in_the_queue_is_not_submitted_again_even_if_its_id_was_never_written_down(
+    fake: Callable[[str, str], Path], store: Store
+) -> None:
     ask(store)
     (submission,) = submitted(store)
     comment = submission.comment(0)
@@ -93,7 +100,9 @@ def test_what_is_in_the_queue_is_not_submitted_again_even_if_its_id_was_never_wr
     assert len(submitted(store)) == 2
 
 
-def test_runs_whose_jobs_keep_dying_are_given_up_and_told_but_cancelled_ones_are_not(fake, store: Store) -> None:
+def test_runs_whose_jobs_keep_dying_are_given_up_and_told_but_cancelled_ones_are_not(
+    fake: Callable[[str, str], Path], store: Store
+) -> None:
     for attempt in range(3):
         ask(store)
         job = 1000 + attempt
@@ -110,7 +119,7 @@ def test_runs_whose_jobs_keep_dying_are_given_up_and_told_but_cancelled_ones_are
     assert "10 to submit" in ask(store, retry=True)
 
 
-def test_more_arrays_than_jobs_at_a_time_wait_for_each_other(fake, store: Store) -> None:
+def test_more_arrays_than_jobs_at_a_time_wait_for_each_other(fake: Callable[[str, str], Path], store: Store) -> None:
     folder = fake("scontrol", "#!/bin/sh\necho 'MaxArraySize = 2'\n")
     profile = Profile(runs_per_job=1, array_parallelism=2)
     assert "dependency=afterany:JOB_OF_ARRAY_2" in ask(store, profile=profile, dry=True)
@@ -121,7 +130,9 @@ def test_more_arrays_than_jobs_at_a_time_wait_for_each_other(fake, store: Store)
     assert waits == [[], [], ["afterany:1000"], ["afterany:1001"], ["afterany:1002"]]
 
 
-def test_a_run_that_ends_while_slurm_is_asked_is_not_submitted_again(fake, store: Store) -> None:
+def test_a_run_that_ends_while_slurm_is_asked_is_not_submitted_again(
+    fake: Callable[[str, str], Path], store: Store
+) -> None:
     ask(store)
     spec = GRID.runs()[0]
     store.write(RunRecord(run_id=spec.run_id, status="done", spec=spec))
@@ -131,7 +142,7 @@ def test_a_run_that_ends_while_slurm_is_asked_is_not_submitted_again(fake, store
     assert "9 to submit, 1 with a record" in ask(store)
 
 
-def test_a_dry_run_says_what_it_does_not_know(fake, store: Store) -> None:
+def test_a_dry_run_says_what_it_does_not_know(fake: Callable[[str, str], Path], store: Store) -> None:
     ask(store)
     for command in ("squeue", "scontrol"):
         fake(command, "#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
@@ -140,7 +151,9 @@ def test_a_dry_run_says_what_it_does_not_know(fake, store: Store) -> None:
     assert "warning: scontrol: Unable to contact slurm controller; arrays are shown as for MaxArraySize = 1001" in said
 
 
-def test_failed_runs_are_submitted_only_on_request_and_redone_once(fake, store: Store) -> None:
+def test_failed_runs_are_submitted_only_on_request_and_redone_once(
+    fake: Callable[[str, str], Path], store: Store
+) -> None:
     specs = GRID.runs()
     store.prepare()
     for spec in specs[:2]:
@@ -157,7 +170,7 @@ def test_failed_runs_are_submitted_only_on_request_and_redone_once(fake, store: 
     assert not _missing(specs[0], store, retried), "a requeued job does not try it again"
 
 
-def test_the_cost_is_estimated_from_measured_runs(fake, store: Store) -> None:
+def test_the_cost_is_estimated_from_measured_runs(fake: Callable[[str, str], Path], store: Store) -> None:
     spec = GRID.runs()[0]
     store.prepare()
     store.write(RunRecord(run_id=spec.run_id, status="done", spec=spec, environment={"seconds": 3600.0}))
@@ -177,7 +190,12 @@ def test_the_cost_is_estimated_from_measured_runs(fake, store: Store) -> None:
     ],
 )
 def test_a_cluster_that_does_not_answer_or_refuses_is_one_line(
-    fake, store: Store, capfd: pytest.CaptureFixture[str], command: str, script: str, message: str
+    fake: Callable[[str, str], Path],
+    store: Store,
+    capfd: pytest.CaptureFixture[str],
+    command: str,
+    script: str,
+    message: str,
 ) -> None:
     ask(store)  # an earlier submission that is over
     before = len(submitted(store))
@@ -192,7 +210,7 @@ def test_a_cluster_that_does_not_answer_or_refuses_is_one_line(
     assert len(submitted(store)) > before
 
 
-def test_arrays_that_were_accepted_before_a_refusal_count(fake, store: Store) -> None:
+def test_arrays_that_were_accepted_before_a_refusal_count(fake: Callable[[str, str], Path], store: Store) -> None:
     fake("scontrol", "#!/bin/sh\necho 'MaxArraySize = 2'\n")
     fake("sbatch", "#!/bin/sh\n[ -e {folder}/one ] && { echo limit >&2; exit 1; }\ntouch {folder}/one\necho job 5\n")
     with pytest.raises(SlurmError, match=r"limit; 5 runs were not submitted"):
@@ -204,7 +222,7 @@ def test_arrays_that_were_accepted_before_a_refusal_count(fake, store: Store) ->
     assert "5 to submit, 0 with a record, 5 on their way in 2 jobs" in ask(store, dry=True)
 
 
-def test_submit_starts_without_torch(fake, tmp_path: Path) -> None:
+def test_submit_starts_without_torch(fake: Callable[[str, str], Path], tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_bytes(
         b'name="tiny"\n[grid]\ndataset=["digits"]\nmodel=["vgg8"]\nmethod=["snip"]\nsparsity=[0.9]\nseed=[0]\n'
     )
@@ -221,7 +239,9 @@ def test_submit_starts_without_torch(fake, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["%j", "a\\b", "a\n#SBATCH --hold"])
-def test_a_folder_that_slurm_would_misread_is_refused(fake, tmp_path: Path, name: str) -> None:
+def test_a_folder_that_slurm_would_misread_is_refused(
+    fake: Callable[[str, str], Path], tmp_path: Path, name: str
+) -> None:
     store = Store(tmp_path / name / "tiny")
     with pytest.raises(RequestError, match="Slurm cannot write logs to a path with") as caught:
         ask(store)

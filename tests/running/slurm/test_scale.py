@@ -68,7 +68,7 @@ def costs(fake: Callable[[str, str], Path], folder: Path, runs: int) -> list[flo
     return [first, least(ask), least(lambda: summary(study, store))]
 
 
-def test_nothing_grows_faster_than_the_number_of_runs(fake, tmp_path: Path) -> None:
+def test_nothing_grows_faster_than_the_number_of_runs(fake: Callable[[str, str], Path], tmp_path: Path) -> None:
     costs(fake, tmp_path, 40)  # imports
     small, large = costs(fake, tmp_path, RUNS), costs(fake, tmp_path, 4 * RUNS)
     ratios = [b / a for a, b in zip(small, large, strict=True)]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
@@ -49,12 +50,12 @@ def submission(store: Store) -> Submission:
     return made
 
 
-def squeue(fake, submission: Submission, *lines: str) -> None:
+def squeue(fake: Callable[[str, str], Path], submission: Submission, *lines: str) -> None:
     text = "".join(f"500_{line.split('|')[0]}|{line}|{submission.comment(0)}\n" for line in lines)
     fake("squeue", f"#!/bin/sh\ncat <<'END'\n{text}END\n")
 
 
-def sacct(fake, *lines: str) -> None:
+def sacct(fake: Callable[[str, str], Path], *lines: str) -> None:
     fake("sacct", "#!/bin/sh\ncat <<'END'\n" + "".join(f"500_{line}\n" for line in lines) + "END\n")
 
 
@@ -67,7 +68,9 @@ def counts(state: Summary) -> dict[str, int]:
     return {name: count for name, count in state.counts.items() if count}
 
 
-def test_every_run_is_where_slurm_has_it_and_the_counts_add_up(fake, store: Store, submission: Submission) -> None:
+def test_every_run_is_where_slurm_has_it_and_the_counts_add_up(
+    fake: Callable[[str, str], Path], store: Store, submission: Submission
+) -> None:
     squeue(
         fake, submission,
         "1|RUNNING|n1|None", "2|PENDING||JobArrayTaskLimit", "3|PENDING||BeginTime", "4|COMPLETING|n2|None",
@@ -102,7 +105,7 @@ def test_every_run_is_where_slurm_has_it_and_the_counts_add_up(fake, store: Stor
 
 
 def test_a_run_that_a_worker_has_is_running_wherever_slurm_thinks_it_is(
-    fake, store: Store, submission: Submission, monkeypatch: pytest.MonkeyPatch
+    fake: Callable[[str, str], Path], store: Store, submission: Submission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     squeue(fake, submission, *(f"{index}|PENDING||BeginTime" for index in range(10)))
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "500")
@@ -127,7 +130,7 @@ def test_a_run_that_a_worker_has_is_running_wherever_slurm_thinks_it_is(
     assert counts(summary(GRID, store)) == {"pending": 10}
 
 
-def test_a_stale_claim_is_nobodys(fake, store: Store) -> None:
+def test_a_stale_claim_is_nobodys(fake: Callable[[str, str], Path], store: Store) -> None:
     claims = Claims(store.folder, beat=100, stale=0.05)
     claims.take(SPECS[0].run_id)
     path = next(path for path in (store.folder / "claims").iterdir() if not path.name.startswith("."))
@@ -136,7 +139,7 @@ def test_a_stale_claim_is_nobodys(fake, store: Store) -> None:
     claims.close()
 
 
-def test_a_study_that_was_never_submitted_asks_slurm_nothing(fake, store: Store) -> None:
+def test_a_study_that_was_never_submitted_asks_slurm_nothing(fake: Callable[[str, str], Path], store: Store) -> None:
     fake("squeue", "#!/bin/sh\nexit 1\n")
     done(store, 0)
     state = summary(GRID, store)
@@ -146,7 +149,7 @@ def test_a_study_that_was_never_submitted_asks_slurm_nothing(fake, store: Store)
 
 
 def test_slurm_that_does_not_answer_is_said_and_its_runs_are_not_called_lost(
-    fake, store: Store, submission: Submission
+    fake: Callable[[str, str], Path], store: Store, submission: Submission
 ) -> None:
     fake("squeue", "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
     done(store, 0)
@@ -158,7 +161,9 @@ def test_slurm_that_does_not_answer_is_said_and_its_runs_are_not_called_lost(
         cancel("tiny", store)
 
 
-def test_without_accounting_the_queue_still_explains(fake, store: Store, submission: Submission) -> None:
+def test_without_accounting_the_queue_still_explains(
+    fake: Callable[[str, str], Path], store: Store, submission: Submission
+) -> None:
     fake("sacct", "#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
     squeue(fake, submission, *(f"{index}|TIMEOUT|n1|TimeLimit" for index in range(10)))
     state = summary(GRID, store)
@@ -167,7 +172,7 @@ def test_without_accounting_the_queue_still_explains(fake, store: Store, submiss
 
 
 def test_what_slurm_forgot_is_told_from_the_jobs_log_and_counts_as_attempts(
-    fake, store: Store, submission: Submission
+    fake: Callable[[str, str], Path], store: Store, submission: Submission
 ) -> None:
     fake("sacct", "#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
     ends = {
@@ -193,7 +198,9 @@ def test_what_slurm_forgot_is_told_from_the_jobs_log_and_counts_as_attempts(
     assert [jobs[spec.run_id].attempts for spec in SPECS[:7]] == [1, 0, 1, 1, 1, 1, 0]
 
 
-def test_the_log_of_a_lost_run_is_shown_if_the_lost_job_wrote_it(fake, store: Store, submission: Submission) -> None:
+def test_the_log_of_a_lost_run_is_shown_if_the_lost_job_wrote_it(
+    fake: Callable[[str, str], Path], store: Store, submission: Submission
+) -> None:
     sacct(fake, *(f"{index}|FAILED|1:0" for index in range(10)))
     submission.log("500_0").write_text("no such module\n")
     log_path(store.folder, SPECS[0].run_id).parent.mkdir()
@@ -205,7 +212,9 @@ def test_the_log_of_a_lost_run_is_shown_if_the_lost_job_wrote_it(fake, store: St
     assert logs["500_1"] == ("odd",)
 
 
-def test_a_run_that_ends_while_slurm_is_asked_is_done(fake, store: Store, submission: Submission) -> None:
+def test_a_run_that_ends_while_slurm_is_asked_is_done(
+    fake: Callable[[str, str], Path], store: Store, submission: Submission
+) -> None:
     done(store, 0)
     record = store.path(SPECS[0].run_id)
     late = record.rename(record.with_suffix(".late"))
@@ -214,14 +223,18 @@ def test_a_run_that_ends_while_slurm_is_asked_is_done(fake, store: Store, submis
     assert counts(summary(GRID, store)) == {"done": 1, "lost": 9}
 
 
-def test_a_job_that_is_accepted_while_slurm_is_asked_is_not_lost(fake, store: Store, submission: Submission) -> None:
+def test_a_job_that_is_accepted_while_slurm_is_asked_is_not_lost(
+    fake: Callable[[str, str], Path], store: Store, submission: Submission
+) -> None:
     jobs = submission.folder / "jobs"
     late = jobs.rename(jobs.with_suffix(".late"))
     fake("squeue", f"#!/bin/sh\nmv {late} {jobs}\n")
     assert counts(summary(GRID, store)) == {"missing": 10}
 
 
-def test_a_later_submission_decides_and_attempts_are_told(fake, store: Store, submission: Submission) -> None:
+def test_a_later_submission_decides_and_attempts_are_told(
+    fake: Callable[[str, str], Path], store: Store, submission: Submission
+) -> None:
     second = Submission.create(submission.settings, [[SPECS[:2]]])
     second.accepted(0, "600")
     fake(
@@ -235,7 +248,7 @@ def test_a_later_submission_decides_and_attempts_are_told(fake, store: Store, su
     assert by_id[SPECS[5].run_id].why == "failed, exit code 1"
 
 
-def test_other_peoples_jobs_and_odd_lines_are_no_concern(fake) -> None:
+def test_other_peoples_jobs_and_odd_lines_are_no_concern(fake: Callable[[str, str], Path]) -> None:
     fake(
         "squeue",
         "#!/bin/sh\nprintf 'x\\n7|N/A|RUNNING|n|r|\\n8_1|1|RUNNING|n|r|a|b|c\\n9_4|4|RUNNING|n|r|pbt-bench s 0\\n'",
@@ -247,14 +260,16 @@ def test_other_peoples_jobs_and_odd_lines_are_no_concern(fake) -> None:
     assert history([]) == {}
 
 
-def test_cancel_takes_out_what_this_folder_submitted(fake, store: Store, submission: Submission) -> None:
+def test_cancel_takes_out_what_this_folder_submitted(
+    fake: Callable[[str, str], Path], store: Store, submission: Submission
+) -> None:
     folder = fake("scancel", '#!/bin/sh\necho "$@" >> {folder}/cancelled\n')
     squeue(fake, submission, "1|RUNNING|n1|None", "2|PENDING||Resources", "3|COMPLETED|n1|None")
     assert cancel("tiny", store) == 2
     assert (folder / "cancelled").read_text() == "500_1 500_2\n"
 
 
-def test_failures_and_a_table_for_terminals(fake, store: Store) -> None:
+def test_failures_and_a_table_for_terminals(fake: Callable[[str, str], Path], store: Store) -> None:
     record = RunRecord(
         run_id=SPECS[0].run_id, status="failed", spec=SPECS[0],
         error='Traceback (most recent call last):\n  File "x.py", line 1, in f\n    x\nValueError: [red]boom[/red]\n',
@@ -262,13 +277,14 @@ def test_failures_and_a_table_for_terminals(fake, store: Store) -> None:
     store.write(record)
     state = summary(GRID, store)
     assert f"failed: {SPECS[0].label} ({SPECS[0].run_id}): ValueError: [red]boom[/red]" in plain(state)
-    console = Console(file=StringIO(), force_terminal=True, width=120, color_system=None)
+    shown = StringIO()
+    console = Console(file=shown, force_terminal=True, width=120, color_system=None)
     console.print(table(state))
-    assert "ValueError: [red]boom[/red]" in console.file.getvalue()
+    assert "ValueError: [red]boom[/red]" in shown.getvalue()
     assert json.loads(state.to_json())["failures"][0]["error"] == "ValueError: [red]boom[/red]"
 
 
-def test_a_damaged_record_counts_as_missing(fake, store: Store) -> None:
+def test_a_damaged_record_counts_as_missing(fake: Callable[[str, str], Path], store: Store) -> None:
     done(store, 0)
     done(store, 1)
     store.path(SPECS[0].run_id).write_text("{")
@@ -291,7 +307,7 @@ def test_status_starts_without_torch(tmp_path: Path) -> None:
 
 
 def test_watched_as_json_it_is_one_object_per_line(
-    fake, store: Store, submission: Submission, capsys: pytest.CaptureFixture[str]
+    fake: Callable[[str, str], Path], store: Store, submission: Submission, capsys: pytest.CaptureFixture[str]
 ) -> None:
     squeue(fake, submission, "1|RUNNING|n1|None")
     states = iter([summary(GRID, store), summary(GRID, Store(store.folder / "empty"))])

@@ -1,6 +1,6 @@
 """Generated records, for measuring how analysis scales: plausible numbers, nothing was trained.
 
-python benchmarks/records.py write|load|report FOLDER RUNS
+python benchmarks/generated_records.py write|load|report FOLDER RUNS
 """
 
 from __future__ import annotations

@@ -1,0 +1,186 @@
+"""Public docstrings begin as CONTRIBUTING.md asks: functions with a verb in the imperative, all others with a noun.
+
+A registered function (`@pruner`, `@dataset`, …) is shown by its docstring in a list: that describes a thing.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted([*(ROOT / "pbt_bench").rglob("*.py"), *(ROOT / "methods").glob("*.py")])
+
+# Add a verb that is missing.
+_VERBS = """
+Accept Accumulate Adapt Add Advance Align Allocate Allow Answer Append Apply Ask Assemble Assign Attach Audit Augment
+Begin Bind Block Break Build Calibrate Call Cancel Change Check Choose Claim Clear Clip Close Collect Combine Compare
+Compile Complete Compress Compute Concatenate Configure Connect Construct Continue Convert Copy Count Create Decide
+Declare Decode Define Delete Derive Describe Detach Determine Diagnose Discard Discover Divide Download Draw Drop
+Embed Enable Encode End Enforce Ensure Enter Escape Estimate Evaluate Execute Exit Expand Explain Export Extend
+Extract Fetch Fill Filter Find Finish Fit Flatten Fold Follow Force Forget Format Forward Gather Generate Get Give
+Group Guess Hand Handle Hash Hide Hold Identify Ignore Import Index Initialise Insert Inspect Install Intercept
+Interpolate Invert Iterate Join Keep Label Launch Lay Leave Let Limit Link List Load Look Lower Make Map Mark Mask
+Match Measure Merge Migrate Move Multiply Name Normalise Note Notify Open Order Override Pack Pad Parse Partition Pass
+Pause Perform Permute Place Plan Plot Pool Predict Prepare Print Process Produce Propagate Prune Pull Push Put Query
+Raise Randomise Rank Read Rebuild Receive Recompute Record Reduce Refuse Register Reject Release Remove Rename Render
+Renew Reorder Repeat Replace Replay Report Represent Request Require Rescale Reset Reshape Resolve Restore Resume
+Retry Return Reverse Rewind Rotate Round Run Sample Save Say Scale Scan Score Search Select Send Separate Serialise
+Serve Set Show Shuffle Simulate Skip Solve Sort Split Stack Start State Stop Store Stream Submit Substitute Subtract
+Sum Summarise Suppress Swap Sweep Switch Synchronise Take Tell Terminate Test Tile Trace Track Train Transform
+Transpose Traverse Treat Trim Try Unpack Update Use Validate Verify Visit Wait Walk Warm Warn Weight Widen Wrap Write
+Yield Zero
+"""
+VERBS = frozenset(_VERBS.split())
+NO_NOUNS = frozenset(
+    ("Here", "How", "If", "Of", "So", "That", "What", "When", "Where", "Whether", "Which", "Who", "Why")
+)
+REGISTER = frozenset(("dataset", "figure", "model", "provides", "pruner", "scope", "statistic"))
+PROPERTIES = frozenset(("cached_property", "property", "setter"))
+
+# Modules that do not comply yet. One that complies must leave the list.
+_NOT_YET = """
+pbt_bench/analysis/ablation.py
+pbt_bench/analysis/accuracy.py
+pbt_bench/analysis/bounds.py
+pbt_bench/analysis/browse.py
+pbt_bench/analysis/cache.py
+pbt_bench/analysis/collapse.py
+pbt_bench/analysis/columns.py
+pbt_bench/analysis/compression.py
+pbt_bench/analysis/conclusions.py
+pbt_bench/analysis/cost.py
+pbt_bench/analysis/critical.py
+pbt_bench/analysis/curves.py
+pbt_bench/analysis/effective.py
+pbt_bench/analysis/forks.py
+pbt_bench/analysis/frame.py
+pbt_bench/analysis/gallery.py
+pbt_bench/analysis/missing.py
+pbt_bench/analysis/multiples.py
+pbt_bench/analysis/overlap.py
+pbt_bench/analysis/overlap_figure.py
+pbt_bench/analysis/paired.py
+pbt_bench/analysis/paper.py
+pbt_bench/analysis/pictures.py
+pbt_bench/analysis/profiles.py
+pbt_bench/analysis/published.py
+pbt_bench/analysis/rank_figure.py
+pbt_bench/analysis/ranks.py
+pbt_bench/analysis/style.py
+pbt_bench/analysis/summary.py
+pbt_bench/analysis/tables.py
+pbt_bench/analysis/variants.py
+pbt_bench/analysis/zeros.py
+pbt_bench/data/__init__.py
+pbt_bench/data/archives.py
+pbt_bench/data/images.py
+pbt_bench/data/stream.py
+pbt_bench/errors.py
+pbt_bench/models/__init__.py
+pbt_bench/models/external.py
+pbt_bench/models/lenet.py
+pbt_bench/models/prunable.py
+pbt_bench/models/resnet.py
+pbt_bench/models/vgg.py
+pbt_bench/models/vit.py
+pbt_bench/models/wide_resnet.py
+pbt_bench/native/__init__.py
+pbt_bench/pruning/api.py
+pbt_bench/pruning/batchnorm.py
+pbt_bench/pruning/diagnosis.py
+pbt_bench/pruning/graph.py
+pbt_bench/pruning/intercept.py
+pbt_bench/pruning/masks.py
+pbt_bench/pruning/persample.py
+pbt_bench/pruning/preserve.py
+pbt_bench/pruning/pruners.py
+pbt_bench/pruning/scoring.py
+pbt_bench/pruning/statistics/__init__.py
+pbt_bench/pruning/support.py
+pbt_bench/pruning/supports.py
+pbt_bench/pruning/walks.py
+pbt_bench/registry.py
+pbt_bench/running/audit.py
+pbt_bench/running/checkpoint.py
+pbt_bench/running/claims.py
+pbt_bench/running/display.py
+pbt_bench/running/environment.py
+pbt_bench/running/estimate.py
+pbt_bench/running/execute.py
+pbt_bench/running/local.py
+pbt_bench/running/log.py
+pbt_bench/running/outcomes.py
+pbt_bench/running/plan.py
+pbt_bench/running/progress.py
+pbt_bench/running/record.py
+pbt_bench/running/slurm/command.py
+pbt_bench/running/slurm/job.py
+pbt_bench/running/slurm/pack.py
+pbt_bench/running/slurm/profile.py
+pbt_bench/running/slurm/queue.py
+pbt_bench/running/slurm/submissions.py
+pbt_bench/running/slurm/submit.py
+pbt_bench/running/slurm/view.py
+pbt_bench/running/status.py
+pbt_bench/running/store.py
+pbt_bench/running/worker.py
+pbt_bench/seeds.py
+pbt_bench/spec.py
+pbt_bench/training/compact.py
+pbt_bench/training/kept.py
+pbt_bench/training/layout.py
+pbt_bench/training/live.py
+pbt_bench/training/loop.py
+pbt_bench/training/optimizer.py
+pbt_bench/training/sparse.py
+"""
+NOT_YET = frozenset(_NOT_YET.split())
+
+
+def begins_well(text: str, verb: bool) -> bool:
+    first = text.split(maxsplit=1)[0].rstrip(",.:;")
+    return first in VERBS if verb else first not in NO_NOUNS
+
+
+def decorators(node: ast.FunctionDef) -> set[str]:
+    """The last part of each decorator's name."""
+    called = (d.func if isinstance(d, ast.Call) else d for d in node.decorator_list)
+    return {d.attr if isinstance(d, ast.Attribute) else ast.unparse(d) for d in called}
+
+
+def public(tree: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    """Definitions without a leading underscore, those of public classes included."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node)
+
+
+def offences(path: Path) -> list[str]:
+    """The first line of every docstring that does not begin well."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = []
+    for node in [tree, *public(tree)]:
+        text = ast.get_docstring(node)
+        verb = isinstance(node, ast.FunctionDef) and not decorators(node) & (REGISTER | PROPERTIES)
+        if text and not begins_well(text, verb):
+            found.append(f"{getattr(node, 'name', 'module')}: {text.splitlines()[0]}")
+    return found
+
+
+def test_public_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    found = {path.relative_to(ROOT).as_posix(): offences(path) for path in FILES}
+    assert {name: lines for name, lines in found.items() if lines and name not in NOT_YET} == {}
+    assert NOT_YET - {name for name, lines in found.items() if lines} == set(), "comply now, or are gone: remove them"
+
+
+def test_the_rule_tells_good_beginnings_from_bad_ones() -> None:
+    for text in ("Return the sum.", "Raise RequestError if it is unknown.", "Compute, then write."):
+        assert begins_well(text, verb=True), text
+    for text in ("The sum.", "Returns the sum.", "What is summed.", "Masks of a method.", "Whether it is."):
+        assert not begins_well(text, verb=True), text
+    assert begins_well("A run.", verb=False)
+    assert not begins_well("What a run is.", verb=False)
