@@ -194,10 +194,31 @@ def test_every_sparsity_has_its_own_leader_and_order(record):
     assert [other.mean for other in first.against] == pytest.approx([0.04 / 3, (0.81 + 0.8) / 2])
     assert first.against[1].low == pytest.approx(0.8, abs=1e-6)
     assert np.isnan(first.against[1].p), "two pairs are too few"
+    assert first.against[0].p_holm == first.against[0].p, "what is at chance is not tested"
 
     assert (second.sparsity, second.leader, second.at_chance) == (0.98, "synflow", ())
     assert [(other.other, other.pairs) for other in second.against] == [("snip", 1), ("fts", 1), ("random", 1)]
     assert [other.mean for other in second.against] == pytest.approx([0.05, 0.1, 0.65])
+
+
+def test_methods_without_an_accuracy_are_left_out(record):
+    missing = RunSpec(dataset="d", model="m", method="fts", sparsity=0.9, seed=0)
+    snip = RunSpec(dataset="d", model="m", method="snip", sparsity=0.9, seed=0)
+    (panel,) = panels(frame([missing, record(snip)]))
+    assert accuracies(panel).methods == ["snip"]
+    assert [(found.leader, found.against, found.at_chance) for found in standings(panel)] == [("snip", (), ())]
+
+
+@pytest.mark.parametrize("seeds", [3, 4])
+def test_a_method_that_always_collapsed_below_the_leader_is_at_chance(record, seeds):
+    panel = study(
+        record,
+        {
+            ("snip", 0.9): {seed: 0.8 + 0.01 * seed for seed in range(seeds)},
+            ("fts", 0.9): dict.fromkeys(range(seeds)),
+        },
+    )
+    assert [(found.leader, found.against, found.at_chance) for found in standings(panel)] == [("snip", (), ("fts",))]
 
 
 def test_a_collapsed_method_that_once_equals_the_leader_is_compared(record):
