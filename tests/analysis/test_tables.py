@@ -338,11 +338,27 @@ def test_published_rows_stand_alone_only_if_there_is_no_run_and_a_pruned_one_is_
     here = [("0 (dense)", "here"), ("0 (dense)", "published"), ("0.9", "here")]
     assert kinds(["dense,0"], none) == here
     assert kinds(["dense,0", "snip,0.9"], none) == [("0 (dense)", "published"), ("0.9", "published")]
+    assert kinds(["snip,0.9"], none) == [("0.9", "published")]
     assert kinds(["dense,0", "snip,0.9"], none | {("snip", 0.9): [0.9, None]}) == [
         *here,
         ("0.9", "published"),
         ("0.9", "Δ"),
     ]
+
+
+def test_a_printed_dense_network_that_no_run_has_counts_as_no_run(record, tmp_path):
+    (tmp_path / "x.toml").write_text(ABOUT)
+    (tmp_path / "x.csv").write_text(HEAD + "P,digits,paper_vgg,dense,0,96,,3,,\n")
+    table = made(record, {("snip", 0.9): [0.8, 0.7]}, load_published(tmp_path))
+    assert [(row.sparsity, row.kind) for row in table.rows] == [
+        ("0 (dense)", "here"),
+        ("0 (dense)", "published"),
+        ("0.9", "here"),
+    ]
+    assert table.kinds
+    assert "beside it what papers printed" in table.caption
+    dense = table.numbers.to_dict("records")[0]
+    assert (dense["method"], dense["n"], dense["done"], dense["missing"]) == ("dense", 0, 0, 0)
 
 
 def test_a_published_cell_without_a_run_has_counts_of_zero(record, published):
