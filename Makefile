@@ -13,7 +13,7 @@ $(VENV)/installed: pyproject.toml $(wildcard pbt_bench/native/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pbt-bench needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
-	@ls pbt_bench/native/_kernels*.so >/dev/null 2>&1 || echo "note: no C compiler with OpenMP here, so sparse networks train and SynFlow scores more slowly (docs/execution.md)"
+	@ls pbt_bench/native/_kernels*.so >/dev/null 2>&1 || echo "note: no C compiler with OpenMP here, so sparse networks train more slowly (docs/execution.md)"
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
@@ -43,7 +43,7 @@ submit: $(VENV)/installed      ## a grid as Slurm job arrays: make submit GRID=g
 
 test-faults: $(VENV)/installed-dev ## kills, full disks, hostile files, a failing Slurm cluster: all of them (minutes)
 	@echo "== faults"
-	@PBT_BENCH_FAULTS=all $(BIN)/python -m pytest tests/faults tests/slurm
+	@PBT_BENCH_FAULTS=all $(BIN)/python -m pytest tests/faults tests/slurm tests/pruning/test_synflow.py
 
 paper: $(VENV)/installed       ## every table and figure of the papers from the results there are
 	@echo "== drawing what results/ holds, beside the published numbers"

@@ -3,7 +3,13 @@ from pbt_bench.pruning import pruner
 
 @pruner(
     cite="Navarrete et al. 2025, arXiv:2502.11450, Fisher Brain Surgeon Sensitivity (FBSS)",
-    original={"samples_per_class": "all", "fisher_batch_size": 1, "augment": True, "batchnorm": "running"},
+    original={
+        "samples_per_class": "all",
+        "fisher_batch_size": 1,
+        "augment": True,
+        "prune_classifier": False,
+        "batchnorm": "running",
+    },
 )
 def fbss(weight, gradient, fisher_diagonal):
     """(θ - g/F)²·F/2 = θ²F/2 - θg + g²/(2F): the cost of removing the weight, all others at their best.

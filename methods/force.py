@@ -5,7 +5,19 @@ from pbt_bench.pruning import pruner
     cite="de Jorge et al. 2021, arXiv:2006.09081, Eq. 6 and Alg. 1 (FORCE)",
     rounds=60,
     regrow=True,
-    original={"samples_per_class": "all", "most_samples": 128, "batch_size": 128, "batchnorm": "batch"},
+    original={
+        "samples_per_class": "all",
+        "most_samples": 128,
+        "batch_size": 128,
+        "new_batches": True,
+        "augment": True,
+        "batchnorm": "batch",
+    },
+    original_on={
+        "cifar100": {"most_samples": 10 * 128},
+        "tiny-imagenet": {"most_samples": 20 * 128},
+        "imagenet": {"most_samples": 40 * 256, "batch_size": 256},
+    },
 )
 def force(weight, gradient):
     """|θ·g| with g of the network pruned so far and θ of the dense one: pruned weights may return."""

@@ -6,7 +6,16 @@ CITE = "Navarrete et al., second version of arXiv:2502.11450 (CPAL 2026), Hutchi
 @pruner(
     cite=CITE,
     aliases=("hutchinson_taylor",),
-    original={"probes": 10, "samples_per_class": 10, "batchnorm": "calibrated"},
+    original={
+        "samples_per_class": 10,
+        "batch_size": 1,
+        "augment": True,
+        "prune_classifier": False,
+        "batchnorm": "running",
+        "loss_temperature": 200.0,
+        "probes": 10,
+        "probes_per_batch": True,
+    },
 )
 def hts(weight, gradient, hessian_diagonal):
     """|θ·g + θ²·h/2|: the second-order change of the loss, h the Hessian diagonal."""

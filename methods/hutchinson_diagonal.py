@@ -4,8 +4,19 @@ CITE = "Navarrete et al., second version of arXiv:2502.11450 (CPAL 2026)"
 
 
 @pruner(
-    cite=f"{CITE}, Hutchinson Diagonal", original={"probes": 10, "samples_per_class": 10, "batchnorm": "calibrated"}
+    cite=f"{CITE}, Hutchinson Diagonal",
+    original={
+        "samples_per_class": 10,
+        "batch_size": 1,
+        "augment": True,
+        "prune_classifier": False,
+        "batchnorm": "running",
+        "loss_temperature": 200.0,
+        "probes": 10,
+        "probes_per_batch": True,
+        "signed": True,
+    },
 )
-def hutchinson_diagonal(hessian_diagonal):
-    """|h|, h the Hessian diagonal (Hutchinson's estimate, or exact: scoring.curvature)."""
-    return hessian_diagonal.abs()
+def hutchinson_diagonal(hessian_diagonal, *, signed=False):
+    """|h|, or h if `signed`; h the Hessian diagonal (Hutchinson's estimate, or exact: scoring.curvature)."""
+    return hessian_diagonal if signed else hessian_diagonal.abs()

@@ -3,6 +3,8 @@ from pbt_bench.pruning import pruner
 ORIGINAL = {
     "samples_per_class": "all",
     "most_samples": 128,
+    "batch_size": 128,
+    "augment": True,
     "inner_steps": 3,
     "inner_learning_rate": 0.1,
     "inner_momentum": 0.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache
 
@@ -32,6 +32,11 @@ def unknown(kind: str, name: object, valid: Iterable[str], where: str = "") -> R
     hint = f"; did you mean {ends[near[0]]!r}?" if near else ""
     place = f"{where}: " if where else ""
     return RequestError(f"{place}unknown {kind} {name!r}{hint} (valid: {', '.join(choices)})")
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """Return `names` for one line: the first few, and the number of the others."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def printable(text: str) -> str:

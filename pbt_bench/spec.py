@@ -1,7 +1,7 @@
 """What a run IS: `RunSpec` with its `Recipe` and `Scoring`, and the `Grid` that spans many of them.
 
 A `RunSpec` is the only thing that crosses a process or node boundary (as JSON). Its identity is the
-SHA-256 of all its fields, defaults included. How it is executed (device, workers, cluster) is not in it.
+SHA-256 of its canonical JSON (`RunSpec.to_json`). How it is executed (device, workers, cluster) is not in it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "augment": ("none", "crop", "flip", "crop-flip"),
     "precision": ("float32", "bfloat16"),
     "curvature": ("hutchinson", "ggn"),
+    "order": ("shuffled", "class", "cycle"),
     "batchnorm": ("running", "batch", "calibrated"),
     "scope": ("global", "layer", "erk", "uniform"),
     "sanity": ("none", "shuffle", "reinit", "invert"),
@@ -163,7 +164,7 @@ class Scoring(_Strict, frozen=True, kw_only=True):
     batch_size: int = 128
     chunk: int | None = None  # samples propagated at once; None = whole batches, per-sample statistics 32 (GPU: 256)
     fisher_batch_size: int = 1  # samples per squared gradient; 1 = the per-sample empirical Fisher
-    augment: bool = False
+    augment: bool = False  # as the recipe augments training images (not at all where its augment is "none")
     prune_classifier: bool = True
     batchnorm: str = "running"  # "running" as the model stands | "batch" | "calibrated" on the scoring data
     temperature: float = 200.0  # of the loss whose gradient flow GraSP measures
@@ -176,6 +177,12 @@ class Scoring(_Strict, frozen=True, kw_only=True):
     inner_learning_rate: float = 0.1
     inner_momentum: float = 0.0
     rounds: int | None = None  # of an iterative method; None = the method's own number
+    batches: int | None = None  # number of batches, equal up to one sample, in place of batch_size
+    order: str = "shuffled"  # of the scoring samples | "class": sorted by class | "cycle": one of each class in turn
+    new_batches: bool = False  # an iterative method draws new scoring samples in every round
+    loss_temperature: float = 1.0  # divides the logits in gradient, fisher_diagonal and hessian_diagonal
+    probes_per_batch: bool = False  # Hutchinson's estimate draws `probes` new probes for every batch
+    signed: bool = False  # hutchinson_diagonal and hutchinson_pruning rank the signed score, not its absolute value
 
     @staticmethod
     def _ranges() -> Sequence[tuple[str, float, float]]:
@@ -194,6 +201,8 @@ class Scoring(_Strict, frozen=True, kw_only=True):
             ("inner_learning_rate", 0, _INF),
             ("inner_momentum", 0, 1),
             ("rounds", 1, _INF),
+            ("batches", 1, _INF),
+            ("loss_temperature", 1e-6, _INF),
         )
 
 
@@ -225,12 +234,15 @@ class RunSpec(_Strict, frozen=True, kw_only=True):
 
     @property
     def run_id(self) -> str:
-        """First 16 hex digits of the SHA-256 of the canonical JSON of all fields."""
+        """First 16 hex digits of the SHA-256 of `to_json`."""
         return hashlib.sha256(self.to_json()).hexdigest()[:16]
 
     def to_json(self) -> bytes:
-        """Canonical JSON: keys sorted, no white space."""
-        return msgspec.json.encode(self, order="sorted")
+        """Canonical JSON: sorted keys, no white space, every field of format 1, later fields unless at their default.
+
+        Adding a field therefore changes no existing run id.
+        """
+        return msgspec.json.encode(_canonical(self), order="sorted")
 
     @classmethod
     def from_json(cls, text: bytes | str) -> RunSpec:
@@ -258,6 +270,18 @@ class RunSpec(_Strict, frozen=True, kw_only=True):
             if (value := getattr(self, name)) not in ("global", "none", "default", "common")
         ]
         return " ".join([self.dataset, self.model, self.method, f"{self.sparsity:g}", f"seed {self.seed}", *extras])
+
+
+_FORMAT_1 = {Recipe: 20, Scoring: 18, RunSpec: 13}  # number of fields in version 0.1; later fields follow them
+
+
+def _canonical(value: _Strict) -> dict[str, Any]:
+    found = {}
+    for index, (name, default) in enumerate(_defaults(type(value)).items()):
+        field = getattr(value, name)
+        if index < _FORMAT_1[type(value)] or field != default:
+            found[name] = _canonical(field) if isinstance(field, _Strict) else field
+    return found
 
 
 class Axes(_Strict, frozen=True, kw_only=True):

@@ -25,3 +25,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.outcome = "failed"
         report.longrepr = f"skipped where everything is required: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def nan_memory() -> Iterator[None]:
+    """Fill uninitialised memory with NaN, so that an output which a kernel leaves unwritten is seen."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,6 +46,86 @@ def golden() -> tuple[ConvNet, Tensor, Tensor, dict[str, dict[str, Tensor]]]:
             case, _, parameter = key.rpartition("/")
             cases.setdefault(case, {})[parameter] = torch.tensor(arrays[key])
     return net, torch.tensor(arrays["x"]), torch.tensor(arrays["y"]), cases
+
+
+class Plain(nn.Module):
+    """Three convolutions and a linear layer, of the second set of golden scores."""
+
+    def __init__(self, bias: bool = False, normalise: bool = False, linear_bias: bool = True) -> None:
+        super().__init__()
+        for name, inputs, outputs, stride in (("1", 3, 8, 1), ("2", 8, 16, 2), ("3", 16, 16, 1)):
+            self.add_module(f"c{name}", nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias))
+            if normalise:
+                self.add_module(f"b{name}", nn.BatchNorm2d(outputs))
+        self.fc = nn.Linear(16, 10, bias=linear_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name, layer in self.named_children():
+            if name == "fc":
+                return layer(x.mean((2, 3)))
+            x = layer(x)
+            if name.startswith("b") or not hasattr(self, "b1"):
+                x = F.relu(x)
+        raise AssertionError("no linear layer")
+
+
+class Block(nn.Module):
+    """Two normalised convolutions beside an identity or a projection."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            projection = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + self.shortcut(x))
+
+
+class Residual(nn.Module):
+    """A convolution, two identity blocks, a projection block, an identity block and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.layer1 = nn.Sequential(Block(8, 8, 1), Block(8, 8, 1))
+        self.layer2 = nn.Sequential(Block(8, 16, 2), Block(16, 16, 1))
+        self.linear = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))).mean((2, 3)))
+
+
+PUBLISHED: dict[str, Callable[[], nn.Module]] = {
+    "conv": partial(Plain, bias=True),
+    "convbn": partial(Plain, normalise=True),
+    "res": Residual,
+    "ConvNoBias": partial(Plain, linear_bias=False),
+}
+
+
+def published(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """(network, inputs, targets) of the second set of golden scores, in float64."""
+    arrays = np.load(GOLDEN.with_name("networks.npz"))
+    net = PUBLISHED[name]().double()
+    start = f"state/{name}/"
+    net.load_state_dict({key.removeprefix(start): torch.tensor(arrays[key]) for key in arrays if key.startswith(start)})
+    return net, torch.tensor(arrays["x"]), torch.tensor(arrays["y"])
+
+
+def published_values(file: str) -> dict[str, dict[str, Tensor]]:
+    """The arrays of a file of the second set by case, such as "score/conv.running", then by parameter."""
+    cases: dict[str, dict[str, Tensor]] = {}
+    for key, value in np.load(GOLDEN.with_name(f"{file}.npz")).items():
+        case, _, parameter = key.rpartition("/")
+        cases.setdefault(case, {})[parameter] = torch.tensor(value)
+    return cases
 
 
 def batches(x: Tensor, y: Tensor, *sizes: int) -> list[tuple[Tensor, Tensor]]:

@@ -11,9 +11,17 @@ from pbt_bench.models.prunable import prunable
 
 
 def rounds_plainly(
-    net: nn.Module, objective: Callable[[], Tensor], sparsity: float, rounds: int, regrow: bool = False
+    net: nn.Module,
+    objective: Callable[[], Tensor],
+    sparsity: float,
+    rounds: int,
+    regrow: bool = False,
+    factor: Callable[[Tensor], Tensor] = lambda weight: weight,
 ) -> dict[str, Tensor]:
-    """Masks by |θ · ∂objective/∂θ| in rounds of falling density (Tanaka et al. 2020, Alg. 1); leaves θ as it was."""
+    """Compute masks by |factor(θ) · ∂objective/∂θ| in rounds of falling density (Tanaka et al. 2020, Alg. 1).
+
+    The weights θ are as before afterwards.
+    """
     net.eval()
     weights = prunable(net)
     dense = {name: p.detach().clone() for name, p in weights.items()}
@@ -24,7 +32,7 @@ def rounds_plainly(
             for name, p in weights.items():
                 p.copy_(dense[name] * masks[name])
         gradients = torch.autograd.grad(objective(), list(weights.values()))
-        scores = [(dense[name] * g).abs() for name, g in zip(weights, gradients, strict=True)]
+        scores = [(factor(dense[name]) * g).abs() for name, g in zip(weights, gradients, strict=True)]
         if not regrow:
             scores = [s.masked_fill(~mask, -1) for s, mask in zip(scores, masks.values(), strict=True)]
         pruned = int((1 - (1 - sparsity) ** (index / rounds)) * total + (1e-9 if index == rounds else 0))

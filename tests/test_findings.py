@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from networks import golden
 from torch import Tensor, nn
 
 import pbt_bench
 from pbt_bench.data import images
 from pbt_bench.errors import RequestError
 from pbt_bench.models import build
+from pbt_bench.models.prunable import prunable
 from pbt_bench.recipes import PRESETS
 from pbt_bench.running import execute
 from pbt_bench.running.execute import Executor
@@ -52,6 +55,45 @@ def test_4_initialization_and_batchnorm_mode_decide_the_share_of_zero_scores() -
     assert zero_share(default, "snip", batchnorm="batch") < 0.02
     assert zero_share(default, "snip", batchnorm="calibrated") < 0.05
     assert zero_share(kaiming, "snip") < 0.4
+
+
+def test_7_new_probes_for_every_image_are_noise_too() -> None:
+    net, x, y, _ = golden()
+    images = [(image[None], target[None]) for image, target in zip(x, y, strict=True)]
+    probes = {"probes": 10, "probes_per_batch": True, "loss_temperature": 200.0, "signed": True}
+    masks = [
+        pbt_bench.prune(net, images, method="hutchinson_diagonal", sparsity=0.9, generator=generator, **probes)
+        for generator in (torch.Generator().manual_seed(seed) for seed in (0, 1))
+    ]
+    assert jaccard(*masks) < 0.3
+
+
+def test_13_one_weight_more_changes_thousands_in_rounds() -> None:
+    model, data = build("vgg8", 3, 10, seed=0), noise(50, side=8)
+    one = 1 / sum(p.numel() for p in prunable(model).values())
+    changed = {}
+    for method in ("snip", "iterative_snip", "force"):
+        rounds = {} if method == "snip" else {"rounds": 7}
+        a, b = (
+            pbt_bench.prune(model, data, method=method, sparsity=sparsity, batchnorm="batch", **rounds)
+            for sparsity in (0.9, 0.9 + one)
+        )
+        changed[method] = sum(int((a[name] ^ b[name]).sum()) for name in a)
+    assert changed["snip"] == 1
+    assert min(changed["iterative_snip"], changed["force"]) > 1000
+
+
+def test_22_float32_and_float64_part_in_sixty_rounds() -> None:
+    model, data = build("vgg8", 3, 10, seed=0), noise(16, side=8)
+    double = [(x.double(), y) for x, y in data]
+    overlaps: dict[str, list[float]] = {"snip": [], "iterative_snip": []}
+    for method, found in overlaps.items():
+        for sparsity in (0.9, 0.98):
+            a = pbt_bench.prune(model, data, method=method, sparsity=sparsity, batchnorm="batch")
+            b = pbt_bench.prune(deepcopy(model).double(), double, method=method, sparsity=sparsity, batchnorm="batch")
+            found.append(jaccard(a, b))
+    assert min(overlaps["snip"]) > 0.999
+    assert min(overlaps["iterative_snip"]) < 0.6
 
 
 def digits(**fields: Any) -> RunSpec:
@@ -179,7 +221,7 @@ PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
 def test_every_finding_has_its_prevention_and_a_test() -> None:
     sections = re.split(r"^#+ ", PAGE, flags=re.MULTILINE)
     findings = {int(text.split(".")[0]): text for text in sections if re.match(r"\d+\. ", text)}
-    assert sorted(findings) == list(range(1, 23))
+    assert sorted(findings) == list(range(1, 25))
     for number, text in findings.items():
         assert re.search(r"\nHere\n: .*\nShown by\n: `tests/", text, re.DOTALL), number
 

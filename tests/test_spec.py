@@ -129,6 +129,65 @@ def test_the_run_id_covers_every_field() -> None:
     assert set(json.loads(base.to_json())) == set(RunSpec.__struct_fields__)
 
 
+FORMAT_1: dict[type[Recipe | Scoring | RunSpec], str] = {
+    Recipe: "epochs optimizer learning_rate momentum nesterov weight_decay schedule milestones gamma warmup_epochs "
+    "batch_size augment crop_padding label_smoothing precision validation_fraction split_seed threads "
+    "test_every_epoch execution",
+    Scoring: "samples_per_class most_samples batch_size chunk fisher_batch_size augment prune_classifier batchnorm "
+    "temperature curvature probes probe_tolerance perturbations perturbation_scale inner_steps inner_learning_rate "
+    "inner_momentum rounds",
+    RunSpec: "dataset model method sparsity seed scope sanity warmup rewind init protocol recipe scoring",
+}
+OTHER_VALUES = {"order": "class"}  # of later fields whose other values cannot be guessed from their type
+
+
+def other(default: bool | float | None) -> bool | float:
+    return not default if isinstance(default, bool) else (default or 1) + 1
+
+
+def written(spec: RunSpec) -> dict[type[Recipe | Scoring | RunSpec], set[str]]:
+    table = json.loads(spec.to_json())
+    return {Recipe: set(table["recipe"]), Scoring: set(table["scoring"]), RunSpec: set(table)}
+
+
+def test_run_ids_are_those_of_version_0_1() -> None:
+    assert RunSpec(dataset="digits", model="resnet8", method="snip", sparsity=0.9, seed=0).run_id == "36c84930f6b9b62a"
+    dense = RunSpec(dataset="digits", model="resnet8", method="dense", sparsity=0, seed=0, recipe=Recipe(epochs=2))
+    assert dense.run_id == "31a39f75a2545398"
+    every_axis = RunSpec(
+        dataset="cifar100", model="vgg16", method="fts", sparsity=0.98, seed=3, scope="erk", sanity="shuffle",
+        warmup="1 epochs", rewind=True, init="kaiming", protocol="original",
+        recipe=Recipe(
+            epochs=160, schedule="multistep", milestones=(80, 120), augment="crop-flip", nesterov=True
+        ),
+        scoring=Scoring(
+            samples_per_class="all", most_samples=128, batch_size=64, chunk=8, fisher_batch_size=8, augment=True,
+            prune_classifier=False, batchnorm="batch", temperature=100, curvature="ggn", probes=10,
+            probe_tolerance=0.1, perturbations=1, perturbation_scale=0.1, inner_steps=2, inner_learning_rate=0.5,
+            inner_momentum=0.9, rounds=7,
+        ),
+    )  # fmt: skip
+    assert every_axis.run_id == "6508f7a660515f33"
+
+
+def test_fields_later_than_format_1_are_part_of_the_identity_where_they_differ_from_their_default() -> None:
+    base = RunSpec(dataset="digits", model="vgg8", method="snip", sparsity=0.9, seed=0)
+    assert written(base) == {kind: set(names.split()) for kind, names in FORMAT_1.items()}
+    ids = {base.run_id}
+    for part, kind in (("recipe", Recipe), ("scoring", Scoring)):
+        for field in msgspec.structs.fields(kind):
+            if field.name in FORMAT_1[kind].split():
+                continue
+            value = OTHER_VALUES.get(field.name) or other(field.default)
+            spec = msgspec.structs.replace(base, **{part: kind(**{field.name: value})})
+            assert written(spec)[kind] == {*FORMAT_1[kind].split(), field.name}
+            assert RunSpec.from_json(spec.to_json()) == spec
+            ids.add(spec.run_id)
+    later = len(Recipe.__struct_fields__) + len(Scoring.__struct_fields__) - 20 - 18
+    assert later >= 6
+    assert len(ids) == 1 + later
+
+
 def test_equal_values_have_one_identity() -> None:
     a = RunSpec(dataset="d", model="m", method="x", sparsity=0, seed=0, recipe=Recipe(learning_rate=1))
     b = RunSpec(dataset="d", model="m", method="x", sparsity=0.0, seed=0, recipe=Recipe(learning_rate=1.0))

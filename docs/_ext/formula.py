@@ -17,11 +17,16 @@ def formula(function: Callable[..., Any], symbols: Mapping[str, str]) -> str | N
     """LaTeX of what `function` returns, its arguments replaced by `symbols`; None where it is more than algebra.
 
     Known are + - * / of tensors and numbers, comparisons, `abs`, `square`, `sqrt` and `where`; names given a value
-    before the return are put in.
+    before the return are put in; `a if option else b` is shown for the option's default.
     """
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     assert isinstance(tree, ast.FunctionDef)
     known: dict[str, _Piece] = {a.arg: (symbols.get(a.arg, _name(a.arg)), _ATOM) for a in tree.args.args}
+    defaults = {
+        a.arg: ast.literal_eval(value)
+        for a, value in zip(tree.args.kwonlyargs, tree.args.kw_defaults, strict=True)
+        if value
+    }
     try:
         for line in tree.body:
             match line:
@@ -30,6 +35,8 @@ def formula(function: Callable[..., Any], symbols: Mapping[str, str]) -> str | N
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
                     known[name] = _latex(value, known)
                 case ast.Return(value=ast.expr() as value):
+                    if isinstance(value, ast.IfExp) and isinstance(value.test, ast.Name) and value.test.id in defaults:
+                        value = value.body if defaults[value.test.id] else value.orelse
                     return _latex(value, known)[0]
                 case _:
                     return None

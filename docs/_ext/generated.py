@@ -106,7 +106,10 @@ def original(entry: Pruner) -> str:
     if not entry.original:
         return 'It has no choices of its own: `protocol = "original"` scores it as `[scoring]` says.'
     head = '`protocol = "original"` scores it with these instead of the fields of `[scoring]`:'
-    return "\n".join([head, "", *toml_block({"scoring": entry.original})])
+    lines = [head, "", *toml_block({"scoring": entry.original})]
+    for dataset, fields in entry.original_on.items():
+        lines += ["", f"on `{dataset}` with", "", *toml_block({"scoring": fields})]
+    return "\n".join(lines)
 
 
 def methods_index(methods: dict[str, Pruner], costs: dict[str, Cost]) -> str:

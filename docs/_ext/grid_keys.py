@@ -26,7 +26,8 @@ _AXES = {
     "warmup": "dense training before scoring: `none`, `N epochs` or `N steps`",
     "rewind": "after the warm-up and the scoring, go back to the initial weights",
     "init": "of the weights: as the model's layers do by default, or Kaiming normal",
-    "protocol": "score every method as `[scoring]` says, or each as its published code does",
+    "protocol": "score every method as `[scoring]` says, or each as its published code does (its page says how; where"
+    " that code augments, images are augmented as `[recipe]` says)",
 }
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
+import hashlib
 import socket
 import sys
+import tarfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +20,23 @@ from pbt_bench.errors import RequestError
 
 T = TypeVar("T")
 PATIENCE = 30.0  # seconds without an answer after which a server counts as unreachable
+MOST_BYTES = 2**28  # of a file in an archive; the largest one, CIFAR-100's "train", has 155 million
+_DIFFERS = "is damaged or another file"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What a dataset is read from: `files` (path in the data folder, MD5 or None); `get` is put in `into` by hand."""
+    """What a dataset is read from: `files` (path in the data folder, MD5 or None); `get` is put in `into` by hand.
+
+    `packed` are the archives (.gz or tar) that hold the files. They may be packed anew: the files in them are checked.
+    """
 
     name: str
     files: Sequence[tuple[str, str | None]]
     get: str
     page: str
     into: str = "."
+    packed: Sequence[str] = ()
 
     def read(self, folder: Path, read: Callable[[bool], T]) -> T:
         """`read(False)`, which must not download; where that fails `read(True)`, which may, one process at a time.
@@ -35,29 +45,77 @@ class Archive:
         """
         with suppress(Exception), _quiet():
             return read(False)
+        wrong = ""
         try:
             with _alone(folder, self.name), _quiet():
+                wrong = self._unpack(folder)
                 return read(True)
         except Exception as error:  # URLError, BadZipFile, UnpicklingError, AssertionError, ...: torchvision's are many
             why = " ".join(str(error).split()) or type(error).__name__
-            raise RequestError(f"{self.name}: {self._fault(folder, why)}; {self._remedy(folder)}") from error
+            raise RequestError(f"{self.name}: {self._fault(folder, why, wrong)}; {self._remedy(folder)}") from error
 
-    def _fault(self, folder: Path, why: str) -> str:
-        from torchvision.datasets.utils import check_integrity
+    def intact(self, folder: Path) -> bool:
+        """Return whether every file with a published MD5 is there and has it."""
+        return not self._wanted(folder)
 
+    def _wanted(self, folder: Path) -> dict[str, tuple[Path, str]]:
+        """Return name -> (path, MD5) of the files that are missing or damaged."""
+        return {path.name: (path, md5) for file, md5 in self.files if md5 and _md5(path := folder / file) != md5}
+
+    def _unpack(self, folder: Path) -> str:
+        """Write missing and damaged files out of the archives, each if its bytes there have the published MD5.
+
+        Return what is wrong with the archives, or "".
+        """
+        wrong = ""
+        wanted = self._wanted(folder) if self.packed else {}
+        for archive in (folder / packed for packed in self.packed if (folder / packed).is_file()):
+            try:
+                for name, data in _members(archive, wanted):
+                    path, md5 = wanted[name]
+                    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+                    if found == md5:
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_bytes(data)
+                    else:
+                        wrong = wrong or f"{archive} {_DIFFERS} ({name}: MD5 {found}, published {md5})"
+            except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+                wrong = wrong or f"{archive} cannot be unpacked ({error})"
+        return wrong
+
+    def _fault(self, folder: Path, why: str, wrong: str) -> str:
         for file, md5 in self.files:
             path = folder / file
             if not path.is_file():
-                return f"{path} is missing and could not be downloaded ({why})"
-            with suppress(OSError):
-                if check_integrity(str(path), md5):
-                    continue
-            return f"{path} is damaged (not its published MD5) and could not be downloaded ({why})"
+                return f"{wrong or f'{path} is missing'} and could not be downloaded ({why})"
+            if md5 and (found := _md5(path)) != md5:
+                return f"{path} {_DIFFERS} (MD5 {found}, published {md5}) and could not be downloaded ({why})"
         places = sorted({str((folder / file).parent) for file, _ in self.files} or {str(folder)})
         return f"the files in {', '.join(places)} are damaged ({why}): remove them"
 
     def _remedy(self, folder: Path) -> str:
         return f"put {self.get} from {self.page} into {folder / self.into}"
+
+
+def _md5(path: Path) -> str:
+    """Return the MD5 of a file, "" if it cannot be read."""
+    with suppress(OSError), path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return ""
+
+
+def _members(archive: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, bytes) of the files called `names` in a .gz or a tar, whatever the tar's compression and folders."""
+    if not archive.name.endswith(".tar.gz"):
+        if archive.stem in names:
+            with gzip.open(archive) as file:
+                yield archive.stem, file.read(MOST_BYTES)
+        return
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            name = Path(member.name).name
+            if name in names and member.isfile() and member.size <= MOST_BYTES and (content := tar.extractfile(member)):
+                yield name, content.read()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,7 +99,13 @@ def from_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, classes: i
     train, test = _images(x_train, y_train, "training"), _images(x_test, y_test, "test")
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
         raise RequestError(f"images are {_shape(train.pixels[0])} in training and {_shape(test.pixels[0])} in test")
-    classes = int(train.targets.max()) + 1 if classes is None else classes
+    if classes is None:
+        classes = int(train.targets.max()) + 1
+        absent = sorted(set(range(classes)) - set(train.targets.tolist()))
+        if absent:
+            raise RequestError(
+                f"training labels are class indices from 0, but none is {absent[0]} (up to {classes - 1})"
+            )
     for part, images in (("training", train), ("test", test)):
         least, most = int(images.targets.min()), int(images.targets.max())
         if least < 0 or most >= classes:
@@ -232,9 +238,26 @@ def prepare(dataset: Dataset, validation_fraction: float, split_seed: int, devic
     )
 
 
+def check_split(images: Images | Streamed, fraction: float) -> None:
+    """Raise RequestError, naming the field, unless `fraction` of the training images can be a stratified part."""
+    if fraction == 0:
+        return
+    counts = images.targets.bincount().tolist()
+    field = f"recipe.validation_fraction = {fraction:g}"
+    if 1 in counts:
+        raise RequestError(
+            f"{field} needs two training images of every class or more, and class {counts.index(1)} has one"
+        )
+    held, classes = ceil(fraction * len(images)), len(counts) - counts.count(0)
+    if min(held, len(images) - held) < classes:
+        parts = f"{len(images)} training images into {len(images) - held} and {held}"
+        raise RequestError(f"{field} splits {parts}: either part needs one of each of the {classes} classes")
+
+
 def _split(images: Images | Streamed, fraction: float, seed: int) -> tuple[Images | Streamed, Images | Streamed]:
     from sklearn.model_selection import train_test_split
 
+    check_split(images, fraction)
     index = torch.arange(len(images))
     if fraction == 0:
         return images, images[index[:0]]
@@ -269,11 +292,17 @@ def augment(pixels: Tensor, augmentation: Augmentation) -> Tensor:
 
 
 def scoring_images(
-    images: Images | Streamed, samples_per_class: int | str, most_samples: int | None, classes: int, seed: int
+    images: Images | Streamed,
+    samples_per_class: int | str,
+    most_samples: int | None,
+    classes: int,
+    seed: int,
+    order: str = "shuffled",
 ) -> Images | Streamed:
     """`samples_per_class` images of every class in random order, or all as they are; at most `most_samples` of them.
 
-    A class that has fewer gives all it has.
+    A class that has fewer gives all it has. `order` "class" sorts the result by class; "cycle" takes the first image
+    of every class, then the second of every class, and so on.
     """
     generator = stream(seed, "scoring samples")
     targets = images.targets.cpu()
@@ -286,4 +315,10 @@ def scoring_images(
         index = torch.cat(chosen)
     if samples_per_class != "all" or most_samples is not None:
         index = index[torch.randperm(len(index), generator=generator)[:most_samples]]
+    if order != "shuffled":
+        index = index[targets[index].argsort(stable=True)]
+    if order == "cycle":
+        counts = targets[index].bincount(minlength=classes)
+        turn = torch.arange(len(index)) - (counts.cumsum(0) - counts)[targets[index]]
+        index = index[turn.argsort(stable=True)]
     return images[index.to(images.targets.device)]

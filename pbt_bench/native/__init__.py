@@ -60,12 +60,3 @@ def call(name: str, dtype: torch.dtype | None, tensors: Sequence[Tensor | None],
     kernel = getattr(loaded.library, f"{name}_{_TYPES[dtype]}_{loaded.set}" if dtype else name)
     pointers = (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors)
     kernel(*pointers, *(ctypes.c_long(value) if isinstance(value, int) else value for value in rest))
-
-
-def clear(x: Tensor, at: Tensor) -> None:
-    """Set the numbers at flat indices of a contiguous tensor to 0."""
-    if x.device.type != "cpu" or x.element_size() not in (1, 4, 8) or kernels() is None:
-        x.view(-1).index_fill_(0, at, 0)
-        return
-    call("clear", None, (x, at), len(at), x.element_size(), torch.get_num_threads())
-    torch.autograd.graph.increment_version(x)

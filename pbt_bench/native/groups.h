@@ -19,6 +19,7 @@ enum {
    A tile of both sums stays in the innermost cache while a slab of groups is added to it, one after another. */
 void FUNCTION(group_sums)(T *sum, T *square, const T *d, const T *u, long groups, long rows, long width, long n,
                           long threads) {
+  if (n < 1) return; /* no position: nothing to add */
   const long tiles = (width + ACROSS - 1) / ACROSS, slab = SLAB / n;
   enum { STEP = 2 * WIDTH / sizeof(T) };
   PARALLEL for (long t = 0; t < tiles; t++) {

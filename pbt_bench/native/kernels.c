@@ -7,7 +7,6 @@
 #include <string.h>
 
 #define PARALLEL _Pragma("omp parallel for num_threads(threads) schedule(static)")
-#include "listed.h"
 #include "groups.h"
 #include "sparse.h"
 
@@ -63,7 +62,6 @@ const char *best_set(void) { return "plain"; }
 #else
 
 typedef T VECTOR __attribute__((vector_size(WIDTH), aligned(sizeof(T)), may_alias));
-#include "listed.h"
 #include "groups.h"
 #include "sparse.h"
 

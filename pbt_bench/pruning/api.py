@@ -18,6 +18,7 @@ from pbt_bench.spec import Scoring, convert
 __all__ = ["apply", "diagnose", "prune", "score"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+_OF_GRIDS = ("samples_per_class", "most_samples", "batch_size", "augment", "batches", "order", "new_batches")
 
 
 def score(
@@ -27,8 +28,9 @@ def score(
 
     `batches` are (inputs, class indices); `scoring` are fields of `Scoring` (fisher_batch_size, batchnorm,
     prune_classifier, temperature, ...). Keys are parameter names, tensors have the parameters' shapes. The
-    model comes back bit-identical. Raises RequestError for an unknown method or option and for a model and batches
-    that do not fit each other, ScoreError for scores that are not finite.
+    model comes back bit-identical; one in half precision is scored in a float32 copy. Raises RequestError for an
+    unknown method or option, for a model that cannot be scored and for batches that do not fit it; ScoreError for
+    scores that are not finite or all exactly zero.
     """
     return dict(_scorer(model, batches, generator, scoring).scores(method))
 
@@ -69,7 +71,11 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 def _scorer(model: nn.Module, batches: Batches, generator: torch.Generator | None, scoring: dict[str, Any]) -> Scorer:
     for name in scoring:
         if name not in Scoring.__struct_fields__:
-            raise unknown("scoring option", name, Scoring.__struct_fields__)
+            raise unknown("scoring option", name, sorted(set(Scoring.__struct_fields__) - set(_OF_GRIDS)))
+        if name in _OF_GRIDS:
+            raise RequestError(
+                f"scoring option {name!r} has no effect here: `batches` decides what is scored, and in what order"
+            )
     options = convert(scoring, Scoring, "scoring")
     if not isinstance(generator, torch.Generator | None):
         raise RequestError(f"generator is {type(generator).__name__}, not a torch.Generator")

@@ -22,6 +22,14 @@ def dependent(model: nn.Module, mode: str) -> bool:
     return any(mode == "batch" or norm.running_mean is None for norm in layers(model))
 
 
+def joined(batches: Sequence[tuple[Tensor, Tensor]]) -> Sequence[tuple[Tensor, Tensor]]:
+    """Join a last batch of one sample, which has no statistics of its own, to a larger batch before it."""
+    if len(batches) < 2 or len(batches[-1][1]) > 1 or len(batches[-2][1]) == 1:
+        return batches
+    (x, y), (last, label) = batches[-2:]
+    return [*batches[:-2], (torch.cat([x, last]), torch.cat([y, label]))]
+
+
 def set_mode(model: nn.Module, mode: str, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Put `model` into eval mode, and its batch normalisation into `mode`. Call inside `preserved`.
 

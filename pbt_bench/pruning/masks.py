@@ -6,7 +6,7 @@ weights (layer by layer, row-major), so a mask is a function of the scores alone
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import ROUND_FLOOR, Decimal
 from math import floor, prod
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
+from pbt_bench.models.prunable import check_network
 
 Masks = dict[str, Tensor]  # prunable parameter name -> bool tensor of its shape, True = kept
 
@@ -33,13 +34,15 @@ def _decimal(sparsity: float) -> Decimal:
 
 
 class Ranking:
-    """Scores sorted once; masks for any number of sparsities follow by comparison."""
+    """Masks from scores: they are sorted for any number of counts, or searched for the threshold of one (`once`)."""
 
-    def __init__(self, scores: Mapping[str, Tensor], scope: str) -> None:
+    def __init__(self, scores: Mapping[str, Tensor], scope: str, once: bool = False) -> None:
         self._scores = dict(scores)
         self._scope = scope
-        whole = [torch.cat([s.flatten() for s in scores.values()])]
-        self._ranks = [_ranks(s) for s in (whole if scope == "global" else [s.flatten() for s in scores.values()])]
+        parts = [s.flatten() for s in scores.values()]
+        self._highest = [
+            (_by_threshold if once else _by_sorting)(s) for s in ([torch.cat(parts)] if scope == "global" else parts)
+        ]
 
     def masks(self, sparsity: float) -> Masks:
         """The masks that keep N - floor(sparsity · N) weights in all."""
@@ -49,25 +52,40 @@ class Ranking:
     def keep(self, kept: int, density: float, alive: Mapping[str, int] | None = None) -> Masks:
         """The masks that keep `kept` weights in all, of at most `alive` per layer."""
         if self._scope == "global":
-            ranks = self._ranks[0] >= self._ranks[0].numel() - kept
-            sizes = [s.numel() for s in self._scores.values()]
-            parts = ranks.split(sizes)
+            parts = self._highest[0](kept).split([s.numel() for s in self._scores.values()])
         else:
             shapes = {name: tuple(s.shape) for name, s in self._scores.items()}
             quota = quotas(shapes, kept, density, self._scope, alive)
-            parts = tuple(
-                rank >= rank.numel() - quota[name] for name, rank in zip(self._scores, self._ranks, strict=True)
-            )
+            parts = tuple(highest(quota[name]) for name, highest in zip(self._scores, self._highest, strict=True))
         return {name: part.view(s.shape) for (name, s), part in zip(self._scores.items(), parts, strict=True)}
 
 
-def _ranks(flat: Tensor) -> Tensor:
-    """Position of every element in the ascending stable order; int32 halves the memory where it can."""
+Highest = Callable[[int], Tensor]  # count -> flat bool tensor, True at that many highest scores
+
+
+def _by_sorting(flat: Tensor) -> Highest:
+    """Sort once; every count then takes one comparison."""
     order = flat.argsort(stable=True)
-    dtype = torch.int32 if flat.numel() < 2**31 else torch.int64
+    dtype = torch.int32 if flat.numel() < 2**31 else torch.int64  # int32 halves the memory where it can
     ranks = torch.empty(flat.numel(), dtype=dtype, device=flat.device)
     ranks[order] = torch.arange(flat.numel(), dtype=dtype, device=flat.device)
-    return ranks
+    return lambda kept: ranks >= flat.numel() - kept
+
+
+def _by_threshold(flat: Tensor) -> Highest:
+    """Find the threshold of one count; of scores equal to it, the first ones are pruned."""
+
+    def highest(kept: int) -> Tensor:
+        pruned = flat.numel() - kept
+        if pruned == 0:
+            return torch.ones_like(flat, dtype=torch.bool)
+        threshold = flat.kthvalue(pruned).values
+        found = flat > threshold
+        if missing := kept - int(found.count_nonzero()):
+            found[(flat == threshold).nonzero().flatten()[-missing:]] = True
+        return found
+
+    return highest
 
 
 def quotas(
@@ -135,8 +153,7 @@ def check_masks(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, nn.P
 
     Raises RequestError unless they are bool tensors by the names of parameters of `model`, each of its shape.
     """
-    if not isinstance(model, nn.Module):
-        raise RequestError(f"the model is {type(model).__name__}, not a torch.nn.Module")
+    check_network(model)
     if not isinstance(masks, Mapping):
         raise RequestError(f"masks are {type(masks).__name__}, not a mapping from parameter names to bool tensors")
     parameters = dict(model.named_parameters())

@@ -21,9 +21,12 @@ _CHECKPOINTS = (
 def preserved(model: nn.Module) -> Iterator[None]:
     """Inside, the model may be changed at will (gradients start as None); afterwards every bit is as before.
 
-    Raises RequestError at activation checkpoints (use_reentrant=False) that a backward pass is to go through: what they
-    compute again, they compute of other tensors than the first time.
+    Raises RequestError in torch.inference_mode, where there are no gradients, and at activation checkpoints
+    (use_reentrant=False) that a backward pass is to go through: what they compute again, they compute of other tensors
+    than the first time.
     """
+    if torch.is_inference_mode_enabled():
+        raise RequestError("torch.inference_mode is on, so there are no gradients: score and diagnose outside of it")
     modes = [(module, module.training) for module in model.modules()]
     tensors = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
     grads = [(p, p.grad, p.requires_grad) for p in model.parameters()]

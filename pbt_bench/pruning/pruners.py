@@ -5,21 +5,22 @@
         return (weight * gradient).abs()
 
 It is called once per prunable tensor, with tensors of that tensor's shape, and returns a score per weight
-in the same shape. Higher scores are kept. A method in rounds whose score of a weight depends on nothing but the
-statistics of that weight says `elementwise=True`: the later rounds then score only what is left, in vectors.
+in the same shape. Higher scores are kept. Keyword-only arguments are fields of `Scoring` (`*, signed=False`) and
+get their values from the scoring in force.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbt_bench import registry
-from pbt_bench.errors import RequestError
+from pbt_bench.errors import RequestError, unknown
+from pbt_bench.spec import Scoring, convert
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,14 +34,20 @@ class Pruner:
 
     name: str
     function: Callable[..., Tensor]
-    needs: tuple[str, ...]  # names of statistics, in the order of the arguments
+    needs: tuple[str, ...]  # names of statistics, the positional arguments in their order
     cite: str
     rounds: int = 1  # 1 = one shot; n = n rounds of score and prune, density falling exponentially
     regrow: bool = False  # pruned weights may return in a later round
-    elementwise: bool = False  # a weight's score depends on that weight's statistics only
     scope: str | None = None  # a scope that belongs to the method; None = the run's scope
     original: Mapping[str, Any] = field(default_factory=dict)  # fields of Scoring in its published code
+    original_on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # dataset -> fields that differ there
+    options: tuple[str, ...] = ()  # fields of Scoring, the keyword-only arguments
     summary: str = ""
+
+    def bound(self, scoring: Scoring) -> Pruner:
+        """Return this pruner with its options taken from `scoring`."""
+        options = {name: getattr(scoring, name) for name in self.options}
+        return replace(self, function=partial(self.function, **options), options=()) if options else self
 
     def in_scope(self, *scopes: str) -> str:
         """The method's own scope, or else the first of a run's. Raises RequestError for any that it would not heed."""
@@ -59,33 +66,42 @@ def pruner(
     cite: str,
     rounds: int = 1,
     regrow: bool = False,
-    elementwise: bool = False,
     scope: str | None = None,
     aliases: tuple[str, ...] = (),
     original: Mapping[str, Any] | None = None,
+    original_on: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register a score function under its own name.
 
-    `cite` names the paper and equation; `rounds` > 1 makes the method iterative; `elementwise` says that
-    the function may be called on vectors of some weights; `original` gives the fields of `Scoring` that the
-    method's published code uses (for protocol = "original").
-    Raises RequestError if the name or an alias is taken.
+    `cite` names the paper and equation; `rounds` > 1 makes the method iterative; `original` gives the
+    fields of `Scoring` that the method's published code uses (for protocol = "original"), and `original_on` those that
+    differ on a dataset.
+    Raises RequestError if the name or an alias is taken, or for what is no field or value of `Scoring`.
     """
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        where = registry.origin(function)
+        arguments = inspect.signature(function).parameters.values()
+        options = tuple(argument.name for argument in arguments if argument.kind == argument.KEYWORD_ONLY)
+        for name in options:
+            if name not in Scoring.__struct_fields__:
+                raise unknown("scoring field", name, Scoring.__struct_fields__, where)
+        for fields in ({}, *(original_on or {}).values()):
+            convert({**(original or {}), **fields}, Scoring, f"{where}: original")
         entry = Pruner(
             name=function.__name__,
             function=function,
-            needs=tuple(inspect.signature(function).parameters),
+            needs=tuple(argument.name for argument in arguments if argument.name not in options),
+            options=options,
             cite=cite,
             rounds=rounds,
             regrow=regrow,
-            elementwise=elementwise,
             scope=scope,
             original=dict(original or {}),
+            original_on=dict(original_on or {}),
             summary=(inspect.getdoc(function) or "").split("\n", 1)[0],
         )
-        _PRUNERS.add(entry.name, entry, registry.origin(function), aliases)
+        _PRUNERS.add(entry.name, entry, where, aliases)
         return function
 
     return register

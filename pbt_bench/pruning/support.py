@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pbt_bench.models.prunable import output_of
 from pbt_bench.pruning.intercept import LINEAR_MAPS, TRANSPOSED, Intercept
 from pbt_bench.pruning.masks import Masks
 from pbt_bench.pruning.preserve import preserved
@@ -214,7 +215,7 @@ def trace(model: nn.Module, masks: Masks, example: Tensor) -> Trace:
         model.eval()
         inputs = paths.input(example[:1])
         with paths:
-            output = functional_call(model, state | kept, (inputs,))
+            output = output_of(model, lambda: functional_call(model, state | kept, (inputs,)), example[:1], "example")
         found: tuple[Tensor, ...] = tuple(torch.zeros_like(t) for t in (*kept.values(), start))
         if output.requires_grad:
             tracked = [*kept.values(), start]

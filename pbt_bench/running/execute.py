@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 
@@ -21,11 +22,11 @@ from torch import Tensor, nn
 
 from pbt_bench.data import load
 from pbt_bench.data.images import Augmentation, Data, Dataset, prepare, scoring_images
+from pbt_bench.errors import RequestError
 from pbt_bench.models import build
 from pbt_bench.pruning.api import apply
 from pbt_bench.pruning.diagnosis import Diagnosis, all_kept, diagnose, realised_sparsity
 from pbt_bench.pruning.masks import Masks
-from pbt_bench.pruning.pruners import pruners
 from pbt_bench.pruning.scoring import Pruned, Scorer, resolve
 from pbt_bench.running.checkpoint import Checkpoint, saving
 from pbt_bench.running.claims import ClaimLost
@@ -210,21 +211,32 @@ class _Shared:
         if spec.method == DENSE:
             masks = all_kept(self.model, spec.scoring.prune_classifier)
             return Pruned(masks, dict.fromkeys(masks, 0), 0.0, 0)
-        scoring = resolve(pruners()[spec.method], spec.scoring, spec.protocol)
+        scoring = resolve(spec.method, spec)
         if scoring not in self._scorers:
-            same = [m for m in methods if resolve(pruners()[m], spec.scoring, spec.protocol) == scoring]
+            same = [method for method in methods if resolve(method, spec) == scoring]
+            draw = partial(_scoring_batches, self.data, scoring, spec)
             self._scorers[scoring] = Scorer(
-                self.model, _scoring_batches(self.data, scoring, spec), scoring, derive(spec.seed, "scores"), same
+                self.model, draw(1), scoring, derive(spec.seed, "scores"), same, draw if scoring.new_batches else None
             )
         return self._scorers[scoring].prune(spec.method, spec.sparsity, spec.scope, spec.sanity == "invert")
 
 
-def _scoring_batches(data: Data, scoring: Scoring, spec: RunSpec) -> list[tuple[Tensor, Tensor]]:
-    images = scoring_images(data.train, scoring.samples_per_class, scoring.most_samples, data.classes, spec.seed)
-    parts = [slice(start, start + scoring.batch_size) for start in range(0, len(images), scoring.batch_size)]
+def _scoring_batches(data: Data, scoring: Scoring, spec: RunSpec, round_: int) -> list[tuple[Tensor, Tensor]]:
+    """The scoring data of a round of an iterative method; other methods use those of round 1."""
+    seed = spec.seed if round_ == 1 else derive(spec.seed, "round", round_)
+    images = scoring_images(
+        data.train, scoring.samples_per_class, scoring.most_samples, data.classes, seed, scoring.order
+    )
+    count = len(images)
+    ends = [*range(0, count, scoring.batch_size), count]
+    if scoring.batches:
+        if scoring.batches > count:
+            raise RequestError(f"scoring.batches = {scoring.batches} must be at most the {count} scoring samples")
+        ends = [count * part // scoring.batches for part in range(scoring.batches + 1)]
+    parts = [slice(start, end) for start, end in pairwise(ends)]
     augmentation = None
     if scoring.augment:
-        draws = stream(spec.seed, "scoring augmentation")
+        draws = stream(seed, "scoring augmentation")
         augmentation = Augmentation(spec.recipe.augment, spec.recipe.crop_padding, draws)
     batches = images.batches(torch.arange(len(images)), parts, augmentation)
     return [(data.inputs(batch.pixels), batch.targets) for batch in batches]

@@ -35,9 +35,22 @@ def check_names(grid: Grid, where: str) -> Grid:
 
 
 def check_data(specs: Iterable[RunSpec], folder: Path) -> None:
-    """Read (or download) every dataset of `specs` once, here. Raises RequestError before anything is started."""
-    for name in dict.fromkeys(spec.dataset for spec in specs):
-        load(name, folder)
+    """Read (or download) every dataset of `specs` once, here. Raises RequestError before anything is started.
+
+    The validation part that the recipe asks for must be there, too.
+    """
+    from pbt_bench.data.images import check_split
+
+    fractions: dict[str, set[float]] = {}
+    for spec in specs:
+        fractions.setdefault(spec.dataset, set()).add(spec.recipe.validation_fraction)
+    for name, values in fractions.items():
+        dataset = load(name, folder)
+        for fraction in values:
+            try:
+                check_split(dataset.train, fraction)
+            except RequestError as error:
+                raise RequestError(f"{name}: {error}") from None
 
 
 @dataclass(frozen=True)

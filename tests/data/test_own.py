@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from pbt_bench.data import _SOURCES, Source, datasets, load
-from pbt_bench.data.images import _mean_and_std, _uint8, from_arrays
+from pbt_bench.data.images import _mean_and_std, _uint8, from_arrays, prepare
 from pbt_bench.errors import RequestError
 
 HEAD = """
@@ -51,6 +52,8 @@ REFUSED = {
     "fewer labels": ("x, y, x, y[:5]", "test labels are"),
     "float labels": ("x, y / 2, x, y", "training labels are torch.float64"),
     "a label too many": ("x, y, x, y + 1", "test labels are 1 to 3, but there are 3 classes"),
+    "labels from 1": ("x, y + 1, x, y + 1", "training labels are class indices from 0, but none is 0 (up to 3)"),
+    "a label left out": ("x, y * 2, x, y * 2", "training labels are class indices from 0, but none is 1 (up to 4)"),
     "a negative label": ("x, y - 1, x, y", "training labels are -1 to 1"),
     "other images": ("x, y, x[:, :1], y", "[3, 5, 5] in training and [1, 5, 5] in test"),
     "empty": ("[], []", "training images are"),
@@ -110,6 +113,58 @@ def test_random_transforms_are_refused(own: Path) -> None:
     (own / "mine.py").write_text(f"{HEAD}{body}    return Noisy([0] * 3), Noisy([0] * 3)\n")
     with pytest.raises(RequestError, match="leave augmentation to the recipe"):
         load("own-data", own)
+
+
+STUDY = """
+name = "study"
+[grid]
+dataset = ["digits", "own-data"]
+model = ["resnet8"]
+method = ["random"]
+sparsity = [0.5]
+seed = [0]
+[recipe]
+epochs = 0
+"""
+
+
+PARTS = "splits 12 training images into %d and %d: either part needs one of each of the 3 classes"
+
+
+@pytest.mark.parametrize(
+    ("labels", "fraction", "says"),
+    [
+        (
+            "[0, 1, 2, 0] * 2 + [0, 1, 1, 3]",
+            0.5,
+            "needs two training images of every class or more, and class 3 has one",
+        ),
+        ("[0, 1, 2] * 4", 0.1, PARTS % (10, 2)),
+        ("[0, 1, 2] * 4", 0.8, PARTS % (2, 10)),
+    ],
+)
+def test_a_validation_part_that_cannot_be_is_one_line_before_any_run(
+    labels: str, fraction: float, says: str, own: Path
+) -> None:
+    (own / "mine.py").write_text(f"{HEAD}    return x, {labels}, x, y\n")
+    (own / "study.toml").write_text(STUDY + f"validation_fraction = {fraction}\n")
+    command = [sys.executable, "-m", "pbt_bench.cli", "run", "study.toml", "--workers", "1"]
+    done = subprocess.run(command, cwd=own, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line == f"pbt-bench: error: own-data: recipe.validation_fraction = {fraction} {says}"
+    assert not list(own.rglob("runs/*.json"))
+    data = load("own-data", own)
+    with pytest.raises(RequestError, match=re.escape(says)):
+        prepare(data, fraction, 0, torch.device("cpu"))
+    assert len(prepare(data, 0.0, 0, torch.device("cpu")).train) == 12
+
+
+@pytest.mark.parametrize("fraction", [0.24, 0.25, 0.5, 0.75])
+def test_the_smallest_validation_parts_are_taken(fraction: float) -> None:
+    pixels = torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(12, 1, 2, 2)
+    data = prepare(from_arrays(pixels, [0, 1, 2] * 4, pixels, [0, 1, 2] * 4), fraction, 0, torch.device("cpu"))
+    assert data.train.targets.unique().tolist() == data.validation.targets.unique().tolist() == [0, 1, 2]
 
 
 def test_grey_and_palette_images_have_one_and_three_channels() -> None:

@@ -114,6 +114,8 @@ def mnist(folder: Path, patch: pytest.MonkeyPatch, kind: str) -> Published:
             resources.append((path.name, md5(path)))
             inside.append(path.with_suffix(""))
     patch.setattr(reader, "resources", resources)
+    datasets()
+    patch.setitem(sys.modules["pbt_bench_datasets_mnist"].MD5, kind, {path.name: md5(path) for path in inside})
     return Published(train, test, raw / resources[0][0], inside)
 
 
@@ -292,7 +294,7 @@ def test_a_hostile_pickle_is_never_opened(name: str, tmp_path: Path, monkeypatch
     for path in made.inside:
         path.write_bytes(pickle.dumps(Hostile()))
     made.archive.unlink()
-    assert "not its published MD5" in one_line(name, tmp_path / "data")
+    assert "damaged or another file (MD5 " in one_line(name, tmp_path / "data")
     assert not (tmp_path / "owned").exists()
 
 
@@ -351,3 +353,105 @@ def test_tiny_images_of_another_size_are_refused(tmp_path: Path, monkeypatch: py
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cifar10-python" not in one_line("cifar10", tmp_path / "file" / "data")
+
+
+def repack(made: Published) -> None:
+    """Pack the same files differently: another checksum of the archive, other folders, another compression."""
+    before = md5(made.archive)
+    if made.archive.name.endswith(".tar.gz"):
+        with tarfile.open(made.archive, "w:xz") as tar:
+            for path in made.inside:
+                tar.add(path, f"./elsewhere/{path.name}")
+    else:
+        for path in made.inside:
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 1, mtime=1))
+    assert md5(made.archive) != before
+    for path in made.inside:
+        path.unlink()
+
+
+PACKED = pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion-mnist"])
+
+
+@PACKED
+def test_an_archive_packed_anew_is_read_by_the_checksums_of_what_is_in_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: list[str]
+) -> None:
+    made = WRITE[name](tmp_path / "data", monkeypatch)
+    before = {path: path.read_bytes() for path in made.inside}
+    repack(made)
+    for _ in range(2):
+        data = load(name, tmp_path / "data")
+        assert images(data.train.pixels, data.train.targets) == images(*made.train)
+        assert images(data.test.pixels, data.test.targets) == images(*made.test)
+    assert {path: path.read_bytes() for path in made.inside} == before
+    assert not fetched
+
+
+@PACKED
+def test_another_file_in_an_archive_is_named_with_both_checksums_and_never_written(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = WRITE[name](tmp_path / "data", monkeypatch)
+    wrong = made.inside[-1]
+    published = md5(wrong)
+    wrong.write_bytes(wrong.read_bytes()[:-1] + b"?")
+    other = md5(wrong)
+    repack(made)
+    text = one_line(name, tmp_path / "data")
+    archive = made.archive if name.startswith("cifar") else wrong.with_name(f"{wrong.name}.gz")
+    assert f"{archive} is damaged or another file ({wrong.name}: MD5 {other}, published {published})" in text
+    assert "could not be downloaded" in text
+    assert not wrong.exists()
+
+
+@each_dataset
+def test_another_file_is_named_with_both_checksums(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = WRITE[name](tmp_path / "data", monkeypatch)
+    wrong = made.archive if name == "tiny-imagenet" else made.inside[0]
+    published = md5(wrong)
+    wrong.write_bytes(wrong.read_bytes()[:-1] + b"?")
+    if wrong != made.archive:
+        made.archive.unlink()
+    text = one_line(name, tmp_path / "data")
+    assert f"{wrong} is damaged or another file (MD5 {md5(wrong)}, published {published})" in text
+
+
+@PACKED
+def test_an_archive_that_cannot_be_unpacked_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = WRITE[name](tmp_path / "data", monkeypatch)
+    for path in made.inside:
+        path.unlink()
+    whole = made.archive.read_bytes()
+    made.archive.write_bytes(whole[: len(whole) // 2])
+    assert f"{made.archive} cannot be unpacked (" in one_line(name, tmp_path / "data")
+
+
+@PACKED
+def test_what_is_far_larger_than_the_published_file_is_not_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = WRITE[name](tmp_path / "data", monkeypatch)
+    repack(made)
+    monkeypatch.setattr("pbt_bench.data.archives.MOST_BYTES", 10)
+    one_line(name, tmp_path / "data")
+    assert not any(path.exists() for path in made.inside)
+
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of its package dataset-fashion-mnist
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_fashion_mnist_is_read_as_debian_packs_it(tmp_path: Path, fetched: list[str]) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for packed in DEBIAN.glob("*.gz"):
+        (raw / packed.name).symlink_to(packed)
+    data = load("fashion-mnist", tmp_path)
+    assert not fetched
+    assert torch.bincount(data.train.targets).tolist() == [6000] * 10
+    assert torch.bincount(data.test.targets).tolist() == [1000] * 10
+    assert data.train.targets[:8].tolist() == [9, 0, 0, 3, 0, 2, 7, 2]
+    np.testing.assert_allclose((*data.mean, *data.std), (0.2860, 0.3530), rtol=0, atol=1e-4)  # as commonly stated

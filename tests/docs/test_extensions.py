@@ -39,6 +39,7 @@ def test_every_statistic_has_a_symbol_and_every_method_a_formula() -> None:
         ("snip", r"\left|\theta\,g\right|"),
         ("fts", r"\left|\theta\,g + \frac{\theta^2\,F}{2}\right|"),
         ("grasp", r"\theta\,(Hg)"),
+        ("hutchinson_pruning", r"\left|\frac{\theta^2\,h}{2}\right|"),
         ("synflow", r"\left|\theta\right|\,\frac{\partial R}{\partial \vert\theta\vert}"),
     ],
 )

@@ -130,6 +130,7 @@ REASONS = {
     "p_infinite": "method 'p_infinite', layer 'features.0.weight': 144 of 144 scores are NaN or infinite",
     "p_shape": "method 'p_shape', layer 'features.0.weight': scores have shape [1, 1, 3, 3]",
     "p_keys": "method 'p_keys', layer 'features.0.weight': scores have dict",
+    "p_integer": "method 'p_integer': every score is exactly zero, so nothing ranks the weights: features.0.weight",
     "p_complex": "method 'p_complex', layer 'features.0.weight': scores have torch.complex64",
     "p_raise": "LookupError: nothing",
     "p_unsaid": "ValueError: ??[31mxxxxxxxxxx",
@@ -141,7 +142,7 @@ REASONS = {
     "p_killed": "the worker process died: killed by signal 9 (out of memory?)",
     "p_exit": "the worker process died: exit code 7",
 }
-SOUND = {"p_constant": "collapsed", "p_integer": "collapsed"}  # kept by position
+SOUND = {"p_constant": "collapsed"}  # kept by position
 SOUND |= dict.fromkeys(("p_vandal", "p_global", "magnitude", "snip"), "done")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from pbt_bench.errors import RequestError
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.preserve import preserved
 from pbt_bench.pruning.statistics import Task, compute
+from pbt_bench.seeds import stream
 from pbt_bench.spec import Scoring
 
 Data = list[tuple[Tensor, Tensor]]
@@ -30,6 +32,11 @@ def diagonal(model: nn.Module, data: Data, **scoring: object) -> tuple[dict[str,
 
 def exact(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The diagonal of the explicit Hessian."""
+    return hessian(model, x, y).diagonal()
+
+
+def hessian(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The explicit Hessian of the mean cross-entropy."""
     weights = list(prunable(model).items())
 
     def loss(vector: Tensor) -> Tensor:
@@ -38,7 +45,7 @@ def exact(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(torch.func.functional_call(model, state, (x,)), y)
 
     flat = torch.cat([w.detach().flatten() for _, w in weights])
-    return torch.autograd.functional.hessian(loss, flat).diagonal()
+    return torch.autograd.functional.hessian(loss, flat)
 
 
 def flatten(values: dict[str, Tensor]) -> Tensor:
@@ -103,6 +110,51 @@ def test_ten_probes_are_noise_and_the_exact_diagonal_is_not() -> None:
     assert float((flatten(noisy) < 0).float().mean()) > 0.2
     assert notes["standard_error"] > float(flatten(true).norm()), "the record says how noisy it is"
     assert notes.get("relative_standard_error", math.inf) > 1
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_every_batch_can_have_probes_of_its_own(problem: tuple[nn.Module, Tensor, Tensor], chunk: int | None) -> None:
+    """The mean of v ⊙ Hv over probes and batches, written with explicit Hessians of the batches."""
+    model, x, y = problem
+    found, notes = diagonal(model, batches(x, y, 5, 5, 3), probes=4, probes_per_batch=True, chunk=chunk)
+    shared, _ = diagonal(model, batches(x, y, 5, 5, 3), probes=4, chunk=chunk)
+    generator = stream(0, "probes")
+    total = torch.zeros_like(flatten(found))
+    for _ in range(4):
+        for inputs, targets in batches(x, y, 5, 5, 3):
+            probe = [torch.randint(2, w.shape, generator=generator) * 2.0 - 1 for w in prunable(model).values()]
+            v = torch.cat([part.flatten() for part in probe]).double()
+            total += v * (hessian(model, inputs, targets) @ v) * len(targets) / len(y) / 4
+    torch.testing.assert_close(flatten(found), total, rtol=1e-10, atol=1e-13)
+    assert notes["probes"] == 4
+    assert float((flatten(shared) - total).norm() / total.norm()) > 0.1
+
+
+class Cooled(nn.Module):
+    """The logits of a network, divided by a temperature."""
+
+    def __init__(self, model: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.model, self.temperature = model, temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x) / self.temperature
+
+
+@pytest.mark.parametrize("method", ["snip", "fisher_diagonal", "fts", "hts", "hutchinson_pruning"])
+@pytest.mark.parametrize("curvature", ["hutchinson", "ggn"])
+def test_the_loss_temperature_divides_the_logits(
+    problem: tuple[nn.Module, Tensor, Tensor], method: str, curvature: str
+) -> None:
+    model, x, y = problem
+    data = batches(x, y, 6, 7)
+    options: dict[str, Any] = {"method": method, "curvature": curvature, "probes": 5}
+    warm = pbt_bench.score(model, data, loss_temperature=7.0, **options)
+    cooled = pbt_bench.score(Cooled(model, 7.0), data, **options)
+    plain = pbt_bench.score(model, data, **options)
+    for name, score in warm.items():
+        torch.testing.assert_close(score, cooled[f"model.{name}"], rtol=1e-12, atol=0)
+        assert float((score - plain[name]).norm() / plain[name].norm()) > 0.1
 
 
 def test_gauss_newton_refuses_dependent_samples() -> None:

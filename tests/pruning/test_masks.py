@@ -77,6 +77,25 @@ def test_the_threshold_separates_and_ties_are_pruned_in_order() -> None:
     assert not border.all()
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-2, 0, 1, 3, -torch.inf]), min_size=0, max_size=60), min_size=1, max_size=5
+    ).filter(any),
+    st.floats(0, 1),
+    st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    st.sampled_from(["global", "layer"]),
+)
+def test_the_threshold_of_one_count_keeps_what_a_stable_sort_keeps(
+    values: list[list[float]], share: float, dtype: torch.dtype, scope: str
+) -> None:
+    given_scores = {str(i): torch.tensor(v, dtype=dtype) for i, v in enumerate(values)}
+    count = int(share * sum(map(len, values)))
+    found, expected = (Ranking(given_scores, scope, once).keep(count, 0.5) for once in (True, False))
+    assert kept(found) == count
+    assert all(torch.equal(found[name], expected[name]) for name in given_scores)
+
+
 @pytest.mark.parametrize("kind", ["random", "ties"])
 def test_masks_of_one_shot_methods_are_nested(kind: str) -> None:
     ranking = Ranking(scores(kind), "global")

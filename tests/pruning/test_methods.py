@@ -23,7 +23,7 @@ from pbt_bench.pruning import pruners as module
 from pbt_bench.pruning.pruners import folders, pruner, pruners
 from pbt_bench.pruning.scoring import resolve
 from pbt_bench.pruning.statistics import statistics
-from pbt_bench.spec import Scoring
+from pbt_bench.spec import RunSpec, Scoring
 
 METHODS = list(pruners())
 ROUNDS = {"rounds": 5}  # enough for a contract, quick for a hundred-round method
@@ -89,8 +89,9 @@ def test_matrices_that_are_not_prunable_are_named_once(capsys: pytest.CaptureFix
     for _ in range(2):
         with pytest.raises(RequestError):
             pbt_bench.score(net, [], method="magnitude")
-    (line,) = capsys.readouterr().err.splitlines()
-    assert ": 1.parametrizations.weight.original1, attention.in_proj_weight (" in line
+    computed, line = capsys.readouterr().err.splitlines()
+    assert ": 1.parametrizations.weight.original0, 1.parametrizations.weight.original1 (of layers" in computed
+    assert ": attention.in_proj_weight (" in line
 
 
 def test_activation_checkpoints_are_refused_in_one_line_where_there_is_a_backward_pass() -> None:
@@ -194,9 +195,11 @@ def test_every_method_that_runs_the_network_names_inputs_that_do_not_fit(method:
 def test_the_original_protocol_leaves_no_choice_of_the_grid_but_those_that_change_no_score() -> None:
     odd = Scoring(rounds=3, batch_size=16, most_samples=9, probe_tolerance=0.5, curvature="ggn", chunk=8)
     for method in METHODS:
-        found, plain = (resolve(pruners()[method], scoring, "original") for scoring in (odd, Scoring()))
-        assert found == msgspec.structs.replace(plain, chunk=8)
-        assert resolve(pruners()[method], odd, "common") == odd
+        run = RunSpec(dataset="digits", model="vgg8", method=method, sparsity=0.9, seed=0, scoring=odd)
+        original = msgspec.structs.replace(run, protocol="original")
+        plain = resolve(method, msgspec.structs.replace(original, scoring=Scoring()))
+        assert resolve(method, original) == msgspec.structs.replace(plain, chunk=8)
+        assert resolve(method, run) == odd
 
 
 @pytest.mark.parametrize(
@@ -324,6 +327,56 @@ def test_a_file_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "broken.py").write_text(text)
     monkeypatch.setenv("PBT_BENCH_METHODS", str(tmp_path))
     with pytest.raises(RequestError, match=r"broken\.py cannot be loaded"):
+        pruners()
+
+
+OPTION = '''
+from pbt_bench.pruning import pruner
+
+
+@pruner(cite="arXiv:0000.00000", original={"signed": True}, original_on={"digits": {"probes": 3}})
+def flow(weight, *, signed=False, probes):
+    """θ, or |θ| unless `signed`; plus the number of probes."""
+    return (weight if signed else weight.abs()) + probes
+'''
+
+
+@pytest.mark.usefixtures("fresh")
+def test_keyword_only_arguments_are_fields_of_the_scoring_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flow.py").write_text(OPTION)
+    monkeypatch.setenv("PBT_BENCH_METHODS", str(tmp_path))
+    assert pruners()["flow"].needs == ("weight",)
+    net, x, y, _ = golden()
+    weight = net.linear.weight.detach()
+    for options, expected in (
+        ({"probes": 7}, weight.abs() + 7),
+        ({"signed": True}, weight + 100),
+    ):
+        assert torch.equal(pbt_bench.score(net, batches(x, y, 48), method="flow", **options)["linear.weight"], expected)
+    run = RunSpec(dataset="digits", model="vgg8", method="flow", sparsity=0.9, seed=0, protocol="original")
+    assert resolve("flow", run) == Scoring(signed=True, probes=3)
+    assert resolve("flow", msgspec.structs.replace(run, dataset="mnist")) == Scoring(signed=True)
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("signed=False", "sined=False", r"flow\.py:5: unknown scoring field 'sined'; did you mean 'signed'\?"),
+        ('"signed"', '"sined"', r"flow\.py:5: original: unknown key 'sined'; did you mean 'signed'\?"),
+        ('"probes": 3', '"probes": 0', r"flow\.py:5: original: probes = 0 must be at least 1"),
+        ('"probes": 3', '"probes": "3"', r"flow\.py:5: original: probes: Expected `int`, got `str`"),
+    ],
+)
+def test_an_option_or_an_original_value_that_is_none_is_named_when_the_file_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, says: str
+) -> None:
+    assert old in OPTION
+    (tmp_path / "flow.py").write_text(OPTION.replace(old, new))
+    monkeypatch.setenv("PBT_BENCH_METHODS", str(tmp_path))
+    with pytest.raises(RequestError, match=says):
         pruners()
 
 

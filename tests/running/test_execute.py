@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from records import result
+from torch import nn
 
 from pbt_bench.data.images import from_arrays
-from pbt_bench.models import build
+from pbt_bench.models import MODELS, Model, build
 from pbt_bench.pruning.diagnosis import all_kept
 from pbt_bench.pruning.scoring import Pruned
 from pbt_bench.running import execute
@@ -245,3 +246,21 @@ def test_warm_up_changes_the_scored_weights_and_rewind_restores_the_initial_ones
     assert warm.pruning.mask_digest != cold.pruning.mask_digest
     assert warm.pruning.mask_digest == rewound.pruning.mask_digest
     assert warm.curve[0].train_loss < rewound.curve[0].train_loss
+
+
+def pooled(channels: int, classes: int) -> nn.Module:
+    """A network whose batch normalisation sees one value per image and channel."""
+    features = (nn.Conv2d(channels, 6, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(6), nn.ReLU())
+    return nn.Sequential(*features, nn.Flatten(), nn.Linear(6, classes))
+
+
+@pytest.mark.parametrize("method", ["grasp", "fbss", "force"])
+def test_a_last_scoring_batch_of_one_image_is_joined_to_the_one_before_it(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS._entries, "pooled", (Model("", "", "", "", own=pooled), __file__))
+    few = Scoring(samples_per_class="all", most_samples=17, batch_size=8, fisher_batch_size=8, batchnorm="batch")
+    if method == "force":
+        few = msgspec.structs.replace(few, new_batches=True, rounds=3)
+    record = executor().execute(spec(model="pooled", method=method, recipe=Recipe(epochs=0), scoring=few))
+    assert record.status == "done", record.error_line

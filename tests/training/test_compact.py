@@ -19,6 +19,8 @@ from pbt_bench.training.compact import Compact
 from pbt_bench.training.kept import Kept, _flat
 from pbt_bench.training.live import Live
 
+pytestmark = pytest.mark.usefixtures("nan_memory")
+
 
 class Odd(nn.Module):
     """Biased and strided convolutions, no normalisation, a sum of parts of different liveness, several poolings."""

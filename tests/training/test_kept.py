@@ -18,6 +18,8 @@ from pbt_bench.training import compact
 from pbt_bench.training.kept import Kept
 from pbt_bench.training.loop import Stepper
 
+pytestmark = pytest.mark.usefixtures("nan_memory")
+
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(

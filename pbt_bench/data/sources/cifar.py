@@ -45,5 +45,6 @@ def _cifar(folder: Path, kind: str, classes: int) -> Dataset:
 
     files = [(f"{read.base_folder}/{file}", md5) for file, md5 in [*read.train_list, *read.test_list]]
     files.append((f"{read.base_folder}/{read.meta['filename']}", read.meta["md5"]))
-    archive = Archive(kind.lower(), files, read.filename, "https://www.cs.toronto.edu/~kriz/cifar.html")
+    page = "https://www.cs.toronto.edu/~kriz/cifar.html"
+    archive = Archive(kind.lower(), files, read.filename, page, packed=[read.filename])
     return archive.read(folder, both)

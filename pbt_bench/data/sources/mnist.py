@@ -1,7 +1,7 @@
 """MNIST and Fashion-MNIST, in torchvision's place and form.
 
-torchvision checks the MD5 of the .gz files when it unpacks them; of the unpacked files, only their headers and lengths
-show damage.
+The MD5 of the unpacked files is checked, so that the .gz files may be packed anew, as Debian's package
+`dataset-fashion-mnist` does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,21 @@ from pbt_bench.data import dataset
 
 if TYPE_CHECKING:
     from pbt_bench.data.images import Dataset
+
+MD5 = {  # of the unpacked files: of MNIST as published, of Fashion-MNIST also as in Debian's 0.0~git20200523.55506a9-1
+    "MNIST": {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "FashionMNIST": {
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+}
 
 
 @dataset(cite="LeCun et al. 1998, Gradient-based learning applied to document recognition")
@@ -37,9 +52,14 @@ def _mnist(folder: Path, name: str, kind: str, page: str) -> Dataset:
     read: Any = type(kind, (getattr(torchvision.datasets, kind),), {"_check_legacy_exist": lambda self: False})
 
     def both(download: bool) -> Dataset:
-        train, test = (read(folder, train=part, download=download) for part in (True, False))
+        if download:
+            read(folder, download=True)
+        if not archive.intact(folder):
+            raise ValueError("remove it first")
+        train, test = (read(folder, train=part) for part in (True, False))
         return from_arrays(train.data[:, None], train.targets, test.data[:, None], test.targets, 10)
 
-    packed = [file for file, _ in read.resources]
-    files = [(f"{kind}/raw/{file.removesuffix('.gz')}", None) for file in packed]
-    return Archive(name, files, ", ".join(packed), page, f"{kind}/raw").read(folder, both)
+    files = [(f"{kind}/raw/{file}", md5) for file, md5 in MD5[kind].items()]
+    names = ", ".join(f"{file}.gz" for file in MD5[kind])
+    archive = Archive(name, files, names, page, f"{kind}/raw", [f"{file}.gz" for file, _ in files])
+    return archive.read(folder, both)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pbt_bench import registry
 from pbt_bench.errors import RequestError
+from pbt_bench.models.prunable import output_of
 from pbt_bench.pruning.batchnorm import set_mode
 from pbt_bench.spec import Scoring
 
@@ -37,15 +38,10 @@ class Task:
     batches: Sequence[tuple[Tensor, Tensor]]  # (inputs [n, ...], class indices [n])
     scoring: Scoring
     seed: int  # of the streams for random numbers and probes
+    draw: Callable[[int], Sequence[tuple[Tensor, Tensor]]] | None = None  # batches of a later round; None = the same
     dense: Mapping[str, Tensor] | None = None  # the weights before any round pruned; None = as they stand
     round: int = 1  # of an iterative method; rounds draw different random numbers
     masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None = nothing is pruned
-    pruned_last: Mapping[str, Tensor] | None = None  # flat indices of what the last round pruned; None = not known
-    places_last: Mapping[str, Tensor] | None = None  # of those in the last round's `listed`
-    listed: Mapping[str, Tensor] | None = (
-        None  # flat indices of weights; a statistic may be a vector of those; None = all
-    )
-    scratch: dict[str, Any] = field(default_factory=dict)  # what a provider keeps from round to round
     notes: dict[str, dict[str, float]] = field(default_factory=dict)  # statistic -> what its provider measured
 
     @property
@@ -64,33 +60,25 @@ class Task:
     def require_classes(self) -> None:
         """Raise RequestError unless the network gives logits [samples, classes], and the targets are of these."""
         logits = self.require_output()
-        network = type(self.model).__name__
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
-            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise RequestError(f"{network}: its output for one sample is {found}, not logits [1, classes]")
+        if logits.dim() != 2 or len(logits) != 1:
+            network, shape = type(self.model).__name__, tuple(logits.shape)
+            raise RequestError(f"{network}: its output for one sample is shape {shape}, not logits [1, classes]")
         low = min(int(targets.min()) for _, targets in self.batches)
         high = max(int(targets.max()) for _, targets in self.batches)
         if low < 0 or high >= logits.shape[1]:
             wrong = low if low < 0 else high
             raise RequestError(f"scoring data: target {wrong} is not one of the classes 0 to {logits.shape[1] - 1}")
 
-    def require_output(self, as_weights: bool = False) -> Any:
-        """What the network gives for one sample, in the type of the weights or as it is.
+    def require_output(self, as_weights: bool = False) -> Tensor:
+        """Return the network's output for one sample, in the type of the weights or as it is.
 
-        Raises RequestError if it does not take it.
+        Raises RequestError if the network does not take the sample, or if its output is no tensor.
         """
         inputs = self.batches[0][0][:1]
         if as_weights and inputs.is_floating_point():
             inputs = inputs.to(next(iter(self.parameters.values())).dtype)
-        try:
-            with torch.no_grad():
-                return self.model(inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            why = next(iter(str(error).splitlines()), type(error).__name__)
-            raise RequestError(
-                f"scoring data: {type(self.model).__name__} does not take inputs of shape {tuple(inputs.shape)}, "
-                f"{str(inputs.dtype).removeprefix('torch.')}: {why}"
-            ) from error
+        with torch.no_grad():
+            return output_of(self.model, lambda: self.model(inputs), inputs, "scoring data")
 
     def require_only(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Let these parameters require gradients, and no others."""
@@ -112,19 +100,18 @@ class Statistic:
     cite: str
     data: bool  # False: sees no data, and the model as it stands
     summary: str
-    rereads: bool  # False: the model's parameters are read in one round, then only what the task says was pruned
 
 
 _STATISTICS: registry.Registry[Statistic] = registry.Registry("statistic")
 
 
-def provides(*, data: bool, rereads: bool = True, **cites: str) -> Callable[[Provider], Provider]:
+def provides(*, data: bool, **cites: str) -> Callable[[Provider], Provider]:
     """Register a provider of the statistics named by the keywords, each with its citation; the rest as `Statistic`."""
 
     def register(provider: Provider) -> Provider:
         summary = (inspect.getdoc(provider) or "").split("\n", 1)[0]
         for name, cite in cites.items():
-            _STATISTICS.add(name, Statistic(name, provider, cite, data, summary, rereads), registry.origin(provider))
+            _STATISTICS.add(name, Statistic(name, provider, cite, data, summary), registry.origin(provider))
         return provider
 
     return register
@@ -156,6 +143,8 @@ def compute(task: Task, names: Collection[str]) -> Computed:
     for name in sorted(names):
         entry = statistics()[name]
         wanted.setdefault(entry.provider, []).append(entry)
+    if task.draw and task.round > 1:
+        task = replace(task, batches=task.draw(task.round))
     task.model.eval()
     values: dict[str, Tensors] = {}
     seconds: dict[str, float] = {}
@@ -164,13 +153,30 @@ def compute(task: Task, names: Collection[str]) -> Computed:
         if entries[0].data and not ready:
             if task.round == 1:
                 task.require_classes()
-            set_mode(task.model, task.scoring.batchnorm, task.batches)
+            with _explained("calibration"):
+                set_mode(task.model, task.scoring.batchnorm, task.batches)
             ready = True
         start = perf_counter()
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
+        with _explained(entries[0].name), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
             values |= provider(task, [entry.name for entry in entries])
         if any(t.is_cuda for t in task.parameters.values()):
             torch.cuda.synchronize()
         took = perf_counter() - start
         seconds |= {entry.name: took for entry in entries}
     return Computed(values, seconds)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Raise RequestError for what PyTorch raises where a network or a batch is not fit for `what`."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        said = next(iter(str(error).splitlines()), "")
+        if "derivative for" in said:  # as of nn.Hardsigmoid
+            raise RequestError(f"{what}: the network uses a function without second derivatives ({said})") from error
+        if "does not require grad" in said:
+            raise RequestError(f"{what}: no gradient reaches any weight ({said})") from error
+        if "more than 1 value per channel" in said:
+            raise RequestError(f"{what}: batch normalisation by the batch needs larger batches ({said})") from error
+        raise

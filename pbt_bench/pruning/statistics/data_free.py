@@ -10,7 +10,7 @@ from pbt_bench.pruning.statistics import Task, Tensors, provides
 from pbt_bench.seeds import stream
 
 
-@provides(data=False, rereads=False, weight="the model")
+@provides(data=False, weight="the model")
 def weight(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     """θ, the weight itself; in the rounds of an iterative method its value before any was pruned."""
     if task.dense is not None:

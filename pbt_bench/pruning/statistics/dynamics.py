@@ -54,7 +54,7 @@ def ntk_sensitivity(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     the statistics that z has under θ'⊙m.
     """
     task.require_real_inputs("ntk_sensitivity")
-    dense = {n: (task.parameters if task.dense is None else task.dense)[n].detach() for n in task.parameters}
+    dense = task.dense or {n: p.detach().clone() for n, p in task.parameters.items()}  # parameters are overwritten
     kept = task.masks
     masks = {n: torch.ones_like(p) if kept is None else kept[n].to(p.dtype) for n, p in dense.items()}
     generator = stream(task.seed, "ntk", task.round)
@@ -69,7 +69,7 @@ def ntk_sensitivity(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
 
     total = {name: torch.zeros_like(p) for name, p in dense.items()}
     task.require_only({})
-    for inputs, _ in task.batches:
+    for inputs, _ in batchnorm.joined(task.batches):
         for _ in range(task.scoring.perturbations):
             z = normal(inputs)
             weights = {name: permuted(p) for name, p in dense.items()}

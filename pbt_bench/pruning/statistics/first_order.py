@@ -19,6 +19,7 @@ _FISHER = "empirical Fisher diagonal; Navarrete et al. 2025, arXiv:2502.11450, E
 def first_order(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     """g = (1/N) Σᵢ gᵢ and F = (1/N) Σ_groups (Σ_{i in group} gᵢ)², gᵢ the gradient of sample i's cross-entropy.
 
+    The cross-entropy is that of logits / `loss_temperature`.
     A group is `fisher_batch_size` consecutive samples, b of them: F = b · mean of squared group-mean gradients;
     b = 1 gives the per-sample empirical Fisher diagonal. The last group may be smaller. Both are always computed
     the same way, so the gradient has the same bits whether or not somebody asks for the Fisher diagonal too.
@@ -35,13 +36,13 @@ def first_order(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
                 f"must be a whole batch; set fisher_batch_size = batch_size (they are {size} and {longest})"
             )
         size = longest
+
+    def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits / task.scoring.loss_temperature, targets, reduction="sum")
+
     task.require_only(task.parameters)
     sums, squares = group_sums(
-        task.model, task.parameters, task.batches, size, _cross_entropy, dependent, task.scoring.chunk
+        task.model, task.parameters, task.batches, size, cross_entropy, dependent, task.scoring.chunk
     )
     values = {"gradient": sums, "fisher_diagonal": squares}
     return {name: {key: t / task.samples for key, t in values[name].items()} for name in wanted}
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits, targets, reduction="sum")

@@ -19,7 +19,7 @@ NEVER = 2**31 - 1
 
 @provides(data=False, path_walks="Patil and Dovrolis 2021, arXiv:2010.11354, Sec. 4 (PHEW)")
 def path_walks(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
-    """-(index of the first walk that visited the weight), in float64.
+    """-(number of the first walk that visited the weight, from 1), in float64.
 
     Walks start at the input and the output by turns, and there at every unit in turn; each takes the next weight w
     with probability |w| / Σ|w|: forward Σ runs over the weights out of its unit, backward over those into it, and
@@ -29,9 +29,12 @@ def path_walks(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     Our choices: (1) the method stops when it has kept enough; to serve every sparsity from one order, walks go on
     until a share VISITED of all prunable weights is visited, or after WALKS walks per weight. Weights of one walk
     tie, so a threshold within a walk cuts one path, never more. (2) Weights that no walk visited rank below all
-    others, by |θ|: -(walks + 2) + |θ| / max|θ|. (3) At a sum or where a tensor is used several times a branch is
-    taken with equal probability, as the authors' code does for their residual blocks, and so is one of the features
-    that a channel becomes when it is flattened. (4) Walks pass through weights that are not prunable alike.
+    others, by |θ|: -(walks + 3) + |θ| / max|θ|. (3) At a sum or where a tensor is used several times every branch,
+    identity shortcuts included, is taken with equal probability, and so is one of the features that a channel becomes
+    when it is flattened. The authors' code differs (ShreyasMalakarjunPatil/PHEW c4a0d40, Prune/phew_utils.py, lines
+    172 to 251): it knows shortcuts only as 1x1 convolutions, so it never takes an identity shortcut, and its forward
+    walk turns to such a shortcut one convolution before the tensor from which the shortcut starts. (4) Walks pass
+    through weights that are not prunable alike.
 
     Raises RequestError for networks in which channels cannot be followed (attention, products of activations).
     """
@@ -55,6 +58,6 @@ def path_walks(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     scores = {}
     for name, p in task.parameters.items():
         order = first[name].view(p.shape).to(p.device)
-        unvisited = p.detach().abs().double() / largest - (done + 2)
-        scores[name] = unvisited.where(order == NEVER, -order.double())
+        unvisited = p.detach().abs().double() / largest - (done + 3)
+        scores[name] = unvisited.where(order == NEVER, -order.double() - 1)
     return {"path_walks": scores}

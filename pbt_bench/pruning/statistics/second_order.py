@@ -28,24 +28,24 @@ def hessian_gradient(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     temperature = task.scoring.temperature
     weights = list(task.parameters.values())
     mean = [torch.zeros_like(p) for p in weights]
-    for batch in _parts(task):
+    for batch in _parts(task, task.batches):
         torch._foreach_add_(mean, _gradients(task, batch, temperature, create_graph=False))
     product = [torch.zeros_like(p) for p in weights]
-    for batch in _parts(task):
+    for batch in _parts(task, task.batches):
         torch._foreach_add_(product, _products(task, _gradients(task, batch, temperature, create_graph=True), mean))
     return {"hessian_gradient": dict(zip(task.parameters, product, strict=True))}
 
 
 @provides(data=True, hessian_diagonal="Hutchinson 1990; Bekas et al. 2007, Eq. 3; or exact, Gauss-Newton")
 def hessian_diagonal(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
-    """diag(H) of the mean cross-entropy, as scoring.curvature says: "hutchinson" or "ggn".
+    """diag(H) of the mean cross-entropy of logits / loss_temperature, as scoring.curvature says.
 
     hutchinson  the mean of v ⊙ Hv over Rademacher probes v, which is unbiased: `probes` of them, or as many
                 more as `probe_tolerance` asks for, up to MOST_PROBES: until ‖standard error‖ / ‖diagonal‖ over all
                 weights is at most that. Notes `probes`, `standard_error` (the norm) and `relative_standard_error`
-                (not while the noise hides the diagonal).
+                (not while the noise hides the diagonal). With `probes_per_batch` every batch has probes of its own.
     ggn         the diagonal of the generalised Gauss-Newton matrix, exact: Σ_c of squared per-sample gradients
-                of ⟨logits, s_c⟩, s_c = √p_c (e_c - p) (Schraudolph 2002). It equals the Hessian's diagonal where
+                of ⟨logits / T, s_c⟩, s_c = √p_c (e_c - p) (Schraudolph 2002). It equals the Hessian's diagonal where
                 logits are piecewise linear in every single weight: ReLU networks without tied weights, and with
                 batchnorm not "batch".
     """
@@ -58,11 +58,7 @@ def hessian_diagonal(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     count, goal = 0, task.scoring.probes
     while count < goal:
         count += 1
-        probe = [
-            torch.randint(2, p.shape, generator=generator).to(p.device, p.dtype) * 2 - 1
-            for p in task.parameters.values()
-        ]
-        for (name, m), sample in zip(mean.items(), _probed(task, probe), strict=True):
+        for (name, m), sample in zip(mean.items(), _probed(task, generator), strict=True):
             before = sample - m
             m += before / count
             spread[name] += before * (sample - m)
@@ -90,20 +86,26 @@ def _errors(mean: Tensors, spread: Tensors, count: int) -> tuple[float, float]:
     return math.sqrt(variance), relative
 
 
-def _probed(task: Task, probe: Sequence[Tensor]) -> list[Tensor]:
-    """v ⊙ Hv over all samples."""
-    total = [torch.zeros_like(p) for p in probe]
-    for batch in _parts(task):
-        torch._foreach_add_(total, _products(task, _gradients(task, batch, 1.0, create_graph=True), probe))
-    return [t * v for t, v in zip(total, probe, strict=True)]
+def _probed(task: Task, generator: torch.Generator) -> list[Tensor]:
+    """Return Σ v ⊙ Hv over all samples, v a Rademacher vector: one for all batches, or one per batch."""
+    weights = list(task.parameters.values())
+    temperature = task.scoring.loss_temperature
+    total = [torch.zeros_like(w) for w in weights]
+    for batches in [[batch] for batch in task.batches] if task.scoring.probes_per_batch else [task.batches]:
+        probe = [torch.randint(2, w.shape, generator=generator).to(w.device, w.dtype) * 2 - 1 for w in weights]
+        product = [torch.zeros_like(w) for w in weights]
+        for part in _parts(task, batches):
+            torch._foreach_add_(product, _products(task, _gradients(task, part, temperature, create_graph=True), probe))
+        torch._foreach_addcmul_(total, product, probe)
+    return total
 
 
-def _parts(task: Task) -> Sequence[tuple[Tensor, Tensor]]:
+def _parts(task: Task, batches: Sequence[tuple[Tensor, Tensor]]) -> Sequence[tuple[Tensor, Tensor]]:
     """What is propagated at once: the batches, or `scoring.chunk` samples where that is stated and changes nothing."""
     chunk = task.scoring.chunk
     if chunk is None or batchnorm.dependent(task.model, task.scoring.batchnorm):
-        return task.batches
-    return list(rechunk(task.batches, 1, chunk))
+        return batches
+    return list(rechunk(batches, 1, chunk))
 
 
 def _gradients(task: Task, batch: tuple[Tensor, Tensor], temperature: float, create_graph: bool) -> tuple[Tensor, ...]:
@@ -135,6 +137,7 @@ def _gauss_newton_diagonal(task: Task) -> Tensors:
 
     def along(label: int) -> Callable[[Tensor, Tensor], Tensor]:
         def loss(logits: Tensor, targets: Tensor) -> Tensor:
+            logits = logits / task.scoring.loss_temperature
             p = logits.detach().softmax(1)
             direction = -p
             direction[:, label] += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from math import floor, inf, ldexp, log2
 from typing import Any
 
@@ -12,151 +12,66 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from pbt_bench import native
-from pbt_bench.pruning.intercept import (
-    LINEAR_MAPS,
-    Intercept,
-    convolution_backward,
-    linear_map,
-    patches,
-    plain,
-    split_call,
-)
-from pbt_bench.pruning.listed import Listed, convolve, fits
+from pbt_bench.pruning.intercept import LINEAR_MAPS, split_call
 from pbt_bench.pruning.statistics import Task, Tensors, provides
 
 
-@provides(data=False, rereads=False, synaptic_flow="Tanaka et al. 2020, arXiv:2006.05467, Eq. 3")
+@provides(data=False, synaptic_flow="Tanaka et al. 2020, arXiv:2006.05467, Eq. 3")
 def synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
-    """∂R/∂|θ| with R = Σ f(1; |θ|), all parameters and buffers replaced by their absolute values, in float64.
+    """Compute ∂R/∂|θ| with R = Σ f(1; |θ|): all parameters and buffers are replaced by their absolute values.
 
-    The network is in eval mode with its running statistics as they stand; the input is one example of ones.
-    Where float64 overflows (hundreds of residual blocks) the result is that up to one common positive factor.
+    Computed in float64, in eval mode with the running statistics as they stand; the input is one example of ones.
+    Where the weights change the output but not its sum R, as behind a final softmax, the result is zero.
+    Where R overflows float64 (hundreds of residual blocks), the result is ∂R/∂|θ| up to one common positive factor.
     """
-    return {"synaptic_flow": _flow(task, Tensor.abs)}
+    return {"synaptic_flow": _flow(task, lambda parameter: parameter.abs().double())}
 
 
-@provides(data=False, rereads=False, squared_synaptic_flow="Patil and Dovrolis 2021, arXiv:2010.11354, Eq. 8")
+@provides(data=False, squared_synaptic_flow="Gebhart et al. 2021, arXiv:2101.10552")
 def squared_synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
-    """∂R/∂θ² with R = Σ f(1; θ²), all parameters squared, buffers absolute; otherwise as `synaptic_flow`."""
-    return {"squared_synaptic_flow": _flow(task, Tensor.square)}
+    """Compute ∂R/∂θ² with R = Σ f(1; θ²): parameters are squared, buffers absolute; otherwise as `synaptic_flow`."""
+    return {"squared_synaptic_flow": _flow(task, lambda parameter: parameter.double().square())}
 
 
 def _flow(task: Task, positive: Callable[[Tensor], Tensor]) -> Tensors:
-    """The gradient of the summed output with respect to the transformed prunable weights, listed ones if so asked."""
+    """Compute the gradient of the summed output with respect to the prunable weights after `positive`."""
     task.require_real_inputs("synaptic flow")
-    state: _State | None = task.scratch.get("state")
-    if state is None:
-        state = task.scratch["state"] = _State(task, positive)
-    else:
-        state.follow(task)
+    tensors = {name: positive(p.detach()).contiguous() for name, p in task.model.named_parameters()}
+    for name, buffer in task.model.named_buffers():
+        tensors[name] = buffer.double().abs() if buffer.is_floating_point() else buffer
+    weights = [tensors[name].requires_grad_() for name in task.parameters]
     inputs = task.batches[0][0]
     ones = torch.ones((1, *inputs.shape[1:]), dtype=torch.float64, device=inputs.device)
-    weights = [state.tensors[name] for name in task.parameters]
     with torch.enable_grad():
-        with _Gradients(state) as into:
-            total = functional_call(task.model, state.tensors, (ones,)).sum()
-        found = torch.autograd.grad(total, weights, allow_unused=True) if total.requires_grad else ()
-        into.add(found)
-        if not _finite(total):  # then no score that counts is: |θ|·∂R/∂|θ| is at most R
+        output = functional_call(task.model, tensors, (ones,))
+        total = output.sum()
+        if not (finite := _finite(total)):
             with _Scaled():
-                total = functional_call(task.model, state.tensors, (ones,)).sum()
-            found = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
-            return {name: state.listed(name, gradient) for name, gradient in zip(task.parameters, found, strict=True)}
-    return state.flow
+                total = functional_call(task.model, tensors, (ones,)).sum()
+        if not total.requires_grad:
+            return _zeros(task)
+        found = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
+    if finite and task.round == 1:
+        flow = sum(float((w.detach() * g).abs().sum()) for w, g in zip(weights, found, strict=True))
+        if flow < _ROUNDING * float(output.detach().abs().sum()):  # or the weights matter little beside the biases
+            with torch.no_grad():
+                change = float((functional_call(task.model, tensors | _zeros(task), (ones,)) - output).abs().sum())
+            if flow < _ROUNDING * change:
+                return _zeros(task)
+    return dict(zip(task.parameters, found, strict=True))
+
+
+# Of what all weights together change in the output: the gradients of a constant sum are rounding errors of 1e-16, times
+# a few orders of magnitude for large logits.
+_ROUNDING = 1e-12
+
+
+def _zeros(task: Task) -> Tensors:
+    return {name: torch.zeros_like(p, dtype=torch.float64) for name, p in task.parameters.items()}
 
 
 def _finite(total: Tensor) -> bool:
     return bool(total.isfinite())
-
-
-class _State:
-    """What stays in memory from round to round: transformed tensors, and the gradients of the prunable ones.
-
-    To get fresh memory from the system costs more than to compute what goes into it.
-    """
-
-    def __init__(self, task: Task, positive: Callable[[Tensor], Tensor]) -> None:
-        self._positive = positive
-        self.tensors = {name: positive(p.detach().double().contiguous()) for name, p in task.model.named_parameters()}
-        for name, buffer in task.model.named_buffers():
-            self.tensors[name] = buffer.double().abs() if buffer.is_floating_point() else buffer
-        for name in task.parameters:
-            self.tensors[name].requires_grad_()
-        self._listed = task.listed
-        self._list(task)
-
-    @torch.no_grad()
-    def follow(self, task: Task) -> None:
-        """Prune what the last round pruned; all weights anew if that is not known."""
-        for name, parameter in task.parameters.items():
-            tensor = self.tensors[name]
-            if task.pruned_last is None or task.places_last is None:
-                tensor.copy_(self._positive(parameter.detach().double()))
-                continue
-            native.clear(tensor, task.pruned_last[name])
-            self.weights[name].drop(task.places_last[name])
-        if task.listed is not self._listed:
-            self._listed = task.listed
-            self._list(task)
-
-    def _list(self, task: Task) -> None:
-        self.weights: dict[str, Listed] = {}
-        self.flow: Tensors = {}
-        for name in task.parameters:
-            weight = self.tensors[name].detach()
-            listed = None if self._listed is None else self._listed[name]
-            self.weights[name] = Listed(weight, listed)
-            self.flow[name] = torch.empty_like(weight) if listed is None else weight.new_empty(len(listed))
-
-    def listed(self, name: str, value: Tensor) -> Tensor:
-        """A whole tensor at the listed weights."""
-        return value if self._listed is None else value.reshape(-1).index_select(0, self._listed[name])
-
-
-class _Gradients(Intercept):
-    """Writes the weight gradients of linear maps into given memory."""
-
-    def __init__(self, state: _State) -> None:
-        super().__init__({name: state.tensors[name] for name in state.flow})
-        self._state = state
-        self._written: set[str] = set()
-
-    def apply(
-        self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
-    ) -> Tensor:
-        if not plain(inputs, weight, function, options):
-            return function(inputs, weight, bias, **options)  # its gradient is found by `_flow`, and added
-        if function is F.conv2d and fits(inputs, weight, options):
-
-            def target() -> tuple[Tensor, bool]:
-                add = name in self._written
-                self._written.add(name)
-                return self._state.flow[name], add
-
-            return convolve(inputs, weight, bias, options, self._state.weights[name], target)
-
-        def sink(inputs: Tensor, gradient: Tensor) -> None:
-            if function is F.linear:
-                whole = gradient.reshape(-1, gradient.shape[-1]).t() @ inputs.reshape(-1, inputs.shape[-1])
-            elif len(inputs) == 1:
-                columns = patches(inputs, weight, options)[0].transpose(1, 2)  # [g, p, k]
-                whole = gradient.reshape(columns.shape[0], -1, columns.shape[1]) @ columns
-            else:
-                whole = convolution_backward(gradient, inputs, weight, options, 1)
-            target, found = self._state.flow[name], self._state.listed(name, whole.view(weight.shape))
-            _ = target.add_(found) if name in self._written else target.copy_(found)
-            self._written.add(name)
-
-        return linear_map(inputs, weight, bias, function, options, sink)
-
-    def add(self, found: Sequence[Tensor | None]) -> None:
-        """Add the gradients of uses that were not seen as linear maps; what was not used at all has gradient 0."""
-        for index, (name, target) in enumerate(self._state.flow.items()):
-            if name not in self._written:
-                target.zero_()
-            if found and (other := found[index]) is not None:
-                target += self._state.listed(name, other)
 
 
 _ADD = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
