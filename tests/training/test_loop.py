@@ -19,6 +19,7 @@ from pbt_bench.models import build
 from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
 from pbt_bench.spec import Recipe
 from pbt_bench.training import loop
+from pbt_bench.training.compact import Compact
 from pbt_bench.training.loop import Stepper, evaluate, train, warm_up
 from pbt_bench.training.optimizer import learning_rate
 
@@ -313,6 +314,24 @@ def test_divergence_is_a_state_and_leaves_pruned_weights_zero(data: Data) -> Non
     assert result.diverged
     assert len(result.curve) < 3
     assert realised_sparsity(dict(model.named_parameters()), masks) == pytest.approx(0.9, abs=1e-4)
+
+
+def test_execution_is_that_of_the_recipe_and_changes_only_roundings(data: Data) -> None:
+    weights = {}
+    for execution in ("dense", "compact"):
+        model, masks = pruned(data, 0.98)
+        recipe = Recipe(execution=execution, batch_size=64, learning_rate=0.01)
+        stepper = Stepper(model, masks, data, recipe, seed=0, purpose="test")
+        assert isinstance(stepper.execution, Compact) == (execution == "compact")
+        stepper.epoch(1, most_steps=4)
+        weights[execution] = {name: p.detach() for name, p in model.named_parameters()}
+    before = build("resnet8", 1, 10, seed=0)
+    whole = Stepper(before, all_kept(before), data, recipe, seed=0, purpose="test")
+    assert not isinstance(whole.execution, Compact), "a dense network is executed as it is"
+    initial = before.state_dict()
+    for name, weight in weights["dense"].items():
+        moved = (weight - initial[name] * (weight != 0)).abs().max()
+        torch.testing.assert_close(weights["compact"][name], weight, rtol=1e-3, atol=1e-3 * float(moved))
 
 
 def test_accuracy_counts_every_image_once(data: Data) -> None:
