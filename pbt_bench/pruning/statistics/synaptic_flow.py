@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from pbt_bench.pruning.intercept import LINEAR_MAPS, split_call
+from pbt_bench.linear_maps import LINEAR_MAPS, split_call
 from pbt_bench.pruning.statistics import Task, Tensors, provides
 
 

@@ -1,4 +1,4 @@
-"""Convolutions that multiply kept weights alone, on a CPU, and their gradients: the kernels are in native/sparse.h.
+"""Convolutions that multiply kept weights alone, on a CPU, and their gradients: the kernels are in kernels/sparse.h.
 
     y[q, o, :] = Σ_k w_k · x[p(q, k), c_k, :]      over the kept weights k of output channel o
     δx         = the same sum with inputs and outputs exchanged
@@ -6,7 +6,7 @@
 
 for activations [positions, channels, n] in memory. The cost is that of the kept weights, whatever the pattern of the
 mask. Every sum has a fixed order, whatever the number of threads. Where no C compiler was there when pbt-bench was
-installed, `native.kernels()` is None and nothing here is used.
+installed, `kernels.loaded()` is None and nothing here is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pbt_bench import native
+from pbt_bench.sparse import kernels
 
 CACHED = 128  # input channels (times kernel taps) of 256 bytes of examples each that fit the innermost cache
 LEAST = 32  # weights of a row that are worth reading and writing its sum for
@@ -41,7 +41,7 @@ def empty(shape: Sequence[int], order: Sequence[int], like: Tensor) -> Tensor:
     """A tensor in a memory order, with the batch outermost if that is one example.
 
     The memory is the same, but the gradient of torch's batch normalisation (2.14, on a CPU) is wrong where the stride
-    of a batch of one is not what it would be of many: tests/training/test_compact.py.
+    of a batch of one is not what it would be of many: tests/sparse/test_compact_network.py.
     """
     if shape[0] == 1:
         order = (0, *(dim for dim in order if dim))
@@ -50,7 +50,7 @@ def empty(shape: Sequence[int], order: Sequence[int], like: Tensor) -> Tensor:
 
 def transpose(to: Tensor, x: Tensor, rows: int, columns: int) -> None:
     """The memory of `x` as a matrix, transposed into that of `to`."""
-    native.call("transpose", x.dtype, (to, x), rows, columns, torch.get_num_threads())
+    kernels.call("transpose", x.dtype, (to, x), rows, columns, torch.get_num_threads())
 
 
 def out_sizes(
@@ -195,15 +195,15 @@ def convolve(x: Tensor, weights: Tensor, pattern: Pattern) -> Tensor:
 
 def _gather(x: Tensor, weights: Tensor, lists: _Lists, shape: Sequence[int]) -> Tensor:
     out = empty(shape, (*range(2, len(shape)), 1, 0), x)
-    native.call("gather", x.dtype, (out, x, weights), lists.struct, shape[0], torch.get_num_threads())
+    kernels.call("gather", x.dtype, (out, x, weights), lists.struct, shape[0], torch.get_num_threads())
     return out
 
 
 def _dots(x: Tensor, delta: Tensor, count: int, lists: _Lists, n: int) -> Tensor:
-    loaded = native.kernels()
+    loaded = kernels.loaded()
     assert loaded is not None
     parts = x.new_zeros((count, loaded.width // x.element_size()))
-    native.call("dots", x.dtype, (parts, x, delta), lists.struct, n, torch.get_num_threads())
+    kernels.call("dots", x.dtype, (parts, x, delta), lists.struct, n, torch.get_num_threads())
     return parts.sum(1)
 
 
