@@ -205,6 +205,32 @@ def test_every_sparsity_has_its_own_leader_and_order(record: Callable[..., RunRe
     assert [other.mean for other in second.against] == pytest.approx([0.05, 0.1, 0.65])
 
 
+def test_methods_without_an_accuracy_are_left_out(record: Callable[..., RunRecord]) -> None:
+    missing = RunSpec(dataset="d", model="m", method="fts", sparsity=0.9, seed=0)
+    snip = RunSpec(dataset="d", model="m", method="snip", sparsity=0.9, seed=0)
+    (panel,) = panels(frame([missing, record(snip)]))
+    assert accuracies(panel).methods == ["snip"]
+    assert [(found.leader, found.against, found.at_chance) for found in standings(panel)] == [("snip", (), ())]
+
+
+@pytest.mark.parametrize("seeds", [3, 4])
+def test_a_method_that_always_collapsed_below_the_leader_is_at_chance(
+    record: Callable[..., RunRecord], seeds: int
+) -> None:
+    panel = study(
+        record,
+        {
+            ("snip", 0.9): {seed: 0.8 + 0.01 * seed for seed in range(seeds)},
+            ("synflow", 0.9): {seed: 0.7 + 0.0101 * seed for seed in range(seeds)},
+            ("fts", 0.9): dict.fromkeys(range(seeds)),
+        },
+    )
+    (standing,) = standings(panel)
+    assert (standing.leader, standing.at_chance) == ("snip", ("fts",))
+    assert [other.other for other in standing.against] == ["synflow"]
+    assert standing.against[0].p_holm == standing.against[0].p, "what is at chance is no test to correct for"
+
+
 def test_a_collapsed_method_that_once_equals_the_leader_is_compared(record: Callable[..., RunRecord]) -> None:
     panel = study(record, {("snip", 0.9): {0: 0.1, 1: 0.5, 2: 0.6}, ("fts", 0.9): dict.fromkeys(range(3))})
     (standing,) = standings(panel)

@@ -244,3 +244,154 @@ def test_the_latex_table_compiles(tmp_path: Path, record: Callable[..., RunRecor
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "paper.pdf").stat().st_size > 0
+
+
+@pytest.fixture
+def beside(record: Callable[..., RunRecord], tmp_path: Path) -> Table:
+    """Two methods at two sparsities and dense; a paper printed dense and one cell; one run lacks."""
+    (tmp_path / "x.toml").write_text(ABOUT)
+    (tmp_path / "x.csv").write_text(
+        HEAD + "P,digits,paper_vgg,dense,0,96,,3,,\nP,digits,paper_vgg,snip,0.9,89.5,0.5,3,,\n"
+    )
+    runs: dict[tuple[str, float], list[float | None]] = {
+        ("dense", 0.0): [0.95, 0.97],
+        ("snip", 0.98): [0.5, 0.6],
+        ("random", 0.98): [0.4, None],
+        ("snip", 0.9): [0.90, 0.92],
+        ("random", 0.9): [0.5, 0.4],
+    }
+    return made(record, runs, load_published(tmp_path))
+
+
+CAPTION = (
+    "test accuracy in percent, mean ± standard deviation over 2 seeds, beside it what papers printed. "
+    "Bold: better than every other method. Underlined: the highest mean and, where some method is worse, "
+    "all that cannot be told from it."
+)
+
+
+def test_a_table_beside_published_numbers_in_latex(beside: Table) -> None:
+    assert beside.caption == CAPTION
+    *lines, note, end = latex(beside).split("\n")
+    assert lines == [
+        f"% digits / vgg8: {CAPTION} Needs \\usepackage{{booktabs}}.",
+        r"\begin{tabular}{llrr}",
+        r"\toprule",
+        r"sparsity &  & snip & random \\",
+        r"\midrule",
+        r"0 (dense) & here & \multicolumn{2}{c}{96.00 {\scriptsize $\pm$ 1.41}} \\",
+        r" & published & \multicolumn{2}{c}{96.00} \\",
+        r" & $\Delta$ & \multicolumn{2}{c}{+0.00} \\",
+        r"\midrule",
+        r"0.9 & here & \underline{91.00} {\scriptsize $\pm$ 1.41} & 45.00 {\scriptsize $\pm$ 7.07} \\",
+        r" & published & 89.50 {\scriptsize $\pm$ 0.50} & -- \\",
+        r" & $\Delta$ & +1.50 & -- \\",
+        r"\addlinespace",
+        r"0.98 & here & \underline{55.00} {\scriptsize $\pm$ 7.07} & 40.00 {\scriptsize (n = 1)} \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert note.startswith("% P: prints the mean; ")
+    assert end == ""
+
+
+def test_a_plain_table_in_latex_has_no_column_of_kinds(record: Callable[..., RunRecord]) -> None:
+    runs = {("dense", 0.0): [0.9], ("snip", 0.9): [0.8, 0.7], ("snip", 0.98): [0.6, 0.5]}
+    head, *lines = latex(made(record, runs)).split("\n")
+    assert "published" not in head
+    assert "papers" not in head
+    assert lines == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"sparsity & snip \\",
+        r"\midrule",
+        r"0 (dense) & 90.00 {\scriptsize (n = 1)} \\",
+        r"0.9 & \underline{75.00} {\scriptsize $\pm$ 7.07} \\",
+        r"0.98 & \underline{55.00} {\scriptsize $\pm$ 7.07} \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+    ]
+
+
+def test_a_table_beside_published_numbers_in_markdown_and_csv(beside: Table, tmp_path: Path) -> None:
+    head, blank, *lines, empty, note, end = markdown(beside).split("\n")
+    assert (head, blank, empty, end) == (f"digits / vgg8: {CAPTION}", "", "", "")
+    assert note.startswith("- P: prints the mean; ")
+    assert lines == [
+        "| sparsity |  | snip | random |",
+        "| --- | --- | ---: | ---: |",
+        "| 0 (dense) | here | 96.00 ± 1.41 |  |",
+        "| 0 (dense) | published | 96.00 |  |",
+        "| 0 (dense) | Δ | +0.00 |  |",
+        "| 0.9 | here | <ins>91.00</ins> ± 1.41 | 45.00 ± 7.07 |",
+        "| 0.9 | published | 89.50 ± 0.50 | – |",
+        "| 0.9 | Δ | +1.50 | – |",
+        "| 0.98 | here | <ins>55.00</ins> ± 7.07 | 40.00 (n = 1) |",
+    ]
+    save_table(beside, tmp_path / "new" / "folder" / "x")
+    assert (tmp_path / "new" / "folder" / "x.md").read_text(encoding="utf-8") == markdown(beside)
+    written = (tmp_path / "new" / "folder" / "x-numbers.csv").read_text(encoding="utf-8").splitlines()
+    assert written[0] == (
+        "dataset,model,setting,method,sparsity,n,mean,std,half_interval_95,done,diverged,collapsed,failed,missing,"
+        "published_mean,published_std,published_n,published_statistic,published_source,published_note,difference"
+    )
+    assert [line.split(",")[3:6] for line in written[1:]] == [
+        ["dense", "0.0", "2"],
+        ["snip", "0.9", "2"],
+        ["random", "0.9", "2"],
+        ["snip", "0.98", "2"],
+        ["random", "0.98", "1"],
+    ]
+
+
+def test_published_rows_stand_alone_only_if_there_is_no_run_and_a_pruned_one_is_printed(
+    record: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    def kinds(printed: Any, runs: Any) -> Any:
+        (tmp_path / "x.toml").write_text(ABOUT)
+        (tmp_path / "x.csv").write_text(HEAD + "".join(f"P,digits,paper_vgg,{row},90,,3,,\n" for row in printed))
+        return [(row.sparsity, row.kind) for row in made(record, runs, load_published(tmp_path)).rows]
+
+    none = {("dense", 0.0): [None], ("snip", 0.9): [None, None]}
+    here = [("0 (dense)", "here"), ("0 (dense)", "published"), ("0.9", "here")]
+    assert kinds(["dense,0"], none) == here
+    assert kinds(["dense,0", "snip,0.9"], none) == [("0 (dense)", "published"), ("0.9", "published")]
+    assert kinds(["snip,0.9"], none) == [("0.9", "published")]
+    assert kinds(["dense,0", "snip,0.9"], none | {("snip", 0.9): [0.9, None]}) == [
+        *here,
+        ("0.9", "published"),
+        ("0.9", "Δ"),
+    ]
+
+
+def test_a_printed_dense_network_that_no_run_has_counts_as_no_run(
+    record: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    (tmp_path / "x.toml").write_text(ABOUT)
+    (tmp_path / "x.csv").write_text(HEAD + "P,digits,paper_vgg,dense,0,96,,3,,\n")
+    table = made(record, {("snip", 0.9): [0.8, 0.7]}, load_published(tmp_path))
+    assert [(row.sparsity, row.kind) for row in table.rows] == [
+        ("0 (dense)", "here"),
+        ("0 (dense)", "published"),
+        ("0.9", "here"),
+    ]
+    assert table.kinds
+    assert "beside it what papers printed" in table.caption
+    dense = table.numbers.to_dict("records")[0]
+    assert (dense["method"], dense["n"], dense["done"], dense["missing"]) == ("dense", 0, 0, 0)
+
+
+def test_a_published_cell_without_a_run_has_counts_of_zero(
+    record: Callable[..., RunRecord], published: Published
+) -> None:
+    table = made(
+        record, {("snip", 0.9): [0.90, None], ("synflow", 0.9): [0.5, 0.6], ("fts", 0.5): [0.7, 0.8]}, published
+    )
+    rows = {(row["method"], row["sparsity"]): row for row in table.numbers.to_dict("records")}
+    lacking = rows["synflow", 0.5]
+    assert lacking["published_mean"] == 0.8
+    assert {lacking[name] for name in ("n", "done", "diverged", "collapsed", "failed", "missing")} == {0}
+    assert table.numbers["n"].dtype == int
+    assert np.isnan(rows["snip", 0.9]["half_interval_95"])
+    assert rows["fts", 0.5]["half_interval_95"] == pytest.approx(12.706 * 0.05, rel=1e-3)

@@ -181,3 +181,11 @@ def test_masks_that_fit_give_their_parameters() -> None:
     assert check_masks({"weight": torch.ones(2, 3) > 0}, model) == {"weight": model.weight}
     with pytest.raises(RequestError, match="the model is dict, not a torch.nn.Module"):
         check_masks({}, {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 6])
+def test_masks_are_bool_whatever_the_count(kept: int) -> None:
+    for once in (False, True):
+        mask = Ranking({"a": torch.arange(6.0)}, "global", once).keep(kept, 0.5)["a"]
+        assert mask.dtype == torch.bool
+        assert mask.tolist() == [False] * (6 - kept) + [True] * kept

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from rounds_plainly import rounds_plainly
 from torch import Tensor, nn
 
 import pbt_bench
+from pbt_bench.errors import ScoreError
 from pbt_bench.models import build
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
@@ -84,6 +86,70 @@ def test_a_score_that_depends_on_the_whole_tensor_is_given_whole_tensors_in_ever
         masks = prune_in_rounds(entry, task, scores, 0.9, "global", False, 10)
     assert shapes == [p.shape for p in prunable(net).values()] * 10
     assert sum(int((~m).sum()) for m in masks.values()) == 3448
+
+
+def scored(function: Callable[[Tensor], object], rounds: int = 1, invert: bool = False) -> tuple[Tensor, Tensor]:
+    """What `evaluate` makes of one layer of weights 0 to 5, and those weights afterwards."""
+    weight = torch.arange(6.0).view(2, 3)
+    entry = Pruner("mine", function, ("weight",), "here", rounds=rounds)  # type: ignore[arg-type]
+    return evaluate(entry, {"weight": {"layer": weight}}, {"layer": weight}, invert)["layer"], weight
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda w: w[0], "scores have shape [3], expected a tensor of shape [2, 3]"),
+        (lambda w: w.tolist(), "scores have list, expected a tensor of shape [2, 3]"),
+        (lambda w: w.to_sparse(), "scores are torch.sparse_coo on cpu, expected a dense tensor"),
+        (lambda w: w.to("meta"), "scores are torch.strided on meta, expected a dense tensor"),
+        (lambda w: w + 1j, "scores have torch.complex64, expected real numbers"),
+        (lambda w: w / w, "1 of 6 scores are NaN or infinite"),
+        (lambda w: 1 / (w > 1), "2 of 6 scores are NaN or infinite"),
+    ],
+    ids=["shape", "type", "layout", "device", "complex", "nan", "infinite"],
+)
+def test_scores_that_cannot_be_ranked_are_refused(function: Callable[[Tensor], object], message: str) -> None:
+    with pytest.raises(ScoreError, match=re.escape(f"method 'mine', layer 'layer': {message}")):
+        scored(function)
+
+
+def test_finite_scores_whose_sum_overflows_are_taken() -> None:
+    assert bool((scored(lambda w: torch.full_like(w, 3e38))[0] == torch.tensor(3e38)).all())
+
+
+def test_only_a_one_shot_method_may_change_its_arguments() -> None:
+    scores, weight = scored(lambda w: w.mul_(2))
+    assert scores.tolist() == [[0, 2, 4], [6, 8, 10]]
+    assert weight.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert scored(lambda w: w * 2, rounds=2)[0].tolist() == scores.tolist()
+    with pytest.raises(ScoreError, match="an iterative method must not change its arguments"):
+        scored(lambda w: w.mul_(2), rounds=2)
+
+
+def test_inverted_scores_keep_the_lowest_in_every_round() -> None:
+    assert torch.equal(scored(lambda w: w, invert=True)[0], -scored(lambda w: w)[0])
+    model = nn.Linear(10, 1, bias=False)
+    model.weight.data = torch.arange(10.0).view(1, 10)
+    entry = Pruner("mine", lambda weight: weight, ("weight",), "here", rounds=3)
+    for invert, kept in ((False, [8, 9]), (True, [0, 1])):
+        task = Task(model, prunable(model), [], Scoring(), seed=0)
+        with preserved(model):
+            scores = evaluate(entry, compute(task, entry.needs).values, task.parameters, invert)
+            masks = prune_in_rounds(entry, task, scores, 0.8, "global", invert, 3)
+        assert masks["weight"].nonzero()[:, 1].tolist() == kept
+
+
+def test_every_round_has_its_number_and_the_masked_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watching(task: Task, names: Collection[str]) -> Computed:
+        seen.append((task.round, sum(int(p.count_nonzero()) for p in task.parameters.values())))
+        return compute(task, names)
+
+    monkeypatch.setattr(module, "compute", watching)
+    net, x, y, _ = golden()
+    pbt_bench.prune(net, batches(x, y, 48), method="iterative_snip", sparsity=0.75, rounds=4)
+    assert seen == [(k + 1, 3832 - int((1 - 0.25 ** (k / 4)) * 3832)) for k in (1, 2, 3)]
 
 
 def test_the_density_falls_exponentially_not_the_sparsity(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pbt_bench.running.claims import ClaimLost, Claims, active, owner
+from pbt_bench.running.claims import ClaimLost, Claims, Owner, active, owner, slurm_job
 
 RUN = "0123456789abcdef"
 
@@ -48,6 +48,8 @@ def test_a_claim_is_refused_until_it_is_released(tmp_path: Path) -> None:
     found = owner(tmp_path, RUN)
     assert found is not None
     assert found.pid == os.getpid()
+    assert active(tmp_path) == {RUN: found}
+    mine.check()
     mine.release()
     assert not other.busy(RUN)
     assert other.take(RUN)
@@ -107,6 +109,41 @@ def test_the_claim_of_a_killed_process_goes_stale_and_that_of_a_living_one_does_
         time.sleep(0.05)
     assert time.monotonic() - killed > 1
     mine.close()
+
+
+def test_the_newest_claim_of_a_run_counts(tmp_path: Path) -> None:
+    first, second = Claims(tmp_path), Claims(tmp_path)
+    assert first.take(RUN)
+    age(tmp_path, f"{RUN}.1", 100)
+    assert second.take(RUN)
+    (tmp_path / "claims" / f"{RUN}.2").write_text('{"host": "other", "pid": 7}')
+    assert first.busy(RUN)
+    assert active(tmp_path) == {RUN: Owner("other", 7)}
+    second.check()
+    second.forget(RUN)
+    assert not first.busy(RUN)
+    with pytest.raises(ClaimLost):
+        second.check()
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "job"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "7"}, "7"),
+        ({"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}, "7_3"),
+    ],
+)
+def test_a_slurm_job_is_named_as_squeue_does(
+    variables: dict[str, str], job: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert slurm_job() == job
 
 
 def test_a_clock_that_is_wrong_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

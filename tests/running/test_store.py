@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from pbt_bench.errors import RequestError, StoreError
-from pbt_bench.running.record import RunRecord
-from pbt_bench.running.store import Store, find
+from pbt_bench.running.record import Layer, Pruning, RunRecord, digest
+from pbt_bench.running.store import Store, content, find
 from pbt_bench.spec import Recipe, RunSpec
 
 
@@ -73,6 +75,106 @@ def test_a_failed_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyP
     with pytest.raises(StoreError, match="No space left on device; finished runs are kept"):
         store.write(record())
     assert os.listdir(store.runs) == []
+
+
+def done(seed: int = 0, masks: dict[str, np.ndarray] | None = None) -> RunRecord:
+    masks = masks or {"a": np.ones(2, dtype=bool)}
+    layers = tuple(
+        Layer(name=name, shape=mask.shape, prunable=mask.size, kept=int(mask.sum()), zero_scores=0)
+        for name, mask in masks.items()
+    )
+    shares = ("sparsity", "realised_sparsity", "effective_sparsity", "zero_score_share", "scoring_seconds")
+    counts = ("prunable", "kept", "collapsed_layers", "flops_dense", "flops_sparse", "rounds")
+    pruning = Pruning(
+        **dict.fromkeys(shares, 0.5),  # type: ignore[arg-type]
+        **dict.fromkeys(counts, 1),  # type: ignore[arg-type]
+        layers=layers,
+        mask_digest=digest(masks),
+    )
+    return replace(record(seed), status="done", error=None, pruning=pruning)
+
+
+def test_a_finished_run_is_not_executed_again_and_a_failed_one_on_request(store: Store) -> None:
+    good, bad = done(0), record(1)
+    assert store.finished(good.run_id) is None
+    for each in (good, bad):
+        store.write(each)
+    assert store.finished(good.run_id) == store.finished(good.run_id, retry_failed=True) == good
+    assert store.finished(bad.run_id) == bad
+    assert store.finished(bad.run_id, retry_failed=True) is None
+
+
+def test_the_state_of_an_unfinished_run_is_kept_until_it_ends(store: Store) -> None:
+    good, bad = done(0), record(1)
+    states = [store.folder / "checkpoints" / f"{each.run_id}.pt" for each in (good, bad)]
+    states[0].parent.mkdir()
+    for path, each in zip(states, (good, bad), strict=True):
+        path.write_text("state")
+        assert store.checkpoint(each.run_id) == path
+        store.write(each)
+    assert [path.exists() for path in states] == [False, True], "a retry goes on from it"
+
+
+def test_what_finished_runs_left_behind_is_swept(store: Store) -> None:
+    good, bad, unknown = done(0), record(1), done(2)
+    store.write(good)
+    store.write(bad)
+    left = {}
+    for each in (good, bad, unknown):
+        left[each.run_id] = [store.checkpoint(each.run_id), store.folder / "claims" / f"{each.run_id}.1"]
+        for path in left[each.run_id]:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("left")
+    store.prepare()
+    assert {run_id: [path.exists() for path in paths] for run_id, paths in left.items()} == {
+        good.run_id: [False, False], bad.run_id: [True, True], unknown.run_id: [True, True],
+    }  # fmt: skip
+
+
+def test_a_file_that_another_machine_writes_is_swept_after_an_hour(store: Store) -> None:
+    fresh, old = (store.runs / f".{name}.otherhost.1.tmp" for name in ("fresh", "old"))
+    for path, age in ((fresh, 3500), (old, 3700)):
+        path.write_text("half")
+        os.utime(path, (time.time() - age,) * 2)
+    store.prepare()
+    assert (fresh.exists(), old.exists()) == (True, False)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 13, 16])
+def test_masks_of_any_size_come_back(store: Store, size: int) -> None:
+    bits = np.random.default_rng(0).random(size + 6) < 0.5
+    masks = {"a": bits[:size], "b": bits[size:].reshape(2, 3)}
+    each = done(0, masks)
+    store.write(each, masks)
+    assert (store.folder / "masks" / f"{each.run_id}.bits").exists()
+    back = store.read_masks(each)
+    assert back is not None
+    assert {name: mask.tolist() for name, mask in back.items()} == {name: mask.tolist() for name, mask in masks.items()}
+
+
+def test_pipes_and_huge_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"12345")
+    monkeypatch.setattr("pbt_bench.running.store.MOST_BYTES", 5)
+    assert content(tmp_path / "file") == b"12345"
+    with pytest.raises(ValueError, match="not a file of at most 5 bytes"):
+        content(tmp_path / "pipe")
+    monkeypatch.setattr("pbt_bench.running.store.MOST_BYTES", 4)
+    with pytest.raises(ValueError, match="not a file of at most 4 bytes"):
+        content(tmp_path / "file")
+
+
+def test_the_beginning_of_several_run_ids_is_refused_with_some_of_them(store: Store) -> None:
+    paths = [store.path(f"0{number:015x}") for number in range(7)]
+    for path in paths:
+        path.write_text("x")
+    named = ", ".join(path.stem for path in paths[:5])
+    with pytest.raises(RequestError, match=rf"run '00': 7 records in .* begin with it \({named}\)"):
+        find(store.folder.parent, "00")
+    with pytest.raises(RequestError, match=r"run '1': 0 records in .* \(none\)"):
+        find(store.folder.parent, "1")
+    with pytest.raises(RequestError, match=f"{paths[3].stem}.json cannot be read"):
+        find(store.folder.parent, paths[3].stem)
 
 
 def test_half_written_files_of_dead_processes_are_swept(store: Store) -> None:
