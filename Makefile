@@ -8,12 +8,12 @@ BIN    := $(VENV)/bin
 help:                 ## what the targets do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
 
-$(VENV)/installed: pyproject.toml $(wildcard pbt_bench/native/*.[ch])
+$(VENV)/installed: pyproject.toml $(wildcard pbt_bench/sparse/kernels/*.[ch])
 	@echo "== creating $(VENV) and installing (torch is large: minutes the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pbt-bench needs Python 3.11 or newer: make PYTHON=/path/to/python3 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
-	@ls pbt_bench/native/_kernels*.so >/dev/null 2>&1 || echo "note: no C compiler with OpenMP here, so sparse networks train more slowly (docs/execution.md)"
+	@ls pbt_bench/sparse/kernels/_kernels*.so >/dev/null 2>&1 || echo "note: no C compiler with OpenMP here, so sparse networks train more slowly (docs/execution.md)"
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
@@ -54,7 +54,7 @@ speed: $(VENV)/installed       ## speed ratios, each two measurements of one run
 	@$(BIN)/python benchmarks/speed.py
 	@$(BIN)/python benchmarks/scale.py
 
-lint: $(VENV)/installed-dev    ## formatter, linter, type checker and the order of the rooms
+lint: $(VENV)/installed-dev    ## formatter, linter, type checker and the order of imports
 	@echo "== lint"
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .

@@ -27,9 +27,9 @@ import pbt_bench
 from pbt_bench.data.images import Data as Prepared
 from pbt_bench.data.images import Images
 from pbt_bench.models import build
+from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.masks import Ranking
-from pbt_bench.pruning.preserve import preserved
 from pbt_bench.pruning.pruners import pruners
 from pbt_bench.pruning.scoring import Scorer
 from pbt_bench.pruning.statistics import Task, compute

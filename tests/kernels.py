@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pbt_bench import native
+from pbt_bench.sparse import kernels
 
 _SETS = ["plain", "avx2", "avx512"]
-_LOADED = native.kernels()
-KERNELS = [native.Kernels(_LOADED.library, name) for name in _SETS[: _SETS.index(_LOADED.set) + 1]] if _LOADED else []
+_LOADED = kernels.loaded()
+KERNELS = [kernels.Kernels(_LOADED.library, name) for name in _SETS[: _SETS.index(_LOADED.set) + 1]] if _LOADED else []

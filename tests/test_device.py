@@ -18,11 +18,10 @@ import pbt_bench
 from pbt_bench.data import datasets
 from pbt_bench.data.images import Data, prepare
 from pbt_bench.models import build
-from pbt_bench.models.prunable import prunable
-from pbt_bench.pruning.masks import Masks
+from pbt_bench.models.prunable import Masks, prunable
 from pbt_bench.running.execute import Executor
+from pbt_bench.sparse import compact_network
 from pbt_bench.spec import Recipe, RunSpec, Scoring
-from pbt_bench.training import compact
 from pbt_bench.training.loop import Stepper, train
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
@@ -95,7 +94,7 @@ def test_no_step_waits_for_the_device(
     data: Data, device: torch.device, execution: str, precision: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first step may: it looks at the masks. From then on the host only issues work."""
-    monkeypatch.setattr(compact, "_seen_zero", lambda *_: False)  # as on a GPU
+    monkeypatch.setattr(compact_network, "_seen_zero", lambda *_: False)  # as on a GPU
     numbers = {"momentum": 0.9} if optimizer == "sgd" else {}
     recipe = Recipe(
         batch_size=128,
@@ -108,7 +107,7 @@ def test_no_step_waits_for_the_device(
     )
     model, masks = sparse_network(device)
     stepper = Stepper(model, masks, data, recipe, 0, "train")
-    assert isinstance(stepper.execution, compact.Compact) == (execution == "compact")
+    assert isinstance(stepper.execution, compact_network.Compact) == (execution == "compact")
     seen: list[list[str]] = []
     with ExitStack() as watched:
 
@@ -149,7 +148,7 @@ def test_what_is_left_trains_as_the_masked_network(data: Data, device: torch.dev
         model.double()
         double = Data(**(vars(data) | {"mean": data.mean.double(), "std": data.std.double()}))
         stepper = Stepper(model, masks, double, Recipe(batch_size=128, execution=how), 0, "train")
-        assert isinstance(stepper.execution, compact.Compact) == (how == "compact")
+        assert isinstance(stepper.execution, compact_network.Compact) == (how == "compact")
         stepper.epoch(1, 10)
         found.append(model.state_dict())
     for name, value in found[0].items():

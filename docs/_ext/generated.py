@@ -10,7 +10,7 @@ from catalogue import names_page, recipes_page, studies_page
 from cost import Cost, cost, defaults
 from formula import formula
 from grid_keys import grid_page, record_page
-from rooms import room_pages
+from package_pages import package_pages
 from sphinx.application import Sphinx
 from symbols import SYMBOLS
 from text import cited, prose, toml_block
@@ -33,7 +33,7 @@ def pages() -> dict[str, str]:
     found["reference/record.md"] = record_page()
     found["reference/names.md"] = names_page()
     found["reference/studies.md"] = studies_page()
-    found |= room_pages()
+    found |= package_pages()
     found["reference/recipes.md"] = recipes_page()
     return found
 
@@ -177,7 +177,7 @@ def write(folder: Path) -> None:
         place.parent.mkdir(exist_ok=True)
         if not place.exists() or place.read_text(encoding="utf-8") != text:
             place.write_text(text, encoding="utf-8")
-    for place in [*(folder / "methods").glob("*.md"), *(folder / "rooms").glob("*.md")]:
+    for place in [*(folder / "methods").glob("*.md"), *(folder / "packages").glob("*.md")]:
         if f"{place.parent.name}/{place.name}" not in found:
             place.unlink()
 

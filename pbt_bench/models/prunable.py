@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from pbt_bench.errors import RequestError
+
+Masks = dict[str, Tensor]  # prunable parameter name -> bool tensor of its shape, True = kept
 
 
 def check_network(model: object) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pbt_bench.connectivity.live_weights import trace
 from pbt_bench.errors import RequestError, SparsityError
-from pbt_bench.models.prunable import prunable
-from pbt_bench.pruning.masks import Masks, check_masks
-from pbt_bench.pruning.support import trace
+from pbt_bench.models.prunable import Masks, prunable
+from pbt_bench.pruning.masks import check_masks
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Diagnosis:
 
         A unit that only a bias, a normalisation shift or a learned position feeds carries a constant, not the
         input: weights behind it are not effective. What a path is, at a product, a normalisation or an attention,
-        is defined in `pbt_bench.pruning.support`.
+        is defined in `pbt_bench.connectivity.live_weights`.
         """
         return 1 - sum(layer.live for layer in self.layers) / self.prunable
 

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
-from pbt_bench.models.prunable import check_network
-
-Masks = dict[str, Tensor]  # prunable parameter name -> bool tensor of its shape, True = kept
+from pbt_bench.models.prunable import Masks, check_network
 
 
 def pruned_count(sparsity: float, prunable: int) -> int:

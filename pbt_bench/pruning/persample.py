@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pbt_bench import native
 from pbt_bench.errors import note_once
-from pbt_bench.pruning.intercept import Intercept, convolution_backward, linear_map, patches, plain
+from pbt_bench.linear_maps import Intercept, convolution_backward, linear_map, patches, plain
+from pbt_bench.sparse import kernels
 
 # Samples that are propagated at once by default; on a CPU the activations of 32 images stay in the cache.
 CHUNK = {"cpu": 32, "cuda": 256}
 SMALL = 20_000  # weights; below, one batched product for all groups is faster than a product for each
-POSITIONS = 256  # of a group, up to which native/groups.h is faster than a product and two sums
+POSITIONS = 256  # of a group, up to which kernels/groups.h is faster than a product and two sums
 BLOCK = 2**24  # elements of group gradients that exist at a time
 
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -213,11 +213,11 @@ class _GroupSums(Intercept):
                 own = d @ u.transpose(2, 3)
                 total += own.sum(0)
                 square += own.square_().sum(0)
-        elif shape[0] == 1 and delta.shape[3] <= POSITIONS and native.takes(total):
+        elif shape[0] == 1 and delta.shape[3] <= POSITIONS and kernels.takes(total):
             _, _, rows, positions = delta.shape
             tensors = (total, square, delta.contiguous(), columns.contiguous())
             sizes = (len(delta), rows, columns.shape[2], positions)
-            native.call("group_sums", total.dtype, tensors, *sizes, torch.get_num_threads())
+            kernels.call("group_sums", total.dtype, tensors, *sizes, torch.get_num_threads())
         else:
             own = torch.empty(shape, dtype=total.dtype)
             for d, u in zip(delta, columns.transpose(2, 3), strict=True):

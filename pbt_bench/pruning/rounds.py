@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pbt_bench.errors import ScoreError
-from pbt_bench.pruning.masks import Masks, Ranking, exact_density, pruned_count
+from pbt_bench.models.prunable import Masks
+from pbt_bench.pruning.masks import Ranking, exact_density, pruned_count
 from pbt_bench.pruning.pruners import Pruner
 from pbt_bench.pruning.statistics import Task, Tensors, compute
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError, ScoreError, note_once, shortened
-from pbt_bench.models.prunable import check_network, matrices_left_out, prunable, reparametrised
+from pbt_bench.models.model_state import preserved
+from pbt_bench.models.prunable import Masks, check_network, matrices_left_out, prunable, reparametrised
 from pbt_bench.pruning import batchnorm
-from pbt_bench.pruning.masks import Masks, Ranking
-from pbt_bench.pruning.preserve import preserved
+from pbt_bench.pruning.masks import Ranking
 from pbt_bench.pruning.pruners import Pruner, pruners
 from pbt_bench.pruning.rounds import evaluate, prune_in_rounds
 from pbt_bench.pruning.statistics import Task, Tensors, compute, statistics

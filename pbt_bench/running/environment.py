@@ -14,7 +14,7 @@ import numpy
 import torch
 
 import pbt_bench
-from pbt_bench.native import kernels
+from pbt_bench.sparse import kernels
 
 
 @cache
@@ -55,7 +55,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "device_name": name,
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "sparse_kernels": loaded.set if (loaded := kernels()) else None,
+        "sparse_kernels": found.set if (found := kernels.loaded()) else None,
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }

@@ -24,9 +24,9 @@ from pbt_bench.data import load
 from pbt_bench.data.images import Augmentation, Data, Dataset, prepare, scoring_images
 from pbt_bench.errors import RequestError
 from pbt_bench.models import build
+from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.api import apply
 from pbt_bench.pruning.diagnosis import Diagnosis, all_kept, diagnose, realised_sparsity
-from pbt_bench.pruning.masks import Masks
 from pbt_bench.pruning.scoring import Pruned, Scorer, resolve
 from pbt_bench.running.checkpoint import Checkpoint, saving
 from pbt_bench.running.claims import ClaimLost

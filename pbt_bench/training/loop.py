@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from pbt_bench.data.images import Augmentation, Data, Images
 from pbt_bench.data.stream import Streamed
+from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.diagnosis import realised_sparsity
-from pbt_bench.pruning.masks import Masks
 from pbt_bench.seeds import derive, stream
+from pbt_bench.sparse.compact_network import Compact
+from pbt_bench.sparse.kept_weights import Kept
 from pbt_bench.spec import Recipe
-from pbt_bench.training.compact import Compact
-from pbt_bench.training.kept import Kept
 from pbt_bench.training.optimizer import learning_rate, optimizer
 
 EVALUATION_BATCH = 512

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pbt_bench.linear_maps import Intercept
 from pbt_bench.models import MODELS, build
 from pbt_bench.models.prunable import prunable
 from pbt_bench.models.resnet import Pad
 from pbt_bench.models.vgg import Pool
-from pbt_bench.pruning.intercept import Intercept
 
 SHALLOW = ["resnet20", "resnet20-projection", "resnet18", "resnet18-imagenet", "vgg11-bias", "lenet5", "vit-tiny"]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import pbt_bench
 from pbt_bench.errors import RequestError
+from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
-from pbt_bench.pruning.preserve import preserved
 from pbt_bench.pruning.statistics import Task, compute
 from pbt_bench.seeds import stream
 from pbt_bench.spec import Scoring

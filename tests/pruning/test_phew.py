@@ -11,13 +11,13 @@ from networks import ConvNet, mlp
 from torch import Tensor, nn
 
 import pbt_bench
+from pbt_bench.connectivity.channel_graph import Wire, channel_graph
+from pbt_bench.connectivity.random_walks import Walks
 from pbt_bench.errors import RequestError
 from pbt_bench.models import build
 from pbt_bench.models.prunable import prunable
-from pbt_bench.pruning.graph import Wire, trace
 from pbt_bench.pruning.masks import Ranking
 from pbt_bench.pruning.statistics import path_walks as module
-from pbt_bench.pruning.walks import Walks
 
 
 def score(model: nn.Module, *shape: int, seed: int = 0, **scoring: bool) -> dict[str, Tensor]:
@@ -29,8 +29,8 @@ def visits(model: nn.Module, walks: int, *shape: int) -> dict[str, tuple[Tensor,
     """Per weight tensor: how often forward and how often backward walks take every weight, divided by their number."""
     weights = prunable(model)
     found = {name: (torch.zeros(p.numel()), torch.zeros(p.numel())) for name, p in weights.items()}
-    graph = trace(model.eval(), weights, torch.zeros(1, *shape))
-    for name, index, walk in Walks(graph).run(0, walks, torch.Generator().manual_seed(1)):
+    graph = channel_graph(model.eval(), weights, torch.zeros(1, *shape), "path_walks")
+    for name, index, walk in Walks(graph, "path_walks").run(0, walks, torch.Generator().manual_seed(1)):
         for direction in (0, 1):
             mine = index[walk % 2 == direction]
             found[name][direction].index_add_(0, mine, torch.full((len(mine),), 2 / walks))
@@ -57,10 +57,10 @@ def test_walks_take_weights_with_the_probabilities_of_the_definition() -> None:
 def test_walks_take_identity_shortcuts_and_follow_paths_of_the_network() -> None:
     net = build("resnet20-projection", 3, 10, 0)
     weights = prunable(net)
-    graph = trace(net.eval(), weights, torch.zeros(1, 3, 8, 8))
+    graph = channel_graph(net.eval(), weights, torch.zeros(1, 3, 8, 8), "path_walks")
     walks = 4000
     passed = {name: torch.zeros(walks, dtype=torch.bool) for name in weights}
-    for name, _, walk in Walks(graph).run(0, walks, torch.Generator().manual_seed(1)):
+    for name, _, walk in Walks(graph, "path_walks").run(0, walks, torch.Generator().manual_seed(1)):
         passed[name][walk] = True
     blocks = [name.removesuffix("conv2.weight") for name in weights if name.endswith("conv2.weight")]
     assert len(blocks) == 9
@@ -170,7 +170,7 @@ class Wired(nn.Module):
 def test_channels_are_followed_through_concatenation_padding_slices_and_flattening() -> None:
     torch.manual_seed(0)
     net = Wired()
-    graph = trace(net, prunable(net), torch.zeros(1, 2, 6, 6))
+    graph = channel_graph(net, prunable(net), torch.zeros(1, 2, 6, 6), "path_walks")
     wires = [edge for edge in graph.edges if isinstance(edge, Wire)]
     assert [w.index.tolist() for w in wires[:2]] == [[0, 1, 2, 3, -1, -1, -1, -1], [-1, -1, -1, -1, 0, 1, 2, 3]]
     assert wires[2].index.tolist() == [0, 1, 2, 3, 4, 5]
@@ -193,9 +193,9 @@ class Product(nn.Module):
 
 
 def test_networks_whose_channels_cannot_be_followed_are_refused_by_the_function_name() -> None:
-    with pytest.raises(RequestError, match="phew: walks need channels that can be followed.*'mul'"):
+    with pytest.raises(RequestError, match="path_walks needs channels that can be followed.*'mul'"):
         score(Product(), 3)
-    with pytest.raises(RequestError, match="phew: walks need channels that stay on dimension 1.*'transpose'"):
+    with pytest.raises(RequestError, match="path_walks needs channels that stay on dimension 1.*'transpose'"):
         score(build("vit-tiny", 3, 10, 0, size=8), 3, 8, 8)
-    with pytest.raises(RequestError, match="phew: walks need inputs of shape .n, channels, .....*tokens.*'linear'"):
+    with pytest.raises(RequestError, match="path_walks needs inputs of shape .n, channels, .....*tokens.*'linear'"):
         score(nn.Linear(5, 5), 5, 5)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 import pbt_bench
 from pbt_bench.models import build
+from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.masks import exact_density, pruned_count, quotas
-from pbt_bench.pruning.preserve import preserved
 from pbt_bench.pruning.scoring import Scorer
 from pbt_bench.pruning.statistics import compute
 from pbt_bench.spec import Scoring

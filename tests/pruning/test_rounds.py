@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import pbt_bench
 from pbt_bench.models import build
+from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning import rounds as module
-from pbt_bench.pruning.preserve import preserved
 from pbt_bench.pruning.pruners import Pruner
 from pbt_bench.pruning.rounds import evaluate, prune_in_rounds
 from pbt_bench.pruning.scoring import Scorer

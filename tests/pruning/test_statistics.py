@@ -11,9 +11,9 @@ from networks import Odd, batches, golden, mlp
 from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
+from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.batchnorm import set_mode
-from pbt_bench.pruning.preserve import preserved
 from pbt_bench.pruning.statistics import Task, compute, statistics
 from pbt_bench.spec import Scoring
 

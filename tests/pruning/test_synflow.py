@@ -13,8 +13,8 @@ from rounds_plainly import rounds_plainly
 from torch import Tensor, nn
 
 import pbt_bench
-from pbt_bench import native
 from pbt_bench.models import build
+from pbt_bench.sparse import kernels
 
 SPARSITIES = [0.5, 0.9, 0.98, 0.99, 0.998, 0.999, 0.9995]
 
@@ -94,7 +94,7 @@ def test_masks_of_vgg16_equal_plain_autograd(sparsity: float) -> None:
 
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_masks_without_compiled_kernels(sparsity: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "kernels", lambda: None)
+    monkeypatch.setattr(kernels, "loaded", lambda: None)
     assert_same_masks(network("resnet8"), 8, "synflow", sparsity, 20)
 
 

@@ -1,4 +1,4 @@
-"""The order in which random walks visit the weights."""
+"""The order in which random walks visit the weights (PHEW)."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Collection
 
 import torch
 
-from pbt_bench.pruning.graph import trace
+from pbt_bench.connectivity.channel_graph import channel_graph
+from pbt_bench.connectivity.random_walks import Walks
 from pbt_bench.pruning.statistics import Task, Tensors, provides
-from pbt_bench.pruning.walks import Walks
 from pbt_bench.seeds import stream
 
-BATCH = 4096  # walks at once: more walks cost hardly more time until they are thousands
-VISITED = 0.6  # stop there: sparsities from 0.4 up keep visited weights only, and every further weight costs more walks
-WALKS = 2  # per weight, at most; one dense layer of normal or uniform weights reaches VISITED with about 1.2
+BATCH = 4096  # walks at once; the time of a batch hardly depends on its size below some thousands
+VISITED = 0.6  # share of visited weights at which walks stop: enough for every sparsity from 0.4 up
+WALKS = 2  # largest number of walks per weight; a dense layer of normal or uniform weights needs about 1.2
 NEVER = 2**31 - 1
 
 
 @provides(data=False, path_walks="Patil and Dovrolis 2021, arXiv:2010.11354, Sec. 4 (PHEW)")
 def path_walks(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
-    """-(number of the first walk that visited the weight, from 1), in float64.
+    """Compute -(number of the first walk that visited the weight, from 1), in float64.
 
     Walks start at the input and the output by turns, and there at every unit in turn; each takes the next weight w
-    with probability |w| / Σ|w|: forward Σ runs over the weights out of its unit, backward over those into it, and
-    in a convolution, whose units are channels, over kernel positions too (the authors' two draws, of the kernel by
-    its L1 norm and of the position within it, come to the same). The wanted number of weights visited first is kept.
+    with probability |w| / Σ|w|: forward, Σ runs over the weights out of its unit, backward over those into it. The
+    units of a convolution are channels, and Σ runs over kernel indices too (equal to the authors' two draws, of the
+    kernel by its L1 norm and of the index within it). The weights visited first are kept.
 
     Our choices: (1) the method stops when it has kept enough; to serve every sparsity from one order, walks go on
     until a share VISITED of all prunable weights is visited, or after WALKS walks per weight. Weights of one walk
@@ -39,8 +39,8 @@ def path_walks(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     Raises RequestError for networks in which channels cannot be followed (attention, products of activations).
     """
     task.require_output(as_weights=True)
-    graph = trace(task.model, task.parameters, task.batches[0][0])
-    walks = Walks(graph)
+    graph = channel_graph(task.model, task.parameters, task.batches[0][0], "path_walks")
+    walks = Walks(graph, "path_walks")
     generator = stream(task.seed, "walks")
     first = {name: torch.full((p.numel(),), NEVER, dtype=torch.int32) for name, p in task.parameters.items()}
     total = sum(p.numel() for p in task.parameters.values())
@@ -49,7 +49,7 @@ def path_walks(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
         for name, index, walk in walks.run(done, BATCH, generator):
             first[name].scatter_reduce_(0, index, walk.int(), "amin")
         done += BATCH
-        if done >= check:  # to count takes longer than to walk, so not every time
+        if done >= check:  # counting takes longer than walking
             check = int(done * 1.05)
             visited = sum(int((walk != NEVER).sum()) for walk in first.values())
             if visited >= VISITED * total or done >= min(WALKS * total, NEVER - BATCH):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from pbt_bench.pruning.intercept import LINEAR_MAPS, split_call
+from pbt_bench.linear_maps import LINEAR_MAPS, split_call
 from pbt_bench.pruning.statistics import Task, Tensors, provides
 
 
@@ -42,28 +42,32 @@ def _flow(task: Task, positive: Callable[[Tensor], Tensor]) -> Tensors:
     weights = [tensors[name].requires_grad_() for name in task.parameters]
     inputs = task.batches[0][0]
     ones = torch.ones((1, *inputs.shape[1:]), dtype=torch.float64, device=inputs.device)
-    zero = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in task.parameters.items()}
     with torch.enable_grad():
         output = functional_call(task.model, tensors, (ones,))
-        total, finite = output.sum(), _finite(output.sum())
-        if not finite:
+        total = output.sum()
+        if not (finite := _finite(total)):
             with _Scaled():
                 total = functional_call(task.model, tensors, (ones,)).sum()
         if not total.requires_grad:
-            return zero
+            return _zeros(task)
         found = torch.autograd.grad(total, weights, allow_unused=True, materialize_grads=True)
     if finite and task.round == 1:
         flow = sum(float((w.detach() * g).abs().sum()) for w, g in zip(weights, found, strict=True))
-        with torch.no_grad():
-            change = float((functional_call(task.model, tensors | zero, (ones,)) - output).abs().sum())
-        if flow < _ROUNDING * change:
-            return zero
+        if flow < _ROUNDING * float(output.detach().abs().sum()):  # or the weights matter little beside the biases
+            with torch.no_grad():
+                change = float((functional_call(task.model, tensors | _zeros(task), (ones,)) - output).abs().sum())
+            if flow < _ROUNDING * change:
+                return _zeros(task)
     return dict(zip(task.parameters, found, strict=True))
 
 
 # Of what all weights together change in the output: the gradients of a constant sum are rounding errors of 1e-16, times
 # a few orders of magnitude for large logits.
 _ROUNDING = 1e-12
+
+
+def _zeros(task: Task) -> Tensors:
+    return {name: torch.zeros_like(p, dtype=torch.float64) for name, p in task.parameters.items()}
 
 
 def _finite(total: Tensor) -> bool:

@@ -1,10 +1,10 @@
-"""Execute a masked network for what is left of it, exactly.
+"""Execute a masked network without its pruned weights.
 
-On a CPU in float32 or float64 a sparse convolution multiplies its kept weights alone (sparse.py). Elsewhere, and where
-there are many, it is executed on its live channels: an output channel whose weights are all pruned is constant over
-batch and positions; an input channel that no kept weight reads changes nothing. Convolutions return `Live`: the live
-channels, and one number for each dead one. Outputs, gradients and updates are those of the masked network up to
-rounding, and nothing in the model's code changes.
+On a CPU in float32 or float64, a convolution with few kept weights multiplies these alone (sparse_convolution.py). On
+other devices, or with many kept weights, it is executed on its live channels: an output channel whose weights are all
+pruned is constant over batch and positions, and an input channel that no kept weight reads changes nothing.
+Convolutions then return `Live`: the live channels, and one number for each dead channel. Outputs, gradients and updates
+are those of the masked network up to rounding, and the model's code does not change.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pbt_bench import native
-from pbt_bench.pruning.intercept import CONVOLUTIONS, conv_geometry, split_call
-from pbt_bench.pruning.masks import Masks
-from pbt_bench.training import layout, sparse
-from pbt_bench.training.kept import Kept
-from pbt_bench.training.live import FEW, Live, Take, all_channels, places, row, shared
+from pbt_bench.linear_maps import CONVOLUTIONS, conv_geometry, out_sizes, split_call
+from pbt_bench.models.prunable import Masks
+from pbt_bench.sparse import kernels, memory_format, sparse_convolution
+from pbt_bench.sparse.kept_weights import Kept
+from pbt_bench.sparse.live_channels import FEW, Live, Take, all_channels, places, row, shared
 
 STEP = 8  # vector kernels take channels by so many
 WORTH = 10**8  # multiply-adds of a forward pass that `auto` must save in a layer to take it apart
@@ -78,7 +77,7 @@ class _Plan:
         self.saved = mask.numel() - len(self.outputs) * int(filled(pairs.any(0)).numel()) * mask[0, 0].numel()
         self.kept: Kept | None = None
         self._mask = mask
-        self._patterns: dict[Any, sparse.Pattern] = {}
+        self._patterns: dict[Any, sparse_convolution.Pattern] = {}
 
     def saves_most(self, inputs: int, outputs: int) -> float:
         """Multiply-adds per example, at most, for so many positions."""
@@ -87,7 +86,7 @@ class _Plan:
     def takes_weights(self, x: Live | Tensor, options: Mapping[str, Any], least: int) -> bool:
         """Whether to multiply kept weights alone: if that saves `least` multiply-adds over all other ways."""
         values = x.values if isinstance(x, Live) else x
-        if self.kept is None or values.dtype != self.kept.vector.dtype or not native.takes(values):
+        if self.kept is None or values.dtype != self.kept.vector.dtype or not kernels.takes(values):
             return False
         if torch.is_autocast_enabled("cpu") or (least and len(values) < EXAMPLES):
             return False
@@ -95,12 +94,12 @@ class _Plan:
             stride, padding, dilation, _ = conv_geometry(options, self._mask)
         except NotImplementedError:  # padding that is not the same on both sides
             return False
-        sizes = sparse.out_sizes(values.shape[2:], self._mask.shape[2:], stride, padding, dilation)
+        sizes = out_sizes(values.shape[2:], self._mask.shape[2:], stride, padding, dilation)
         outputs = len(values) * math.prod(sizes)
-        move = MOVE_COST * values.numel() * (-1 if layout.is_batch_last(values) else 1)
+        move = MOVE_COST * values.numel() * (-1 if memory_format.is_batch_last(values) else 1)
         return bool((self.weights - self.saved - KEPT_COST * self.left) * outputs - move >= least)
 
-    def pattern(self, inputs: Tensor, sizes: torch.Size, options: Mapping[str, Any]) -> sparse.Pattern:
+    def pattern(self, inputs: Tensor, sizes: torch.Size, options: Mapping[str, Any]) -> sparse_convolution.Pattern:
         """Of the kept weights that read the channels `inputs` of activations of a size."""
         stride, padding, dilation, _ = conv_geometry(options, self._mask)
         key = (inputs, sizes, *map(tuple, (stride, padding, dilation)))
@@ -112,7 +111,7 @@ class _Plan:
             for column, channels in ((0, self.outputs), (1, inputs)):
                 places[:, column] = torch.searchsorted(channels, places[:, column].contiguous())
             shape = (len(self.outputs), len(inputs), *self._mask.shape[2:])
-            self._patterns[key] = sparse.Pattern(places, slots, shape, sizes, (stride, padding, dilation))
+            self._patterns[key] = sparse_convolution.Pattern(places, slots, shape, sizes, (stride, padding, dilation))
         return self._patterns[key]
 
 
@@ -223,11 +222,13 @@ def _convolve(
     if weights:
         assert plan.kept is not None
         pattern = plan.pattern(inputs, x.shape[2:], options)
-        values = sparse.convolve(layout.move(x, layout.batch_last(x.dim())), plan.kept.vector, pattern)
+        values = sparse_convolution.convolve(
+            memory_format.move(x, memory_format.batch_last(x.dim())), plan.kept.vector, pattern
+        )
         values = values if some is None else values + row(some, values)
     else:
-        if layout.is_batch_last(x):
-            x = layout.move(x, layout.channels_last(x.dim()))
+        if memory_format.is_batch_last(x):
+            x = memory_format.move(x, memory_format.channels_last(x.dim()))
         read = _reads(read, inputs)
         if len(read) < len(inputs):
             x = Take.apply(x, places(read, inputs))

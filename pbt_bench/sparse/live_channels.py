@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pbt_bench.training import layout
+from pbt_bench.sparse import memory_format
 
 FEW = 0.75  # share of channels that is worth taking out of, or putting back into, all of them
 
@@ -52,11 +52,15 @@ class Live:
     def whole(self) -> Tensor:
         """The whole tensor, in an order of memory that torch's functions are fast with."""
         whole = self.within(all_channels(self.channels, self.index.device))
-        return layout.move(whole, layout.channels_last(whole.dim())) if layout.is_batch_last(whole) else whole
+        return (
+            memory_format.move(whole, memory_format.channels_last(whole.dim()))
+            if memory_format.is_batch_last(whole)
+            else whole
+        )
 
     def batch_last(self) -> Live:
         """The same with the batch last in memory."""
-        values = layout.move(self.values, layout.batch_last(self.dim()))
+        values = memory_format.move(self.values, memory_format.batch_last(self.dim()))
         return Live(values, self.index, self.channels, self.constants, self.still)
 
     def __add__(self, other: Any) -> Any:
@@ -139,14 +143,14 @@ class _Put(torch.autograd.Function):
     def forward(ctx: Any, base: Tensor, values: Tensor, index: Tensor) -> Tensor:
         """In the memory format of `values`."""
         ctx.save_for_backward(index)
-        return layout.put(layout.empty(base.shape, values).copy_(base), index, values)
+        return memory_format.put(memory_format.empty(base.shape, values).copy_(base), index, values)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
         """To `values` the gradient at `index`, to `base` the rest."""
         (index,) = ctx.saved_tensors
         rest = gradient.clone().index_fill_(1, index, 0) if ctx.needs_input_grad[0] else None
-        return rest, layout.select(gradient, index), None
+        return rest, memory_format.select(gradient, index), None
 
 
 class _Sum(torch.autograd.Function):
@@ -156,9 +160,9 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, base: Tensor, values: Tensor, index: Tensor, constants: Tensor | None) -> Tensor:
         """A new tensor."""
         ctx.save_for_backward(index)
-        out = layout.empty(base.shape, base)
+        out = memory_format.empty(base.shape, base)
         out = out.zero_() if constants is None else out.copy_(row(constants, base).expand_as(out))
-        return layout.put(out, index, values.to(base.dtype)).add_(base)  # index_add_ is far slower
+        return memory_format.put(out, index, values.to(base.dtype)).add_(base)  # index_add_ is far slower
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None]:
@@ -167,7 +171,7 @@ class _Sum(torch.autograd.Function):
         constants = None
         if ctx.needs_input_grad[3]:
             constants = gradient.sum([d for d in range(gradient.dim()) if d != 1]).index_fill_(0, index, 0)
-        return gradient, layout.select(gradient, index), None, constants
+        return gradient, memory_format.select(gradient, index), None, constants
 
 
 class Take(torch.autograd.Function):
@@ -178,13 +182,13 @@ class Take(torch.autograd.Function):
         """In the memory format of `values`."""
         ctx.save_for_backward(index)
         ctx.like = values
-        return layout.select(values, index)
+        return memory_format.select(values, index)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Zero in the other channels."""
         (index,) = ctx.saved_tensors
-        return layout.put(layout.empty(ctx.like.shape, gradient).zero_(), index, gradient), None
+        return memory_format.put(memory_format.empty(ctx.like.shape, gradient).zero_(), index, gradient), None
 
 
 def _add(a: Any, b: Any) -> Any:
@@ -193,10 +197,10 @@ def _add(a: Any, b: Any) -> Any:
     if not isinstance(a, (Tensor, Live)) or a.shape != b.shape:
         return _whole(a) + _whole(b)
     if isinstance(a, Tensor):
-        if not layout.is_batch_last(b.values):
+        if not memory_format.is_batch_last(b.values):
             return _Sum.apply(a, b.values, b.index, b.constants)
         a = Live(a, all_channels(b.channels, a.device), b.channels, None, still=True)
-    if layout.is_batch_last(a.values) or layout.is_batch_last(b.values):
+    if memory_format.is_batch_last(a.values) or memory_format.is_batch_last(b.values):
         a, b = a.batch_last(), b.batch_last()
     union = _union(a.index, b.index)
     if len(union) > FEW * a.channels:
@@ -227,7 +231,7 @@ def _batch_norm(
         return None if value is None else value.index_select(0, live)
 
     of_live = (some(mean), some(var))
-    values = layout.by_rows(F.batch_norm, x.values, *of_live, some(weight), some(bias), training, momentum, eps)
+    values = memory_format.by_rows(F.batch_norm, x.values, *of_live, some(weight), some(bias), training, momentum, eps)
     constants = bias
     if training and mean is not None and var is not None:
         with torch.no_grad():
@@ -257,7 +261,9 @@ def _pooling(function: Callable[..., Tensor]) -> Callable[..., Any]:
             return NotImplemented
         if function is F.avg_pool2d and (len(args) > 2 or kwargs.get("padding", 0) not in (0, (0, 0))):
             return NotImplemented
-        return Live(layout.by_images(function, x.values, *args, **kwargs), x.index, x.channels, x.constants, x.still)
+        return Live(
+            memory_format.by_images(function, x.values, *args, **kwargs), x.index, x.channels, x.constants, x.still
+        )
 
     return pool
 

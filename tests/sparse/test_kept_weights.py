@@ -13,9 +13,9 @@ from pbt_bench.data import datasets
 from pbt_bench.data.images import prepare
 from pbt_bench.models import build
 from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
+from pbt_bench.sparse import compact_network
+from pbt_bench.sparse.kept_weights import Kept
 from pbt_bench.spec import Recipe
-from pbt_bench.training import compact
-from pbt_bench.training.kept import Kept
 from pbt_bench.training.loop import Stepper
 
 pytestmark = pytest.mark.usefixtures("nan_memory")
@@ -55,7 +55,7 @@ def test_kept_weights_are_updated_as_in_the_whole(
 
 
 def test_a_sparse_network_is_trained_on_kept_weights_to_the_bits_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compact, "LARGE", 0)
+    monkeypatch.setattr(compact_network, "LARGE", 0)
     data = prepare(datasets()["digits"].load(Path("nowhere")), 0.1, 0, torch.device("cpu"))
     results: list[dict[str, Tensor]] = []
     for sparse in (True, False):

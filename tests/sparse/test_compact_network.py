@@ -9,15 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pbt_bench import native
 from pbt_bench.models import build
-from pbt_bench.models.prunable import prunable
+from pbt_bench.models.prunable import Masks, prunable
 from pbt_bench.pruning.api import apply
-from pbt_bench.pruning.masks import Masks, Ranking
-from pbt_bench.training import compact
-from pbt_bench.training.compact import Compact
-from pbt_bench.training.kept import Kept, _flat
-from pbt_bench.training.live import Live
+from pbt_bench.pruning.masks import Ranking
+from pbt_bench.sparse import compact_network, kernels
+from pbt_bench.sparse.compact_network import Compact
+from pbt_bench.sparse.kept_weights import Kept, _flat
+from pbt_bench.sparse.live_channels import Live
 
 pytestmark = pytest.mark.usefixtures("nan_memory")
 
@@ -79,7 +78,7 @@ def test_outputs_gradients_and_updates_are_those_of_the_masked_network(
     name: str, sparsity: float, by: str, batch: int
 ) -> None:
     """In float64 to 1e-9 over three steps, running statistics included; and in eval mode."""
-    if by != "channels" and native.kernels() is None:
+    if by != "channels" and kernels.loaded() is None:
         pytest.skip("no C compiler was there at installation")
     model = make(name)
     masks = clustered(model, sparsity)
@@ -137,7 +136,7 @@ def test_dead_channels_are_not_computed() -> None:
     with Compact(conv, {"weight": mask}, always=True):
         y = conv(x)
         assert isinstance(y, Live)
-        assert y.values.shape == (2, compact.STEP, 8, 8)
+        assert y.values.shape == (2, compact_network.STEP, 8, 8)
         torch.testing.assert_close(y.sigmoid(), conv(x).whole().sigmoid())
     torch.testing.assert_close(y.whole(), conv(x))
 

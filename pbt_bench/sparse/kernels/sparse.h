@@ -1,4 +1,4 @@
-/* Convolutions by their kept weights alone; training/sparse.py calls this.
+/* Convolutions by their kept weights alone; sparse_convolution.py calls this.
 
    An activation is [positions, channels, n]: the n examples of a batch lie side by side, so every kept weight multiplies
    whole vectors, whatever the pattern of the mask. */

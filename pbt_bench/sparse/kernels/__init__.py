@@ -1,6 +1,6 @@
 """Kernels in C for what torch has no fast operation for, on a CPU: loaded by ctypes, used where they were compiled.
 
-A C compiler with OpenMP that is there at installation compiles kernels.c; without one `kernels()` is None, and torch
+A C compiler with OpenMP that is there at installation compiles kernels.c; without one `loaded()` is None, and torch
 computes what it can, more slowly. The instruction set (AVX-512, AVX2 or neither) is chosen at run time. Sums have a
 fixed order, whatever the number of threads, which are torch's own where its OpenMP library is the compiler's.
 """
@@ -37,8 +37,8 @@ class Kernels:
 
 
 @cache
-def kernels() -> Kernels | None:
-    """The kernels, if they were compiled, and for this kind of processor."""
+def loaded() -> Kernels | None:
+    """Return the kernels if they were compiled for this kind of processor, else None."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_kernels{suffix}")
         with suppress(OSError):
@@ -49,14 +49,14 @@ def kernels() -> Kernels | None:
 
 
 def takes(x: Tensor) -> bool:
-    """Whether the kernels are there and know the number type and device."""
-    return x.device.type == "cpu" and x.dtype in _TYPES and kernels() is not None
+    """Return whether compiled kernels exist for the number type and device of `x`."""
+    return x.device.type == "cpu" and x.dtype in _TYPES and loaded() is not None
 
 
 def call(name: str, dtype: torch.dtype | None, tensors: Sequence[Tensor | None], *rest: Any) -> None:
     """A kernel, of a number type if one is given. Tensors become pointers, None = NULL; whole numbers C's `long`."""
-    loaded = kernels()
-    assert loaded is not None
-    kernel = getattr(loaded.library, f"{name}_{_TYPES[dtype]}_{loaded.set}" if dtype else name)
+    found = loaded()
+    assert found is not None
+    kernel = getattr(found.library, f"{name}_{_TYPES[dtype]}_{found.set}" if dtype else name)
     pointers = (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors)
     kernel(*pointers, *(ctypes.c_long(value) if isinstance(value, int) else value for value in rest))

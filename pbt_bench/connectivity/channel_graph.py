@@ -1,7 +1,8 @@
-"""Which channels of a network feed which: the graph that paths are walked on, found by running the network once.
+"""The channel graph of a network: which channels feed which, recorded by running the network once.
 
-A place is a set of channels: the input, the output of a linear map, or channels that are moved or summed. Synapses
-join the places at both ends of a linear map; wires join channels that carry the same signal, without a weight.
+A channel set is the channels of one tensor: of the input, of the output of a linear map, or of a tensor whose channels
+were moved or summed. Synapses join the channel sets at both ends of a linear map; wires join channels that carry the
+same signal, without a weight.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
-from pbt_bench.pruning.intercept import Intercept
+from pbt_bench.linear_maps import Intercept
 
-_KEPT = """
+_KEEPS_CHANNELS = """
     batch_norm group_norm instance_norm layer_norm rms_norm local_response_norm normalize
     relu relu_ leaky_relu leaky_relu_ relu6 elu elu_ selu selu_ celu celu_ gelu silu silu_ mish hardswish hardtanh
     hardtanh_ hardsigmoid softplus softsign tanh sigmoid logsigmoid prelu threshold softmax log_softmax
@@ -27,17 +28,17 @@ _KEPT = """
     mean sum interpolate clamp abs square neg __neg__ contiguous clone detach to float double
     mul mul_ __mul__ __rmul__ __imul__ div div_ __truediv__ __itruediv__
 """
-_ADDED = "add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__"
-_MOVED = """
+_ADDS = "add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__"
+_MOVES_CHANNELS = """
     flatten view view_as reshape reshape_as unflatten squeeze unsqueeze __getitem__ select narrow chunk split
     cat concat concatenate pad permute transpose movedim flip roll index_select
 """
-KEPT, ADDED, MOVED = (frozenset(names.split()) for names in (_KEPT, _ADDED, _MOVED))
+KEEPS_CHANNELS, ADDS, MOVES_CHANNELS = (frozenset(names.split()) for names in (_KEEPS_CHANNELS, _ADDS, _MOVES_CHANNELS))
 
 
 @dataclass(frozen=True)
 class Synapses:
-    """A linear map between two places: channel c of group g feeds channel o of group g by weight[g, o, c, :]."""
+    """A linear map between two channel sets: channel c of group g feeds channel o of group g by weight[g, o, c, :]."""
 
     source: int
     target: int
@@ -56,54 +57,62 @@ class Wire:
 
 @dataclass
 class Graph:
-    """Places by number, every edge from a lower to a higher one; 0 is the input."""
+    """Channel sets by number, of which 0 is the input; every edge leads from a lower to a higher number."""
 
-    channels: list[int] = field(default_factory=list)
+    channels: list[int] = field(default_factory=list)  # size of each channel set
     edges: list[Synapses | Wire] = field(default_factory=list)
     output: int = 0
 
     def add(self, channels: int) -> int:
-        """The number of a new place."""
+        """Add a channel set and return its number."""
         self.channels.append(channels)
         return len(self.channels) - 1
 
 
-def trace(model: nn.Module, tracked: Mapping[str, Tensor], inputs: Tensor) -> Graph:
-    """The graph of `model`, in eval mode, for one example of ones in the shape of `inputs[:1]`.
+def channel_graph(model: nn.Module, tracked: Mapping[str, Tensor], inputs: Tensor, user: str) -> Graph:
+    """Return the graph of `model`, in eval mode, for one example of ones in the shape of `inputs[:1]`.
 
-    Channels are dimension 1 of every tensor. Raises RequestError, naming the function, where they cannot be followed.
+    Channels are dimension 1 of every tensor. Raises RequestError, naming `user` (who needs the graph) and the function
+    at which channels cannot be followed.
     """
     if not inputs.is_floating_point() or inputs.dim() < 2:
-        raise RequestError(f"phew: walks need inputs of shape [n, channels, ...], not {inputs.dtype} {inputs.shape}")
-    recorder = _Recorder(tracked)
+        raise RequestError(f"{user} needs inputs of shape [n, channels, ...], not {inputs.dtype} {inputs.shape}")
+    recorder = _Recorder(tracked, user)
     dtype = next(iter(tracked.values())).dtype
     ones = torch.ones((1, *inputs.shape[1:]), dtype=dtype, device=inputs.device)
     recorder.put(ones, recorder.graph.add(ones.shape[1]))
     with torch.no_grad(), recorder:
         output = model(ones)
-    place = recorder.place(output)
-    if place is None:
-        raise RequestError("phew: walks need one output tensor that depends on the input")
-    recorder.graph.output = place
+    found = recorder.channel_set(output)
+    if found is None:
+        raise RequestError(f"{user} needs one output tensor that depends on the input")
+    recorder.graph.output = found
     return recorder.graph
 
 
 class _Recorder(Intercept):
-    """Runs the network and notes the place of every tensor that depends on the input."""
+    """Runs the network and records the channel set of every tensor that depends on the input."""
 
-    def __init__(self, tracked: Mapping[str, Tensor]) -> None:
+    def __init__(self, tracked: Mapping[str, Tensor], user: str) -> None:
         super().__init__(tracked)
+        self._user = user
         self.graph = Graph()
         self._weights = {id(t) for t in tracked.values()}
-        self._places: dict[int, tuple[Tensor, int]] = {}  # by id; the tensor is held, so that no id comes twice
+        self._sets: dict[int, tuple[Tensor, int]] = {}  # by id; holding the tensor keeps its id unique
 
-    def place(self, value: Any) -> int | None:
-        """The place of a tensor, None if it does not depend on the input (or is no tensor)."""
-        return self._places[id(value)][1] if id(value) in self._places else None
+    def channel_set(self, value: Any) -> int | None:
+        """Return the channel set of a tensor, or None if the value does not depend on the input."""
+        return self._sets[id(value)][1] if id(value) in self._sets else None
 
-    def put(self, tensor: Tensor, place: int) -> None:
-        """Note the place of a tensor."""
-        self._places[id(tensor)] = (tensor, place)
+    def put(self, tensor: Tensor, channel_set: int) -> None:
+        """Record the channel set of a tensor."""
+        self._sets[id(tensor)] = (tensor, channel_set)
+
+    def _refuse(
+        self, function: Any, what: str = "channels that can be followed from one linear map to the next"
+    ) -> NoReturn:
+        name = getattr(function, "__name__", function)
+        raise RequestError(f"{self._user} needs {what}, but the network calls {name!r}")
 
     def apply(
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
@@ -119,12 +128,12 @@ class _Recorder(Intercept):
         self, name: str | None, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
         result = function(inputs, weight, bias, **options)
-        if self.place(weight) is not None:
-            _refuse(function, "weights that do not depend on the input")
-        source = self.place(inputs)
+        if self.channel_set(weight) is not None:
+            self._refuse(function, "weights that do not depend on the input")
+        source = self.channel_set(inputs)
         if source is not None:
             if inputs.dim() != weight.dim():
-                _refuse(function, "inputs of shape [n, channels, ...] (a linear layer over tokens has others)")
+                self._refuse(function, "inputs of shape [n, channels, ...] (a linear layer over tokens has others)")
             groups = int(options.get("groups", 1))
             target = self.graph.add(len(weight))
             shape = (groups, len(weight) // groups, weight.shape[1], -1)
@@ -136,73 +145,73 @@ class _Recorder(Intercept):
         result = function(*args, **options)
         given = list(_tensors((args, list(options.values()))))
         if any(id(t) in self._weights and t is not result for t in given) and list(_tensors(result)):
-            _refuse(function, "prunable weights used as they are, not transformed")
-        places = [place for t in given if (place := self.place(t)) is not None]
-        if not places or (result is not None and not list(_tensors(result))):
+            self._refuse(function, "prunable weights used as they are, not transformed")
+        sets = [found for t in given if (found := self.channel_set(t)) is not None]
+        if not sets or (result is not None and not list(_tensors(result))):
             return result
         name = getattr(function, "__name__", str(function))
-        if name in MOVED:
-            self._move(function, args, options, sorted(set(places)), result)
+        if name in MOVES_CHANNELS:
+            self._move(function, args, options, sorted(set(sets)), result)
             return result
         if not isinstance(result, Tensor):
-            _refuse(function)
-        channels = self.graph.channels[places[0]]
+            self._refuse(function)
+        channels = self.graph.channels[sets[0]]
         if name in ("mean", "sum") and not _over_space(given[0], args, options):
-            _refuse(function, "channels that are not averaged")
+            self._refuse(function, "channels that are not averaged")
         if result.dim() < 2 or len(result) != 1 or result.shape[1] != channels:
-            _refuse(function)
-        if len(places) == 1 and name in KEPT | ADDED:
-            self.put(result, places[0])
-        elif name in ADDED and all(self.graph.channels[p] == channels for p in places):
-            if any(t.dim() != result.dim() for t in given if self.place(t) is not None):
-                _refuse(function)
+            self._refuse(function)
+        if len(sets) == 1 and name in KEEPS_CHANNELS | ADDS:
+            self.put(result, sets[0])
+        elif name in ADDS and all(self.graph.channels[s] == channels for s in sets):
+            if any(t.dim() != result.dim() for t in given if self.channel_set(t) is not None):
+                self._refuse(function)
             target = self.graph.add(channels)
-            self.graph.edges += [Wire(place, target, torch.arange(channels)) for place in places]
+            self.graph.edges += [Wire(source, target, torch.arange(channels)) for source in sets]
             self.put(result, target)
         else:
-            _refuse(function)
+            self._refuse(function)
         return result
 
     def _move(
-        self, function: Callable[..., Any], args: Any, options: dict[str, Any], places: list[int], result: Any
+        self, function: Callable[..., Any], args: Any, options: dict[str, Any], sets: list[int], result: Any
     ) -> None:
-        """A function that only moves values: do the same to tensors that hold the number of their channel."""
-        counts = [self.graph.channels[place] for place in places]
-        offsets = dict(zip(places, torch.tensor([0, *counts]).cumsum(0).tolist(), strict=False))
+        """Follow a function that only moves values: apply it to tensors that hold the number of their channel."""
+        counts = [self.graph.channels[source] for source in sets]
+        offsets = dict(zip(sets, torch.tensor([0, *counts]).cumsum(0).tolist(), strict=False))
 
         def label(value: Any) -> Any:
             if isinstance(value, (tuple, list)):
                 return type(value)([label(v) for v in value])
             if not isinstance(value, Tensor) or not value.is_floating_point():
                 return value
-            place = self.place(value)
-            if place is None:
+            source = self.channel_set(value)
+            if source is None:
                 return torch.zeros_like(value, dtype=torch.float64, device="cpu")
-            numbers = torch.arange(1, value.shape[1] + 1, dtype=torch.float64) + offsets[place]
+            numbers = torch.arange(1, value.shape[1] + 1, dtype=torch.float64) + offsets[source]
             return numbers.view(1, -1, *[1] * (value.dim() - 2)).expand(value.shape).contiguous()
 
         labels = function(*label(args), **{key: label(value) for key, value in options.items()})
         for tensor, moved in zip(_tensors(result), _tensors(labels), strict=True):
             if moved.dim() < 2 or len(moved) != 1 or not moved.numel():
-                _refuse(function)
+                self._refuse(function)
             flat = moved.reshape(moved.shape[1], -1)
             number, _ = flat.max(1)
             if not bool(((flat == number[:, None]) | (flat == 0)).all()):
-                _refuse(function, "channels that stay on dimension 1")
+                self._refuse(function, "channels that stay on dimension 1")
             wires = []
-            for place, count in zip(places, counts, strict=True):
-                index = number.long() - 1 - offsets[place]
-                wires.append((place, index.where((index >= 0) & (index < count), -1)))
+            for source, count in zip(sets, counts, strict=True):
+                index = number.long() - 1 - offsets[source]
+                wires.append((source, index.where((index >= 0) & (index < count), -1)))
             if len(wires) == 1 and torch.equal(wires[0][1], torch.arange(counts[0])):
-                self.put(tensor, places[0])
+                self.put(tensor, sets[0])
                 continue
             target = self.graph.add(len(number))
-            self.graph.edges += [Wire(place, target, index) for place, index in wires]
+            self.graph.edges += [Wire(source, target, index) for source, index in wires]
             self.put(tensor, target)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples and lists."""
+    """Yield the tensors in nested tuples and lists."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
@@ -211,11 +220,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _over_space(tensor: Tensor, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:
-    """Whether a reduction leaves out dimensions 0 and 1."""
+    """Return whether a reduction keeps dimensions 0 and 1."""
     dims = args[1] if len(args) > 1 else options.get("dim")
     dims = (dims,) if isinstance(dims, int) else dims
     return dims is not None and len(dims) > 0 and all(d % tensor.dim() > 1 for d in dims)
-
-
-def _refuse(function: Any, what: str = "channels that can be followed from one linear map to the next") -> NoReturn:
-    raise RequestError(f"phew: walks need {what}; here the network calls {getattr(function, '__name__', function)!r}")

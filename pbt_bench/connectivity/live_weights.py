@@ -32,11 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pbt_bench.models.prunable import output_of
-from pbt_bench.pruning.intercept import LINEAR_MAPS, TRANSPOSED, Intercept
-from pbt_bench.pruning.masks import Masks
-from pbt_bench.pruning.preserve import preserved
-from pbt_bench.pruning.supports import (
+from pbt_bench.connectivity.support_rules import (
     DEPENDS,
     LEAST,
     PRODUCTS,
@@ -51,6 +47,9 @@ from pbt_bench.pruning.supports import (
     support,
     tensors,
 )
+from pbt_bench.linear_maps import LINEAR_MAPS, TRANSPOSED, Intercept
+from pbt_bench.models.model_state import preserved
+from pbt_bench.models.prunable import Masks, output_of
 
 _MATRIX_PRODUCTS = ("matmul", "bmm", "einsum")
 

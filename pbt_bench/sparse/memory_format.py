@@ -1,7 +1,8 @@
-"""Memory orders of activations [n, c, ...], and what indexes channels without losing them.
+"""Memory formats of activations [n, c, ...], and operations on channels that keep the format.
 
-`batch-last` is [..., c, n] in memory: the examples of a batch lie side by side, as sparse.py wants them. Functions of
-torch take such a tensor for what it is, a permuted view, and most are slow then: hence this file.
+The `batch-last` format is [..., c, n] in memory: the examples of a batch are adjacent, as sparse_convolution.py needs
+them. PyTorch treats such a tensor as a permuted view, and most operators are slow on it. This module converts formats
+explicitly.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pbt_bench import native
-from pbt_bench.training import sparse
+from pbt_bench.sparse import kernels, sparse_convolution
 
 Order = tuple[int, ...]  # of dimensions, from the outermost in memory to the innermost
 
@@ -46,7 +46,7 @@ def _has(x: Tensor, wanted: Order) -> bool:
 
 def empty(shape: torch.Size, like: Tensor) -> Tensor:
     """Of a shape, in the memory order of `like`."""
-    return sparse.empty(shape, order(like), like)
+    return sparse_convolution.empty(shape, order(like), like)
 
 
 def select(x: Tensor, index: Tensor) -> Tensor:
@@ -113,10 +113,10 @@ class _Move(torch.autograd.Function):
 def _moved(x: Tensor, to: Order) -> Tensor:
     if _has(x, to):
         return x
-    out = sparse.empty(x.shape, to, x)
+    out = sparse_convolution.empty(x.shape, to, x)
     pair = {batch_last(x.dim()), channels_last(x.dim())}
-    if {order(x), to} == pair and native.takes(x):
+    if {order(x), to} == pair and kernels.takes(x):
         batch, rest = x.shape[0], x.shape[1:].numel()
-        sparse.transpose(out, x, *((batch, rest) if to == batch_last(x.dim()) else (rest, batch)))
+        sparse_convolution.transpose(out, x, *((batch, rest) if to == batch_last(x.dim()) else (rest, batch)))
         return out
     return out.copy_(x)

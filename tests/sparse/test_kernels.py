@@ -8,25 +8,24 @@ import torch.nn.functional as F
 from kernels import KERNELS
 from torch import Tensor
 
-from pbt_bench import native
 from pbt_bench.pruning.persample import POSITIONS
-from pbt_bench.training import layout, sparse
+from pbt_bench.sparse import kernels, memory_format, sparse_convolution
 
 SIZES = [0, 1, 7, 300]
 DTYPES = [torch.float32, torch.float64]
 
 pytestmark = [
     pytest.mark.usefixtures("nan_memory"),
-    pytest.mark.skipif(native.kernels() is None, reason="no C compiler was there at installation"),
+    pytest.mark.skipif(kernels.loaded() is None, reason="no C compiler was there at installation"),
     pytest.mark.parametrize("dtype", DTYPES),
-    pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: kernels.set),
+    pytest.mark.parametrize("instruction_set", KERNELS, ids=lambda found: found.set),
 ]
 
 
 @pytest.fixture(autouse=True)
-def use(kernels: native.Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+def use(instruction_set: kernels.Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     """Select an instruction set."""
-    monkeypatch.setattr(native, "kernels", lambda: kernels)
+    monkeypatch.setattr(kernels, "loaded", lambda: instruction_set)
 
 
 def draw(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -43,7 +42,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 def test_transpose(rows: int, columns: int, dtype: torch.dtype) -> None:
     x = draw(rows, columns, dtype=dtype)
     found = torch.empty(columns, rows, dtype=dtype)
-    sparse.transpose(found, x, rows, columns)
+    sparse_convolution.transpose(found, x, rows, columns)
     assert torch.equal(found, x.t())
 
 
@@ -54,7 +53,7 @@ def test_transpose(rows: int, columns: int, dtype: torch.dtype) -> None:
 def test_group_sums(groups: int, rows: int, width: int, positions: int, dtype: torch.dtype) -> None:
     delta, u = draw(groups, rows, positions, dtype=dtype), draw(groups, width, positions, dtype=dtype)
     total, square = torch.zeros(rows, width, dtype=dtype), torch.zeros(rows, width, dtype=dtype)
-    native.call("group_sums", dtype, (total, square, delta, u), groups, rows, width, positions, 2)
+    kernels.call("group_sums", dtype, (total, square, delta, u), groups, rows, width, positions, 2)
     own = delta @ u.transpose(1, 2)
     close(total, own.sum(0))
     close(square, own.square().sum(0))
@@ -75,10 +74,12 @@ def test_sparse_convolution(n: int, rows: int, columns: int, side: int, kept: st
         mask[:] = True
     x = draw(n, columns, side, side, dtype=dtype)
     geometry = ((1, 1), (1, 1), (1, 1))
-    pattern = sparse.Pattern(mask.nonzero(), torch.arange(int(mask.sum())), weight.shape, (side, side), geometry)
+    pattern = sparse_convolution.Pattern(
+        mask.nonzero(), torch.arange(int(mask.sum())), weight.shape, (side, side), geometry
+    )
     for delta in (draw(n, rows, side, side, dtype=dtype), torch.zeros(n, rows, side, side, dtype=dtype)):
         mine, vector = x.clone().requires_grad_(), weight[mask].requires_grad_()
-        out = sparse.convolve(layout.move(mine, layout.batch_last(4)), vector, pattern)
+        out = sparse_convolution.convolve(memory_format.move(mine, memory_format.batch_last(4)), vector, pattern)
         found = torch.autograd.grad(out, (mine, vector), delta)
         theirs, whole = x.clone().requires_grad_(), weight.clone().requires_grad_()
         expected = F.conv2d(theirs, whole * mask, padding=1)

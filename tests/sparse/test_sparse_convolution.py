@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from kernels import KERNELS
 from torch import Tensor
 
-from pbt_bench import native
-from pbt_bench.training import layout, sparse
+from pbt_bench.sparse import kernels, memory_format, sparse_convolution
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 GEOMETRIES = [  # inputs, channels, kernel, stride, padding, dilation
@@ -25,12 +24,12 @@ GEOMETRIES = [  # inputs, channels, kernel, stride, padding, dilation
     ((5, 4, 6), (2, 3), (3, 2, 3), (1, 2, 1), (1, 0, 2), (1, 1, 2)),
 ]
 
-pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler was there at installation")
+pytestmark = pytest.mark.skipif(kernels.loaded() is None, reason="no C compiler was there at installation")
 
 
 def test_the_kernels_are_there_where_a_compiler_is() -> None:
     """An installation that silently lost them would be many times slower."""
-    assert shutil.which("cc") is None or native.kernels() is not None
+    assert shutil.which("cc") is None or kernels.loaded() is not None
 
 
 def case(geometry: tuple[tuple[int, ...], ...], n: int, density: float, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -57,15 +56,15 @@ def test_outputs_and_gradients(
     expected = CONVOLUTIONS[len(stride)](x, w * mask, None, stride, padding, dilation)
     delta = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
     expected.backward(delta)
-    pattern = sparse.Pattern(
+    pattern = sparse_convolution.Pattern(
         mask.nonzero(), torch.arange(int(mask.sum())), w.shape, x.shape[2:], (stride, padding, dilation)
     )
     mine = x.detach().requires_grad_()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        out = sparse.convolve(layout.move(mine, layout.batch_last(x.dim())), vector, pattern)
-        assert layout.is_batch_last(out)
+        out = sparse_convolution.convolve(memory_format.move(mine, memory_format.batch_last(x.dim())), vector, pattern)
+        assert memory_format.is_batch_last(out)
         out.backward(delta)
     finally:
         torch.set_num_threads(before)
@@ -80,13 +79,15 @@ def test_outputs_and_gradients(
 def test_threads_change_no_bit() -> None:
     """Every sum has one order."""
     x, w, mask, vector = case(GEOMETRIES[2], 100, 0.3, torch.float32)
-    pattern = sparse.Pattern(mask.nonzero(), torch.arange(len(vector)), w.shape, (8, 8), ((1, 1), (1, 1), (1, 1)))
+    pattern = sparse_convolution.Pattern(
+        mask.nonzero(), torch.arange(len(vector)), w.shape, (8, 8), ((1, 1), (1, 1), (1, 1))
+    )
     found: list[Tensor] = []
     before = torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         x.grad = vector.grad = None
-        out = sparse.convolve(layout.move(x, layout.batch_last(4)), vector, pattern)
+        out = sparse_convolution.convolve(memory_format.move(x, memory_format.batch_last(4)), vector, pattern)
         out.square().sum().backward()
         assert x.grad is not None
         assert vector.grad is not None
@@ -96,10 +97,10 @@ def test_threads_change_no_bit() -> None:
     assert torch.equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: kernels.set)
-def test_every_instruction_set_that_is_here(kernels: native.Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("instruction_set", KERNELS, ids=lambda found: found.set)
+def test_every_instruction_set_that_is_here(instruction_set: kernels.Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels of each, not of the best one alone."""
-    monkeypatch.setattr(native, "kernels", lambda: kernels)
+    monkeypatch.setattr(kernels, "loaded", lambda: instruction_set)
     test_outputs_and_gradients(GEOMETRIES[3], 75, 0.3, torch.float32, 1)
 
 
@@ -107,13 +108,13 @@ def test_orders_of_memory() -> None:
     """Moving, selecting and replacing channels keeps values, and the order that was asked for."""
     x = torch.randn(40, 12, 5, 6)
     index = torch.tensor([1, 4, 11])
-    for to in (layout.batch_last(4), layout.channels_last(4), (0, 1, 2, 3)):
-        moved = layout.move(x, to)
-        assert layout.order(moved) == to
+    for to in (memory_format.batch_last(4), memory_format.channels_last(4), (0, 1, 2, 3)):
+        moved = memory_format.move(x, to)
+        assert memory_format.order(moved) == to
         assert torch.equal(moved, x)
-        for back in (layout.batch_last(4), layout.channels_last(4)):
-            assert torch.equal(layout.move(moved, back), x)
-        some = layout.select(moved, index)
-        assert layout.order(some) == to
+        for back in (memory_format.batch_last(4), memory_format.channels_last(4)):
+            assert torch.equal(memory_format.move(moved, back), x)
+        some = memory_format.select(moved, index)
+        assert memory_format.order(some) == to
         assert torch.equal(some, x[:, index])
-        assert torch.equal(layout.put(moved.clone(), index, some * 2)[:, index], x[:, index] * 2)
+        assert torch.equal(memory_format.put(moved.clone(), index, some * 2)[:, index], x[:, index] * 2)

@@ -1,13 +1,13 @@
-"""See every convolution and linear map that a model computes with a tracked weight, however it is written.
+"""Convolutions and linear layers: their geometry, and a mode that intercepts them while a model runs.
 
-A `TorchFunctionMode` sees `F.conv2d(x, w)` and `F.linear(x, w)` whether a module or plain code calls
-them, so tied weights, functional models and reused modules are all found by the tensor that is used.
+A `TorchFunctionMode` sees `F.conv2d(x, w)` and `F.linear(x, w)` whether a module or plain code calls them. Weights are
+recognised by tensor identity, so tied weights, functional models and reused modules are covered.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 class Intercept(TorchFunctionMode):
-    """Calls `apply(name, function, inputs, weight, bias, options)` in place of the linear map of a tracked weight."""
+    """Call `apply(name, function, inputs, weight, bias, options)` in place of every linear map of a tracked weight."""
 
     maps: tuple[Any, ...] = LINEAR_MAPS
 
@@ -44,24 +44,24 @@ class Intercept(TorchFunctionMode):
     def apply(
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
-        """The linear map of the tracked weight `name`."""
+        """Compute the linear map of the tracked weight `name`."""
         raise NotImplementedError
 
     def untracked(
         self, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
-        """A linear map of another weight."""
+        """Compute the linear map of a weight that is not tracked."""
         return function(inputs, weight, bias, **options)
 
     def other(self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Any other torch function."""
+        """Compute any other torch function."""
         return function(*args, **options)
 
 
 def split_call(
     args: tuple[Any, ...], options: Mapping[str, Any], transposed: bool = False
 ) -> tuple[Tensor, Tensor, Any, dict[str, Any]]:
-    """(inputs, weight, bias, other options) of a call of a linear map, however its arguments were given."""
+    """Return (inputs, weight, bias, other options) of a call, whether arguments were positional or keywords."""
     rest = ("output_padding", "groups", "dilation") if transposed else ("dilation", "groups")
     names = ("input", "weight", "bias", "stride", "padding", *rest)
     given = dict(zip(names, args, strict=False)) | dict(options)
@@ -69,9 +69,9 @@ def split_call(
 
 
 def conv_geometry(options: Mapping[str, Any], weight: Tensor) -> tuple[list[int], list[int], list[int], int]:
-    """(stride, padding, dilation, groups) of a convolution call, one number per spatial dimension.
+    """Return (stride, padding, dilation, groups) of a convolution call, with one number per spatial dimension.
 
-    `padding="same"` is resolved for the symmetric case; an asymmetric one raises NotImplementedError.
+    Raises NotImplementedError for a `padding="same"` that pads the two sides differently.
     """
     dims = weight.dim() - 2
 
@@ -90,8 +90,16 @@ def conv_geometry(options: Mapping[str, Any], weight: Tensor) -> tuple[list[int]
     return stride, spread(padding), dilation, int(options.get("groups", 1))
 
 
+def out_sizes(
+    sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """Return the spatial sizes of a convolution's output."""
+    along = zip(sizes, kernel, stride, padding, dilation, strict=True)
+    return [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in along]
+
+
 def plain(inputs: Tensor, weight: Tensor, function: Any, options: Mapping[str, Any]) -> bool:
-    """Whether `linear_map` takes it: a linear layer, or a convolution of a batch that is padded alike on both sides."""
+    """Return whether `linear_map` supports the call: a linear layer, or a convolution with symmetric padding."""
     if function is F.linear:
         return True
     try:
@@ -102,19 +110,16 @@ def plain(inputs: Tensor, weight: Tensor, function: Any, options: Mapping[str, A
 
 
 def patches(inputs: Tensor, weight: Tensor, options: Mapping[str, Any]) -> Tensor:
-    """The columns that a convolution multiplies: [n, groups, (c/groups)·∏k, positions]; any spatial dimension."""
+    """Return the patches that a convolution multiplies: [n, groups, (c/groups)·∏k, positions]."""
     stride, padding, dilation, groups = conv_geometry(options, weight)
     if any(padding):
         inputs = F.pad(inputs, [p for pad in reversed(padding) for p in (pad, pad)])
     kernel = list(weight.shape[2:])
-    places = [
-        (size - d * (k - 1) - 1) // s + 1
-        for size, k, s, d in zip(inputs.shape[2:], kernel, stride, dilation, strict=True)
-    ]
+    sizes = out_sizes(inputs.shape[2:], kernel, stride, [0] * len(kernel), dilation)
     n, channels, *_ = inputs.shape
     batch, channel, *spatial = inputs.stride()
     view = inputs.as_strided(
-        (n, channels, *kernel, *places),
+        (n, channels, *kernel, *sizes),
         (
             batch,
             channel,
@@ -130,14 +135,12 @@ Sink = Callable[[Tensor, Tensor], None]
 
 
 def linear_map(inputs: Tensor, weight: Tensor, bias: Any, function: Any, options: Any, sink: Sink) -> Tensor:
-    """The linear map; its backward pass calls `sink(inputs, output gradient)` in place of a weight gradient."""
+    """Compute a linear map whose backward pass calls `sink(inputs, output gradient)` instead of a weight gradient."""
     result: Tensor = _LinearMap.apply(inputs, weight, bias, function, options, sink)
     return result
 
 
 class _LinearMap(torch.autograd.Function):
-    """A linear map whose backward pass hands (inputs, output gradient) to `sink` instead of a weight gradient."""
-
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Any, function: Any, options: Any, sink: Any) -> Tensor:
         ctx.save_for_backward(inputs, weight)
@@ -160,7 +163,7 @@ class _LinearMap(torch.autograd.Function):
 
 
 def convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, options: Any, which: int) -> Tensor:
-    """The gradient of a convolution with respect to its inputs (`which` = 0) or its weight (1)."""
+    """Return the gradient of a convolution with respect to its inputs (`which` = 0) or its weight (1)."""
     stride, padding, dilation, groups = conv_geometry(options, weight)
     wanted = [which == 0, which == 1, False]
     found: Tensor = torch.ops.aten.convolution_backward(

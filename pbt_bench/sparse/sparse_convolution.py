@@ -1,12 +1,12 @@
-"""Convolutions that multiply kept weights alone, on a CPU, and their gradients: the kernels are in native/sparse.h.
+"""Convolutions that multiply kept weights only, and their gradients, on a CPU; the kernels are in kernels/sparse.h.
 
     y[q, o, :] = Σ_k w_k · x[p(q, k), c_k, :]      over the kept weights k of output channel o
     δx         = the same sum with inputs and outputs exchanged
     δw_k       = Σ_q Σ_n δy[q, o_k, n] · x[p(q, k), c_k, n]
 
-for activations [positions, channels, n] in memory. The cost is that of the kept weights, whatever the pattern of the
-mask. Every sum has a fixed order, whatever the number of threads. Where no C compiler was there when pbt-bench was
-installed, `native.kernels()` is None and nothing here is used.
+for activations [positions, channels, n] in memory. The cost is proportional to the number of kept weights, whatever the
+pattern of the mask. Every sum has a fixed order, whatever the number of threads. Without compiled kernels
+(`kernels.loaded()` is None) this module is not used.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pbt_bench import native
+from pbt_bench.linear_maps import out_sizes
+from pbt_bench.sparse import kernels
 
 CACHED = 128  # input channels (times kernel taps) of 256 bytes of examples each that fit the innermost cache
-LEAST = 32  # weights of a row that are worth reading and writing its sum for
+ROW_WEIGHTS = 32  # fewest kept weights of a row for which reading and writing its sum pays
 
 Ints = NDArray[np.signedinteger[Any]]
 _FIELDS = ("base", "list", "kind", "first", "runs", "start", "offset", "slot", "pair")
@@ -38,10 +39,11 @@ class _Struct(ctypes.Structure):
 
 
 def empty(shape: Sequence[int], order: Sequence[int], like: Tensor) -> Tensor:
-    """A tensor in a memory order, with the batch outermost if that is one example.
+    """Return an uninitialised tensor in a memory order; a batch of one example is outermost.
 
-    The memory is the same, but the gradient of torch's batch normalisation (2.14, on a CPU) is wrong where the stride
-    of a batch of one is not what it would be of many: tests/training/test_compact.py.
+    For one example the memory is the same in both orders, but PyTorch 2.14's batch normalisation on a CPU computes a
+    wrong gradient if the stride of a batch of one differs from that of a larger batch: see
+    tests/sparse/test_compact_network.py.
     """
     if shape[0] == 1:
         order = (0, *(dim for dim in order if dim))
@@ -49,21 +51,13 @@ def empty(shape: Sequence[int], order: Sequence[int], like: Tensor) -> Tensor:
 
 
 def transpose(to: Tensor, x: Tensor, rows: int, columns: int) -> None:
-    """The memory of `x` as a matrix, transposed into that of `to`."""
-    native.call("transpose", x.dtype, (to, x), rows, columns, torch.get_num_threads())
-
-
-def out_sizes(
-    sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
-) -> list[int]:
-    """The sizes of a convolution's outputs."""
-    along = zip(sizes, kernel, stride, padding, dilation, strict=True)
-    return [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in along]
+    """Write the memory of `x`, taken as a matrix [rows, columns], transposed into the memory of `to`."""
+    kernels.call("transpose", x.dtype, (to, x), rows, columns, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
 class _Side:
-    """Along one dimension: where the positions of one side find those of the other.
+    """Along one dimension: how the positions of one side of a convolution map to those of the other side.
 
     Position a finds base[a] + offset[variant[a], t] by tap t, if `member[variant[a], t]` and `inside[a, t]`.
     """
@@ -76,10 +70,10 @@ class _Side:
 
 
 def _sides(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[_Side, _Side]:
-    """From outputs to inputs, and from inputs to outputs."""
-    (places,) = out_sizes([size], [kernel], [stride], [padding], [dilation])
+    """Return the maps from outputs to inputs, and from inputs to outputs."""
+    (count,) = out_sizes([size], [kernel], [stride], [padding], [dilation])
     step = dilation * np.arange(kernel)
-    base = np.arange(places)[:, None] * stride - padding
+    base = np.arange(count)[:, None] * stride - padding
     inside = (base + step >= 0) & (base + step < size)
     every = np.ones((1, kernel), dtype=bool)
     to_inputs = _Side(base, np.zeros_like(base), inside, step[None], every)
@@ -87,12 +81,12 @@ def _sides(size: int, kernel: int, stride: int, padding: int, dilation: int) -> 
     first, variant = np.divmod(np.arange(size)[:, None] + padding, stride)
     offset, rest = np.divmod(np.arange(stride)[:, None] - step, stride)
     found = first + offset[variant[:, 0]]
-    inside = (found >= 0) & (found < places)
+    inside = (found >= 0) & (found < count)
     return to_inputs, _Side(first, variant, inside, offset, rest == 0)
 
 
 def _outer(function: np.ufunc, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """`function` of all combinations of rows, and of columns, of matrices."""
+    """Apply `function` to all combinations of rows, and of columns, of matrices."""
     found = parts[0]
     for part in parts[1:]:
         found = function.outer(found, part).swapaxes(1, 2).reshape(len(found) * len(part), -1)
@@ -100,17 +94,17 @@ def _outer(function: np.ufunc, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def _pairs(kinds: Ints) -> Ints:
-    """Positions in pairs [pairs, 2] of the same kind, in the order of the first ones; -1 where one is left alone."""
+    """Pair positions of the same kind: [pairs, 2], ordered by the first one; -1 for a position without partner."""
     found = []
     for kind in np.unique(kinds):
-        places = np.flatnonzero(kinds == kind)
-        found.append(np.append(places, [-1] * (len(places) % 2)).reshape(-1, 2))
+        same = np.flatnonzero(kinds == kind)
+        found.append(np.append(same, [-1] * (len(same) % 2)).reshape(-1, 2))
     pairs = np.concatenate(found)
     return pairs[pairs[:, 0].argsort()]
 
 
 class _Lists:
-    """For every position of one side of a convolution, what its weights multiply on the other side, for the kernels.
+    """The kernels' index of the weights at every position of one side of a convolution.
 
     Weight k joins channel `row[k]` of this side with `column[k]` of the other by kernel tap `tap[k]`.
     """
@@ -134,7 +128,7 @@ class _Lists:
         edges = [np.flatnonzero(np.diff(pattern, prepend=False, append=False)) for pattern in patterns]
         # as many columns at a time as the innermost cache holds, but enough for some weights of every row
         density = max(1, len(row)) / (rows * columns * taps)
-        block = column.astype(np.int64) // max(1, int(max(CACHED, LEAST / density) / taps))
+        block = column.astype(np.int64) // max(1, int(max(CACHED, ROW_WEIGHTS / density) / taps))
         blocks = int(block.max(initial=0)) + 1
         cells = blocks * rows * taps
         starts: list[Ints] = []
@@ -164,13 +158,13 @@ class _Lists:
 class Pattern:
     """The kept weights of a convolution, for inputs of one size.
 
-    `places` [weights, 2 + spatial dimensions] are their indices in the weight tensor [rows, columns, *kernel] and
-    `slots` [weights] their places in the vector of weights; `geometry` is (stride, padding, dilation).
+    `indices` [weights, 2 + spatial dimensions] point into the weight tensor [rows, columns, *kernel], and `slots`
+    [weights] into the vector of kept weights; `geometry` is (stride, padding, dilation).
     """
 
     def __init__(
         self,
-        places: Tensor,
+        indices: Tensor,
         slots: Tensor,
         shape: Sequence[int],
         sizes: Sequence[int],
@@ -179,7 +173,7 @@ class Pattern:
         rows, columns, *kernel = shape
         sides = [_sides(*each) for each in zip(sizes, kernel, *geometry, strict=True)]
         self.out_sizes = [len(to_inputs.base) for to_inputs, _ in sides]
-        row, column, *along = places.numpy(force=True).T
+        row, column, *along = indices.numpy(force=True).T
         tap = np.ravel_multi_index(along, kernel)
         slot = slots.numpy(force=True)
         self.rows, self.columns = rows, columns
@@ -188,22 +182,22 @@ class Pattern:
 
 
 def convolve(x: Tensor, weights: Tensor, pattern: Pattern) -> Tensor:
-    """The convolution of `x` [n, columns, ...] with a vector of weights: [n, rows, ...], both batch-last in memory."""
+    """Convolve `x` [n, columns, ...] with a vector of kept weights: [n, rows, ...], both batch-last in memory."""
     result: Tensor = _Convolution.apply(x, weights, pattern)
     return result
 
 
 def _gather(x: Tensor, weights: Tensor, lists: _Lists, shape: Sequence[int]) -> Tensor:
     out = empty(shape, (*range(2, len(shape)), 1, 0), x)
-    native.call("gather", x.dtype, (out, x, weights), lists.struct, shape[0], torch.get_num_threads())
+    kernels.call("gather", x.dtype, (out, x, weights), lists.struct, shape[0], torch.get_num_threads())
     return out
 
 
 def _dots(x: Tensor, delta: Tensor, count: int, lists: _Lists, n: int) -> Tensor:
-    loaded = native.kernels()
+    loaded = kernels.loaded()
     assert loaded is not None
     parts = x.new_zeros((count, loaded.width // x.element_size()))
-    native.call("dots", x.dtype, (parts, x, delta), lists.struct, n, torch.get_num_threads())
+    kernels.call("dots", x.dtype, (parts, x, delta), lists.struct, n, torch.get_num_threads())
     return parts.sum(1)
 
 

@@ -1,9 +1,9 @@
 """Random walks between the input and the output of a network, thousands at a time.
 
-At a linear map a walk takes the weight w with probability |w| / Σ|w|: forward Σ runs over all weights out of its unit
-(every next unit and kernel position), backward over all weights into it. Where channels are wired without weights, a
-walk that has several ways takes each with the same probability. Ways that end nowhere are not taken. Units are
-channels: that a sequence of kernel positions can lead out of a small image is not looked at (nor is it in the paper).
+At a linear map a walk takes the weight w with probability |w| / Σ|w|: forward, Σ runs over all weights out of its unit
+(every next unit and kernel index), backward over all weights into it. Where channels are wired without weights, a walk
+with several edges to choose from takes each with the same probability. Dead ends are not taken. Units are channels:
+neither this code nor the paper checks that a sequence of kernel indices stays inside a small image.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pbt_bench.connectivity.channel_graph import Graph, Synapses, Wire
 from pbt_bench.errors import RequestError
-from pbt_bench.pruning.graph import Graph, Synapses, Wire
 
 
 class Visits(NamedTuple):
-    """Weights that walks took, one each."""
+    """The weights that walks took at one edge, one weight per walk."""
 
     name: str
     weights: Tensor  # indices into the flat weight
@@ -28,17 +28,18 @@ class Visits(NamedTuple):
 
 
 class Walks:
-    """Even walks run from the input to the output, odd ones back; each kind starts at every unit in turn.
+    """Random walks on a channel graph: even numbers run from the input to the output, odd numbers back.
 
-    Raises RequestError if no path joins input and output.
+    Walks of each direction start at every unit in turn. Raises RequestError, naming `user` (who needs the walks), if no
+    path joins input and output.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, user: str) -> None:
         self._output = graph.output
         from_input = _connected(graph, backward=False)
         to_output = _connected(graph, backward=True)
-        self._forward: list[list[_Way]] = [[] for _ in graph.channels]
-        self._backward: list[list[_Way]] = [[] for _ in graph.channels]
+        self._forward: list[list[_Step]] = [[] for _ in graph.channels]
+        self._backward: list[list[_Step]] = [[] for _ in graph.channels]
         for edge in graph.edges:
             kind = _Weights if isinstance(edge, Synapses) else _Wires
             self._forward[edge.source].append(kind(edge, False, graph.channels, to_output))
@@ -46,10 +47,10 @@ class Walks:
         self._inputs = to_output[0].nonzero()[:, 0]
         self._outputs = from_input[graph.output].nonzero()[:, 0]
         if not len(self._inputs) or not len(self._outputs):
-            raise RequestError("phew: walks need a path from the input to the output")
+            raise RequestError(f"{user} needs a path from the input to the output")
 
     def run(self, first: int, count: int, generator: torch.Generator) -> Iterator[Visits]:
-        """Walks number `first` (even) to `first + count - 1`."""
+        """Yield the weights that walks `first` (an even number) to `first + count - 1` take."""
         even, odd = torch.arange(first, first + count, 2), torch.arange(first + 1, first + count, 2)
         units = self._inputs[even // 2 % len(self._inputs)]
         yield from _run(self._forward, range(self._output), even, units, generator)
@@ -58,43 +59,43 @@ class Walks:
 
 
 def _run(
-    ways: Sequence[Sequence[_Way]], places: Sequence[int], walks: Tensor, units: Tensor, generator: torch.Generator
+    steps: Sequence[Sequence[_Step]], sets: Sequence[int], walks: Tensor, units: Tensor, generator: torch.Generator
 ) -> Iterator[Visits]:
-    """Walk through `places` (in an order that every way follows), from `units` of the first one to the end."""
-    arrived: dict[int, list[tuple[Tensor, Tensor]]] = {places[0]: [(walks, units)]} if len(places) else {}
-    for place in places:
-        if place not in arrived:
+    """Walk through the channel sets, in an order that every step follows, from `units` of the first to the last."""
+    arrived: dict[int, list[tuple[Tensor, Tensor]]] = {sets[0]: [(walks, units)]} if len(sets) else {}
+    for number in sets:
+        if number not in arrived:
             continue
-        walks, units = (torch.cat(parts) for parts in zip(*arrived.pop(place), strict=True))
+        walks, units = (torch.cat(parts) for parts in zip(*arrived.pop(number), strict=True))
         chosen = None
-        if len(ways[place]) > 1:
-            open_ = torch.stack([way.open[units] for way in ways[place]])
-            number = (_uniform(len(units), generator) * open_.sum(0)).long()
-            chosen = (open_.cumsum(0) > number).int().argmax(0)
-        for position, way in enumerate(ways[place]):
-            mine = slice(None) if chosen is None else (chosen == position).nonzero()[:, 0]
+        if len(steps[number]) > 1:
+            open_ = torch.stack([step.open[units] for step in steps[number]])
+            drawn = (_uniform(len(units), generator) * open_.sum(0)).long()
+            chosen = (open_.cumsum(0) > drawn).int().argmax(0)
+        for index_of_step, step in enumerate(steps[number]):
+            mine = slice(None) if chosen is None else (chosen == index_of_step).nonzero()[:, 0]
             own = walks[mine]
             if len(own):
-                onward, index = way.step(units[mine], generator)
-                arrived.setdefault(way.to, []).append((own, onward))
-                if way.name is not None and index is not None:
-                    yield Visits(way.name, index, own)
+                onward, index = step.take(units[mine], generator)
+                arrived.setdefault(step.to, []).append((own, onward))
+                if step.name is not None and index is not None:
+                    yield Visits(step.name, index, own)
 
 
-class _Way:
+class _Step:
     """One edge of the graph in one direction."""
 
-    to: int  # the place it leads to
-    name: str | None  # of the weight it visits
-    open: Tensor  # bool [channels]: the channel has a way on
+    to: int  # the channel set that the edge leads to
+    name: str | None  # of the weight tensor
+    open: Tensor  # bool [channels]: the edge leads on from the channel
 
-    def step(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """(channels at the place it leads to, indices into the flat weight) for walks at the channels `units`."""
+    def take(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Return (channels of the set `to`, indices into the flat weight) for walks at the channels `units`."""
         raise NotImplementedError
 
 
-class _Wires(_Way):
-    """Every channel has some wires, and each is taken with the same probability."""
+class _Wires(_Step):
+    """Take each wire of a channel with the same probability."""
 
     def __init__(
         self, edge: Synapses | Wire, backward: bool, channels: Sequence[int], allowed: Sequence[Tensor]
@@ -112,13 +113,13 @@ class _Wires(_Way):
         self._there = there[here.argsort(stable=True)]
         self.open = self._count > 0
 
-    def step(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def take(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         number = (_uniform(len(units), generator) * self._count[units]).long()
         return self._there[self._start[units] + number], None
 
 
-class _Weights(_Way):
-    """Every channel has a row of weights, taken with probability |w| / Σ|w| (all alike if all are 0).
+class _Weights(_Step):
+    """Take a weight w of the channel's row with probability |w| / Σ|w| (all alike if all are 0).
 
     The rows' cumulative probabilities, row r shifted by r, are one ascending sequence in which r + u is searched,
     u ~ U(0, 1).
@@ -147,26 +148,26 @@ class _Weights(_Way):
         self._row = ends.shape[1]
         self._ends = ends.add_(torch.arange(len(ends))[:, None]).flatten()
 
-    def step(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def take(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         wanted = units + _uniform(len(units), generator)
-        order = wanted.argsort()  # neighbours share what is in the cache
-        found = torch.empty_like(units)  # by NumPy: torch shares this out to threads, which is slow on busy cores
+        order = wanted.argsort()  # neighbours share cache lines
+        found = torch.empty_like(units)  # NumPy: PyTorch uses all threads, which is slow on busy cores
         found[order] = torch.from_numpy(np.searchsorted(self._ends.numpy(), wanted[order].numpy(), side="right"))
         column = found - units * self._row
-        there, place = column // self._kernel, column % self._kernel
+        there, tap = column // self._kernel, column % self._kernel
         group, here = units // self._here, units % self._here
         _, outputs, inputs, _ = self._shape
         o, c = (here, there) if self._backward else (there, here)
-        return group * self._there + there, ((group * outputs + o) * inputs + c) * self._kernel + place
+        return group * self._there + there, ((group * outputs + o) * inputs + c) * self._kernel + tap
 
 
 def _uniform(count: int, generator: torch.Generator) -> Tensor:
-    """u ~ U(0, 1) in float64, far enough below 1 that n + u < n + 1 and n·u < n for every n up to 2^20."""
+    """Draw u ~ U(0, 1) in float64, far enough below 1 that n + u < n + 1 and n·u < n for every n up to 2^20."""
     return torch.rand(count, generator=generator, dtype=torch.float64).clamp_(max=1 - 2.0**-32)
 
 
 def _connected(graph: Graph, backward: bool) -> list[Tensor]:
-    """For every place, the channels (bool) that the input reaches; or, `backward`, that reach the output."""
+    """Return, per channel set, the channels (bool) that the input reaches or, if `backward`, that reach the output."""
     found = [torch.zeros(count, dtype=torch.bool) for count in graph.channels]
     found[graph.output if backward else 0][:] = True
     for edge in sorted(graph.edges, key=lambda e: -e.source if backward else e.target):
