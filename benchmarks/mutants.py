@@ -68,7 +68,11 @@ DEFECTS = (
         "seed-of-shuffle-constant", "running/execute.py", 'stream(seed, "shuffle")', 'stream(0, "shuffle")', EXECUTE
     ),
     Defect(
-        "scores-on-test-images", "running/execute.py", "scoring_images(data.train", "scoring_images(data.test", EXECUTE
+        "scores-on-test-images",
+        "running/execute.py",
+        "data.train, scoring.samples",
+        "data.test, scoring.samples",
+        EXECUTE,
     ),
     Defect(
         "collapsed-with-one-empty-layer",
