@@ -10,12 +10,13 @@ frame = pbt_bench.load_results("results/digits")
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pbt_bench.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pbt_bench.analysis.frame import load_results
     from pbt_bench.pruning.api import apply, diagnose, prune, score
 
 __all__ = ["apply", "diagnose", "load_results", "prune", "score"]
-__version__ = "0.1.0"
 
 _HOMES = dict.fromkeys(("apply", "diagnose", "prune", "score"), "pbt_bench.pruning.api")
 _HOMES["load_results"] = "pbt_bench.analysis.frame"

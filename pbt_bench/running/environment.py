@@ -13,14 +13,14 @@ from typing import Any
 import numpy
 import torch
 
-import pbt_bench
 from pbt_bench.sparse import kernels
+from pbt_bench.version import __version__
 
 
 @cache
 def commit() -> str | None:
     """Return the git commit of this code, with "+changes" if the working tree differs; None outside a clone."""
-    folder = Path(pbt_bench.__file__).parents[1]
+    folder = Path(__file__).parents[2]
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(folder), *words]
@@ -47,7 +47,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     """Return versions, device, commit, host and process of this worker."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
-        "pbt_bench": pbt_bench.__version__,
+        "pbt_bench": __version__,
         "commit": commit(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
