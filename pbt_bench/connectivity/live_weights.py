@@ -1,22 +1,23 @@
-"""Which weights lie on a live path from input to output, and how often each is used: one forward and backward pass.
+"""Live weights: kept weights on a path from input to output, found by one forward and backward pass.
 
-What is counted. The output depends on the input, and a kept weight is live, if a path says so:
+The rules by which a value depends on the input, and a kept weight is live:
 
 - A linear map (convolution, transposed convolution, linear layer) gives a value that depends on the input if some kept
-  weight meets one that does. That weight is live if the output depends on the result.
+  weight multiplies a value that does. That weight is live if the output depends on the result.
 - A sum depends on each of its terms, a maximum on all its candidates, and an elementwise function on its argument.
 - A product depends on a factor unless the other one is zero. A gate without kept weights is a constant, such as the
   sigmoid of its bias, and lets the other factor pass; without a bias it may be zero, and then nothing passes.
 - Biases, normalisation shifts, learned tokens and positions are constants: no path starts at them, so weights that only
   they feed are not live. Every parameter that is not pruned counts as not zero, as it will be after training.
 - Normalisation passes each unit through; that its statistics mix units is not a path.
-- In attention every token sees the values of all; queries and keys matter where a value depends on the input.
-- What a function gives that is not known here depends on all it is given; a note on stderr names it.
+- In attention every token depends on the values of all tokens; queries and keys count where a value depends on the
+  input.
+- The result of an unknown function depends on all its arguments; a note on stderr names the function.
 
-The network is run on supports (see supports.py) in place of numbers: a kept weight is 1, a pruned one 0, the input
+The network is run on supports (see support_rules.py) instead of numbers: a kept weight is 1, a pruned one 0, the input
 `DEPENDS`. Then an activation is at least `LEAST` if and only if it depends on the input, and, backwards, a gradient is
 positive if and only if the output depends on the activation. All numbers are sums of products that are not negative,
-brought back to supports after every map, so nothing cancels, and no depth overflows or vanishes.
+mapped to supports again after every layer, so nothing cancels, and no depth overflows or vanishes.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _MATRIX_PRODUCTS = ("matmul", "bmm", "einsum")
 
 
 class _Paths(Intercept):
-    """Runs a network on supports; `start` is the support of its input, a number."""
+    """Run a network on supports; `start` is the support of its input, a number."""
 
     maps = (*LINEAR_MAPS, *TRANSPOSED)
 
@@ -64,12 +65,12 @@ class _Paths(Intercept):
         self.positions: dict[str, int] = {}  # how often each weight of the tensor is used per example
         self.other_flops = 0
         self._start = start
-        self._weights = Marked(tracked.values())  # and what is computed of weights alone: where it is 0 it stays 0
+        self._weights = Marked(tracked.values())  # and tensors computed from weights alone: zeros stay zero
         self._indices = Marked()  # integers that depend on the input
-        self._shares = Marked()  # of a softmax: they sum to 1, so that they choose among equal constants in vain
+        self._shares = Marked()  # of a softmax: they sum to 1, so choosing among equal constants changes nothing
 
     def input(self, example: Tensor) -> Tensor:
-        """What the network is given in place of `example`."""
+        """Return the network's input that replaces `example`."""
         if example.is_floating_point():
             return self._starting(example)
         self._indices.add(example)
@@ -92,7 +93,7 @@ class _Paths(Intercept):
         return level(result, bias is not None)
 
     def other(self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        if function is torch._C._set_grad_enabled:  # frozen parts join input and output like others
+        if function is torch._C._set_grad_enabled:  # frozen layers connect input and output as well
             return None
         given = list(tensors((args, list(options.values()))))
         supports = [t for t in given if t.requires_grad]
@@ -131,24 +132,24 @@ class _Paths(Intercept):
         return result
 
     def _starting(self, like: Tensor) -> Tensor:
-        """Numbers that depend on the input, in the shape of `like`."""
+        """Return numbers that depend on the input, in the shape of `like`."""
         return self._start.expand(like.shape).clone()
 
     def _chosen(self, result: Tensor) -> Tensor:
-        """What a function gives of indices that depend on the input."""
+        """Return the result of a function of indices that depend on the input."""
         if result.is_floating_point():
             return self._starting(result)
         self._indices.add(result)
         return result
 
     def _factor(self, t: Tensor) -> Tensor:
-        """What indices are in a product; truth values choose, which is no path."""
+        """Return indices as the factor of a product; a truth value selects, which is no path."""
         if t in self._indices:
             return t.new_ones(()) if t.dtype == torch.bool else self._starting(t)
         return t
 
     def _embedding(self, function: Callable[..., Tensor], args: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
-        """Any row of the table may be chosen, so that a number depends on the kept weights of its column."""
+        """Look up rows: any row may be selected, so an entry depends on the kept weights of its column."""
         table: Tensor = args[1] if len(args) > 1 else options["weight"]
         shape = function(*changed(args, Tensor.detach), **changed(options, Tensor.detach)).shape
         columns = table.sum(0) if table.requires_grad else torch.ones_like(table[0])
@@ -158,7 +159,7 @@ class _Paths(Intercept):
         return value if value in self._shares else _varying(value)
 
     def _multi_head(self, given: dict[str, Any]) -> tuple[Tensor, None]:
-        """Attention [tokens, n, features] whose inner projections are not prunable: dense."""
+        """Compute attention [tokens, n, features] with dense inner projections, which are not prunable."""
         inputs = [support(given[name]) for name in ("query", "key", "value")]
         features = given["embed_dim_to_check"]
         self.other_flops += 2 * features * sum(t.numel() for t in inputs)
@@ -170,12 +171,12 @@ class _Paths(Intercept):
 
 
 def _varying(value: Tensor) -> Tensor:
-    """Without the constants that are the same for every token: biases, but not learned values."""
+    """Remove the constants that are equal for every token (biases, but not learned values)."""
     return value * (value >= LEAST) if value.requires_grad else support(value)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """[..., tokens, features]: every token sees the values of all, and queries and keys matter where a value varies."""
+    """Return attention [..., tokens, features]: queries and keys count where a value varies between tokens."""
     chooses = level(query.sum((-2, -1), keepdim=True) + key.sum((-2, -1), keepdim=True), constant=True)
     values = value.sum(-2, keepdim=True)
     seen = level(_varying(values) * chooses + (values > 0))
@@ -183,14 +184,14 @@ def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _positions(function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, result: Tensor) -> int:
-    """How often a linear map uses each weight on one example: per position of the side whose positions it visits."""
+    """Return how often a linear map uses each weight on one example."""
     side = inputs if function in TRANSPOSED else result
     return side.numel() // side.shape[-1 if function is F.linear else 1 - weight.dim()]
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What the support network says."""
+    """Live weights of a masked network, and the number of uses of each weight."""
 
     live: Masks  # kept weights on at least one path from an input to an output
     connected: bool  # at least one output is reached from an input

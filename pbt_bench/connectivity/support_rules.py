@@ -1,8 +1,8 @@
-"""What the functions between the linear maps of a network do to supports: numbers that are 0, 1 or `DEPENDS`.
+"""Rules for supports: how the functions between linear maps act on numbers that are 0, 1 or `DEPENDS`.
 
-0 is the number zero, 1 a constant that is not, and `DEPENDS` stands for a value that depends on the network's input.
-No number is negative, so nothing cancels. Sums of constants stay below `LEAST`, and means of what depends on the
-input stay above: `level` tells the two apart again, in both directions.
+0 is the number zero, 1 another constant, and `DEPENDS` a value that depends on the network's input.
+No number is negative, so nothing cancels. Sums of constants stay below `LEAST`, and means of values that depend
+on the input stay above it; `level` separates the two again, in both directions.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SUMS = _names("""
 PRODUCTS = _names("mul multiply rmul imul")
 _QUOTIENTS = _names("div divide true_divide truediv itruediv rtruediv rdiv")
 _POWERS = _names("pow float_power ipow rpow")
-_REDUCED = dict.fromkeys(_names("amax amin max min logsumexp std var"), 1) | {"norm": 2}  # place of `dim`
+_REDUCED = dict.fromkeys(_names("amax amin max min logsumexp std var"), 1) | {"norm": 2}  # index of the argument `dim`
 _MOVES = _names("""
     get getitem iter view view_as reshape reshape_as flatten ravel unflatten squeeze unsqueeze select narrow chunk split
     split_with_sizes tensor_split unbind cat concat concatenate stack hstack vstack dstack pad permute transpose t
@@ -69,7 +69,7 @@ SOFTMAX = _names("softmax softmin gumbel_softmax")
 
 
 class Marked:
-    """Tensors by identity; they are held, so that no identity comes twice."""
+    """A set of tensors by identity; holding them keeps every identity unique."""
 
     def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
         self._held = {id(t): t for t in tensors}
@@ -100,20 +100,20 @@ class _Level(torch.autograd.Function):
 
 
 def level(values: Tensor, constant: bool = False) -> Tensor:
-    """The supports that `values` are sums of; with `constant` a constant is added to each."""
+    """Return the supports of `values`, which are sums of supports; `constant` adds a constant to each."""
     result: Tensor = _Level.apply(values, constant)
     return result
 
 
 def support(value: Any) -> Any:
-    """The support of one operand: constants that are not zero become 1."""
+    """Return the support of an operand: a constant other than zero becomes 1."""
     if isinstance(value, Tensor):
         return value if value.requires_grad else (value != 0).float()
     return float(value != 0)
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples and lists."""
+    """Yield the tensors in nested tuples and lists."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
@@ -122,7 +122,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Nested tuples, lists and mappings with every tensor changed."""
+    """Return nested tuples, lists and mappings with every tensor changed."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
@@ -134,12 +134,12 @@ def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def plain_name(function: Callable[..., Any]) -> str:
-    """`add` for add, add_ and __add__; `iadd` for __iadd__."""
+    """Return `add` for add, add_ and __add__, and `iadd` for __iadd__."""
     return getattr(function, "__name__", str(function)).strip("_")
 
 
 def in_place(function: Callable[..., Any]) -> bool:
-    """Whether a function writes its result into its first argument, by its name."""
+    """Return whether a function, judged by its name, writes its result into its first argument."""
     name = getattr(function, "__name__", "")
     if name.startswith("__"):
         return name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__")
@@ -147,7 +147,7 @@ def in_place(function: Callable[..., Any]) -> bool:
 
 
 def result_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """What a function gives of supports; at least one of its tensors is one. Of an unknown one see `_mixed`."""
+    """Return the result of a function of supports; for an unknown function see `_mixed`."""
     name = plain_name(function)
     if name in _CONSTANT:
         return function(*args, **options)
@@ -189,17 +189,17 @@ def result_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict
 
 
 def moves(function: Callable[..., Any]) -> bool:
-    """Whether a function only moves values, or passes them on."""
+    """Return whether a function only moves values or passes them on."""
     return plain_name(function) in _LEFT
 
 
 def _is_operand(value: Any) -> bool:
-    """Not a truth value that chooses: whatever is chosen counts."""
+    """Return whether a value is an operand; a truth value that selects is not: every candidate counts."""
     return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.dtype != torch.bool)
 
 
 def _reduced(function: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """A reduction depends on all it reduces, a maximum on all its candidates."""
+    """Reduce: the result depends on all reduced values, a maximum on all its candidates."""
     place = _REDUCED[name]
     x, *rest = args or (options["input"],)
     dim = options.get("dim", rest[place - 1] if len(rest) >= place else None)
@@ -213,7 +213,7 @@ def _reduced(function: Callable[..., Any], name: str, args: tuple[Any, ...], opt
 
 
 def _averaged(function: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Maximum pooling as average pooling, which depends on the same values; with dilation it is left as it is."""
+    """Compute maximum pooling as average pooling, which depends on the same values; dilated pooling is unchanged."""
     average = getattr(F, name.replace("max", "avg"), None)
     if average is None or options.get("return_indices"):
         return _mixed(function, args, options)
@@ -234,9 +234,9 @@ def _set_item(target: Tensor, index: Any, value: Any) -> None:
 
 
 def _mixed(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """An unknown function: every number it gives depends on all supports that it is given; a note names it, once.
+    """Return the result of an unknown function: every number depends on all supports among its arguments.
 
-    Indices stay as they are.
+    A note names the function, once. Indices are unchanged.
     """
     plain = [changed(given, _indicator) for given in (args, options)]
     result = function(*plain[0], **plain[1])
@@ -257,5 +257,5 @@ def _mixed(function: Callable[..., Any], args: tuple[Any, ...], options: dict[st
 
 
 def _indicator(t: Tensor) -> Tensor:
-    """Small numbers in place of supports, for functions that make indices of them."""
+    """Replace supports by small numbers, for functions that turn them into indices."""
     return (t.detach() > 0).to(t.dtype) if t.requires_grad else t

@@ -1,4 +1,4 @@
-"""Scoring leaves the model bit-identical: weights, buffers, gradients, flags, and the global random state."""
+"""Restore a model bit by bit: weights, buffers, gradients, flags, and the global random state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHECKPOINTS = (
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Inside, the model may be changed at will (gradients start as None); afterwards every bit is as before.
+    """Restore every bit of the model on leaving the `with` block, in which gradients start as None.
 
     Raises RequestError in torch.inference_mode, where there are no gradients, and at activation checkpoints
     (use_reentrant=False) that a backward pass is to go through: what they compute again, they compute of other tensors

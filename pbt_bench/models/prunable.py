@@ -1,4 +1,4 @@
-"""Which parameters are prunable: the weights of convolutions and linear layers, found by module type."""
+"""Prunable parameters: the weights of convolutions and linear layers, found by module type."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_network(model: object) -> None:
 
 
 def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Parameter]:
-    """Name -> weight of every convolution and linear layer, in module order; never biases or normalisation.
+    """Return name -> weight of every convolution and linear layer, in module order; no biases or normalisation.
 
     A tensor shared by several modules is listed once, under its first name in `named_parameters`: a linear layer
     tied to an earlier embedding has the embedding's. With `prune_classifier` false the last linear layer (the last
@@ -81,7 +81,7 @@ def output_of(model: nn.Module, run: Callable[[], object], inputs: torch.Tensor,
 
 
 def reparametrised(model: nn.Module) -> list[str]:
-    """Names of the parameters from which a convolution or linear layer computes its weight, such as `0.weight_orig`."""
+    """Return the parameters from which a convolution or linear layer computes its weight, such as `0.weight_orig`."""
     return [
         f"{place}.{name}" if place else name
         for place, module in model.named_modules()
@@ -92,7 +92,7 @@ def reparametrised(model: nn.Module) -> list[str]:
 
 
 def matrices_left_out(model: nn.Module) -> list[str]:
-    """Names of the parameters with two or more dimensions (of size 1 does not count) that are never prunable.
+    """Return the parameters with two or more dimensions (of size 1 does not count) that are never prunable.
 
     Those of reparametrised layers are left out: see `reparametrised`.
     """

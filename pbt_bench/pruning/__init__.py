@@ -1,4 +1,4 @@
-"""Statistics -> scores -> masks -> diagnosis. A method's file needs one name from here: `pruner`.
+"""Statistics -> scores -> masks -> diagnosis. The file of a method imports `pruner` from this package.
 
 Importing this package does not import torch, so that listing methods is instant.
 """

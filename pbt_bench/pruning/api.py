@@ -25,7 +25,7 @@ _OF_GRIDS = ("samples_per_class", "most_samples", "batch_size", "augment", "batc
 def score(
     model: nn.Module, batches: Batches, *, method: str, generator: torch.Generator | None = None, **scoring: Any
 ) -> dict[str, Tensor]:
-    """A score per prunable weight (higher = kept), of the first round if the method is iterative.
+    """Return a score per prunable weight (higher is kept); of the first round if the method is iterative.
 
     `batches` are (inputs, class indices); `scoring` are fields of `Scoring` (fisher_batch_size, batchnorm,
     prune_classifier, temperature, ...). Keys are parameter names, tensors have the parameters' shapes. The
@@ -46,7 +46,7 @@ def prune(
     generator: torch.Generator | None = None,
     **scoring: Any,
 ) -> dict[str, Tensor]:
-    """Bool masks (True = kept) that prune exactly floor(sparsity · N) of the N prunable weights.
+    """Return bool masks (True = kept) that prune exactly floor(sparsity · N) of the N prunable weights.
 
     `scope` is "global", "layer", "erk" or "uniform"; the rest as for `score`. The model is not changed: see `apply`.
     """

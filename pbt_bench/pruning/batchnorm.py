@@ -10,12 +10,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def layers(model: nn.Module) -> list[_BatchNorm]:
-    """The batch-normalisation modules of `model`."""
+    """Return the batch-normalisation modules of `model`."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def dependent(model: nn.Module, mode: str) -> bool:
-    """Whether samples depend on each other: some layer normalises by the batch, in `mode` or because it keeps nothing.
+    """Return whether samples depend on each other because some layer normalises by the batch.
 
     A layer with `track_running_stats=False` has no running statistics to take, in eval mode neither.
     """

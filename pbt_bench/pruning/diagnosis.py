@@ -1,4 +1,4 @@
-"""What a set of masks means for a network: layer densities, collapse, effective sparsity, FLOPs."""
+"""Diagnosis of a masked network: layer densities, collapse, effective sparsity, FLOPs."""
 
 from __future__ import annotations
 
@@ -129,12 +129,12 @@ def diagnose(
 
 
 def all_kept(model: nn.Module, prune_classifier: bool = True) -> Masks:
-    """Masks that prune nothing."""
+    """Return masks that prune nothing."""
     return {name: torch.ones_like(p, dtype=torch.bool) for name, p in prunable(model, prune_classifier).items()}
 
 
 def realised_sparsity(parameters: Mapping[str, Tensor], masks: Masks) -> float:
-    """Share of exact zeros in the weights as they are.
+    """Return the share of exact zeros in the current weights.
 
     Raises SparsityError, naming the layer, if a weight that the mask prunes is not exactly zero.
     """

@@ -1,4 +1,4 @@
-"""Scores -> masks: exact counts, whatever the ties, for every scope.
+"""Masks from scores: exact counts for every scope, whatever the ties.
 
 Kept weights = N - floor(sparsity · N), N the prunable weights. Equal scores are pruned in the order of the
 weights (layer by layer, row-major), so a mask is a function of the scores alone.
@@ -18,12 +18,12 @@ from pbt_bench.models.prunable import Masks, check_network
 
 
 def pruned_count(sparsity: float, prunable: int) -> int:
-    """floor(sparsity · prunable) with the sparsity as the decimal number that is printed: 0.7 of 10 is 7."""
+    """Return floor(sparsity · prunable), the sparsity taken as the decimal number that is printed: 0.7 of 10 is 7."""
     return int((_decimal(sparsity) * prunable).to_integral_value(ROUND_FLOOR))
 
 
 def exact_density(sparsity: float) -> float:
-    """1 - sparsity as decimal numbers: 0.2 for 0.8, not 0.19999999999999996."""
+    """Return 1 - sparsity in decimal arithmetic: 0.2 for 0.8, not 0.19999999999999996."""
     return float(1 - _decimal(sparsity))
 
 
@@ -32,7 +32,7 @@ def _decimal(sparsity: float) -> Decimal:
 
 
 class Ranking:
-    """Masks from scores: they are sorted for any number of counts, or searched for the threshold of one (`once`)."""
+    """Masks from scores, which are sorted for any number of counts or, with `once`, searched for one threshold."""
 
     def __init__(self, scores: Mapping[str, Tensor], scope: str, once: bool = False) -> None:
         self._scores = dict(scores)
@@ -43,12 +43,12 @@ class Ranking:
         ]
 
     def masks(self, sparsity: float) -> Masks:
-        """The masks that keep N - floor(sparsity · N) weights in all."""
+        """Return masks that keep N - floor(sparsity · N) weights in all."""
         total = sum(s.numel() for s in self._scores.values())
         return self.keep(total - pruned_count(sparsity, total), exact_density(sparsity))
 
     def keep(self, kept: int, density: float, alive: Mapping[str, int] | None = None) -> Masks:
-        """The masks that keep `kept` weights in all, of at most `alive` per layer."""
+        """Return masks that keep `kept` weights in all and at most `alive` per layer."""
         if self._scope == "global":
             parts = self._highest[0](kept).split([s.numel() for s in self._scores.values()])
         else:
@@ -93,7 +93,7 @@ def quotas(
     scope: str,
     alive: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """How many weights every layer keeps, `kept` in all.
+    """Return how many weights every layer keeps, `kept` in all.
 
     layer    the same density everywhere;
     uniform  the first layer dense, the same density everywhere else (Evci et al. 2020, arXiv:1911.11134, Sec. 3);
@@ -124,7 +124,7 @@ def quotas(
 
 
 def _shares(weight: Mapping[str, float], limit: Mapping[str, int], kept: int) -> dict[str, int]:
-    """Integers proportional to `weight`, none above its limit, that sum to `kept` (largest remainders)."""
+    """Return integers proportional to `weight`, none above its limit, that sum to `kept` (largest remainders)."""
     full: dict[str, int] = {}
     while True:
         free = {name: w for name, w in weight.items() if name not in full}
@@ -147,7 +147,7 @@ def _shares(weight: Mapping[str, float], limit: Mapping[str, int], kept: int) ->
 
 
 def check_masks(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that `masks` are of.
+    """Return the parameters that `masks` belong to.
 
     Raises RequestError unless they are bool tensors by the names of parameters of `model`, each of its shape.
     """

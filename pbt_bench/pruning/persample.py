@@ -1,4 +1,4 @@
-"""Sums of per-sample (or per-group) gradients and of their squares, out of ordinary forward and backward passes.
+"""Sums of per-sample (or per-group) gradients and of their squares, from ordinary forward and backward passes.
 
 Where the backward pass reaches a prunable linear map, the map's inputs u and output gradients δ give the
 gradient of every group of samples as one matrix product δ uᵀ; it is added, squared, added and dropped, so
@@ -39,7 +39,7 @@ def group_sums(
     whole_batches: bool = False,
     chunk: int | None = None,
 ) -> Sums:
-    """(Σᵢ gᵢ, Σ_groups (Σ_{i in group} gᵢ)²) for every tensor of `weights`, gᵢ the gradient of sample i's loss.
+    """Return (Σᵢ gᵢ, Σ_groups (Σ_{i in group} gᵢ)²) for every tensor of `weights`, gᵢ the gradient of sample i's loss.
 
     A group is `size` consecutive samples of the whole stream; the last one may be smaller. With
     `whole_batches` the batches are propagated as they are, each of them one group (samples may then depend
@@ -71,7 +71,7 @@ def group_sums(
 
 
 def rechunk(batches: Batches, size: int, chunk: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same samples in the same order, in chunks of `chunk` samples, rounded to whole groups of `size`."""
+    """Yield the same samples in the same order, in chunks of `chunk` samples, rounded to whole groups of `size`."""
     chunk = chunk or CHUNK.get(batches[0][0].device.type, CHUNK["cuda"])
     chunk = max(size, chunk - chunk % size)
     held: list[tuple[Tensor, Tensor]] = []
@@ -96,7 +96,7 @@ def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 class _LeadingSizes(Intercept):
-    """Records the leading size of the inputs of every tracked linear map."""
+    """Record the leading size of the inputs of every tracked linear map."""
 
     def __init__(self, tracked: Mapping[str, Tensor]) -> None:
         super().__init__(tracked)
@@ -110,7 +110,7 @@ class _LeadingSizes(Intercept):
 
 
 def _samples_not_first(model: nn.Module, weights: Mapping[str, Tensor], inputs: Tensor, size: int) -> set[str]:
-    """Weights whose inputs do not have the samples as their first dimension (seen with one and two samples)."""
+    """Return the weights whose inputs do not have samples as first dimension, by running one and two samples."""
     if len(inputs) <= size:
         return set()
     wrong: set[str] = set()
@@ -123,7 +123,7 @@ def _samples_not_first(model: nn.Module, weights: Mapping[str, Tensor], inputs: 
 
 
 class _GroupSums(Intercept):
-    """Adds up group gradients and their squares, over all batches, of every tracked linear map."""
+    """Add up group gradients and their squares, over all batches, of every tracked linear map."""
 
     def __init__(self, tracked: Mapping[str, Tensor], size: int) -> None:
         super().__init__(tracked)
@@ -139,7 +139,7 @@ class _GroupSums(Intercept):
         self._held: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def end(self) -> None:
-        """Finish a batch: a use of a tied weight that got no gradient no longer holds back the others."""
+        """Finish a batch: add the products of tied weights of which some use got no gradient."""
         for name in list(self._held):
             self._add_products(name)
 
@@ -167,7 +167,7 @@ class _GroupSums(Intercept):
         return linear_map(inputs, weight, bias, function, options, sink)
 
     def _add_convolutions(self, name: str, inputs: Tensor, gradient: Tensor, weight: Tensor, options: Any) -> None:
-        """One weight gradient per group by the convolution itself: no patches are copied."""
+        """Add one weight gradient per group, computed by the convolution itself without copying patches."""
         size = self._group(len(inputs))
         for x, delta in zip(inputs.split(size), gradient.split(size), strict=True):
             own = convolution_backward(delta, x, weight, options, 1)
@@ -177,7 +177,7 @@ class _GroupSums(Intercept):
     def _factors(
         self, inputs: Tensor, gradient: Tensor, weight: Tensor, function: Any, options: Any
     ) -> tuple[Tensor, Tensor]:
-        """δ [groups of samples, convolution groups, o, p] and u [.., .., k, p]: the group gradient is δ uᵀ."""
+        """Return δ [groups of samples, convolution groups, o, p] and u [.., .., k, p]; a group gradient is δ uᵀ."""
         if function is F.linear:
             columns = inputs.reshape(inputs.shape[0], -1, 1, inputs.shape[-1]).permute(0, 2, 3, 1)
             delta = gradient.reshape(gradient.shape[0], -1, 1, gradient.shape[-1]).permute(0, 2, 3, 1)
@@ -227,7 +227,7 @@ class _GroupSums(Intercept):
 
 
 def _many_positions(gradient: Tensor, weight: Tensor) -> bool:
-    """Whether copying patches costs more than calling the convolution once per group (measured on CPUs)."""
+    """Return whether copying patches costs more than one convolution call per group (measured on CPUs)."""
     positions = gradient[0, 0].numel()
     return not gradient.is_cuda and weight.numel() > SMALL and 10 * positions >= weight[0].numel()
 
@@ -235,7 +235,7 @@ def _many_positions(gradient: Tensor, weight: Tensor) -> bool:
 def _one_group_at_a_time(
     model: nn.Module, weights: Mapping[str, nn.Parameter], chunks: Batches, size: int, loss: Loss, totals: _GroupSums
 ) -> None:
-    """The definition itself."""
+    """Compute the sums by their definition."""
     for name in weights:
         totals.sums[name].zero_()
         totals.squares[name].zero_()

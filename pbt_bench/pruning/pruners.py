@@ -1,4 +1,4 @@
-"""The registry of pruners. A pruner is a function whose ARGUMENTS name the statistics it needs.
+"""The registry of pruners: functions whose arguments name the statistics that they need.
 
     @pruner(cite="Lee et al. 2019, arXiv:1810.02340, Eq. 6")
     def snip(weight, gradient):
@@ -31,7 +31,7 @@ _PRUNERS: registry.Registry[Pruner]
 
 @dataclass(frozen=True)
 class Pruner:
-    """A registered method: its formula and the choices that belong to it."""
+    """A registered method: its formula and its fixed choices."""
 
     name: str
     function: Callable[..., Tensor]
@@ -51,7 +51,7 @@ class Pruner:
         return replace(self, function=partial(self.function, **options), options=()) if options else self
 
     def in_scope(self, *scopes: str) -> str:
-        """The method's own scope, or else the first of a run's. Raises RequestError for any that it would not heed."""
+        """Return the method's own scope, else the first of `scopes`. Raises RequestError for a scope without effect."""
         if self.scope and scopes != ("global",) and (others := [s for s in scopes if s != self.scope]):
             raise RequestError(
                 f"scope = {others[0]!r} changes nothing for method {self.name!r}: its own is {self.scope!r}"
@@ -109,7 +109,7 @@ def pruner(
 
 
 def folders() -> list[Path]:
-    """Where methods are looked for: the project's own `methods/`, then those of PBT_BENCH_METHODS."""
+    """Return the folders that methods are read from: `methods/`, then those of PBT_BENCH_METHODS."""
     package = Path(__file__).parents[1]
     own = package / "methods"  # in an installed wheel
     return [own if own.is_dir() else package.parent / "methods", *registry.extra_folders("PBT_BENCH_METHODS")]
@@ -117,7 +117,7 @@ def folders() -> list[Path]:
 
 @cache
 def pruners() -> registry.Registry[Pruner]:
-    """All methods, found by reading the folders once. Raises RequestError naming a file that does not load."""
+    """Return all methods; the folders are read once. Raises RequestError naming a file that does not load."""
     _PRUNERS.clear()
     for folder in folders():
         registry.load_folder(folder, "pbt_bench_methods")

@@ -1,4 +1,4 @@
-"""Statistics -> scores -> masks for one model state, shared by all methods and sparsities that start from it."""
+"""Statistics -> scores -> masks of one model state, shared by all methods and sparsities."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from pbt_bench.models.prunable import Masks, check_network, matrices_left_out, p
 from pbt_bench.pruning import batchnorm
 from pbt_bench.pruning.masks import Ranking
 from pbt_bench.pruning.pruners import Pruner, pruners
-from pbt_bench.pruning.rounds import evaluate, prune_in_rounds
+from pbt_bench.pruning.rounds import prune_in_rounds
+from pbt_bench.pruning.score_functions import evaluate
 from pbt_bench.pruning.statistics import Task, Tensors, compute, statistics
 from pbt_bench.spec import RunSpec, Scoring
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """Masks, and what they came from."""
+    """Masks, with the zero scores, rounds and seconds behind them."""
 
     masks: Masks
     zero_scores: dict[str, int]  # exactly-zero scores per layer, first round
@@ -34,7 +35,7 @@ class Pruned:
 
 
 class Scorer:
-    """Scores of one model on one set of batches. `methods` names who will ask, so that passes can be shared.
+    """Scores of one model on one set of batches. `methods` names the methods to share passes with.
 
     The model comes back bit-identical from every call. Computed statistics and scores are kept.
     `draw` returns the batches of a later round of an iterative method; without it every round has the same.
@@ -72,7 +73,7 @@ class Scorer:
         self._rankings: dict[tuple[str, str, bool], Ranking] = {}
 
     def scores(self, method: str, invert: bool = False) -> Tensors:
-        """The scores of `method` (of its first round), a tensor per prunable weight; higher is kept."""
+        """Return the scores of `method` (of its first round), a tensor per layer; higher is kept."""
         key = (method, invert)
         if key not in self._scores:
             entry = pruners()[method].bound(self.task.scoring)
@@ -83,7 +84,7 @@ class Scorer:
         return self._scores[key]
 
     def prune(self, method: str, sparsity: float, scope: str = "global", invert: bool = False) -> Pruned:
-        """Masks of `method` that keep N - floor(sparsity · N) weights."""
+        """Return masks of `method` that keep N - floor(sparsity · N) weights."""
         entry = pruners()[method].bound(self.task.scoring)
         scope = entry.in_scope(scope)
         rounds = (self.task.scoring.rounds or entry.rounds) if entry.rounds > 1 else 1
@@ -103,7 +104,7 @@ class Scorer:
         return Pruned(masks, zeros, self._cost(entry) + perf_counter() - start, rounds, notes)
 
     def _prepare(self, entry: Pruner) -> None:
-        """Compute what `entry` needs, and what other methods will need of the same providers."""
+        """Compute the statistics of `entry`, and those that other methods need from the same providers."""
         if self._seconds.keys() >= set(entry.needs):
             return
         providers = {statistics()[name].provider for name in entry.needs}
@@ -113,13 +114,15 @@ class Scorer:
         with preserved(self.task.model):
             try:
                 computed = compute(self.task, wanted)
-            except RequestError:  # perhaps it was another method's wish that cannot be met
+            except (
+                RequestError
+            ):  # a statistic requested only by another method may be unavailable: retry with this method's own
                 computed = compute(self.task, set(entry.needs) - self._seconds.keys())
         self._statistics |= computed.values
         self._seconds |= computed.seconds
 
     def _cost(self, entry: Pruner) -> float:
-        """Seconds of the passes that `entry` needs, each provider counted once."""
+        """Return the seconds of the passes that `entry` needs, each provider counted once."""
         return sum({statistics()[name].provider: self._seconds[name] for name in entry.needs}.values())
 
 

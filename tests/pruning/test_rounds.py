@@ -19,7 +19,8 @@ from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning import rounds as module
 from pbt_bench.pruning.pruners import Pruner
-from pbt_bench.pruning.rounds import evaluate, prune_in_rounds
+from pbt_bench.pruning.rounds import prune_in_rounds
+from pbt_bench.pruning.score_functions import evaluate
 from pbt_bench.pruning.scoring import Scorer
 from pbt_bench.pruning.statistics import Computed, Task, compute
 from pbt_bench.spec import Scoring

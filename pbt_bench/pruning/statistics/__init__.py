@@ -1,4 +1,4 @@
-"""Named per-weight quantities that pruners ask for by argument name.
+"""Named per-weight quantities, which pruners request by argument name.
 
 A provider is a function of a `Task` that computes one or several statistics in one go; `compute` calls
 each provider that is needed once, with the names that are wanted from it. To add a statistic, write one
@@ -31,7 +31,7 @@ Tensors = dict[str, Tensor]  # prunable parameter name -> tensor of its shape
 
 @dataclass(frozen=True)
 class Task:
-    """What statistics are computed of: a model, its prunable weights, and the scoring data on the model's device."""
+    """The input of a statistic: a model, its prunable weights, and the scoring data on the model's device."""
 
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
@@ -50,7 +50,7 @@ class Task:
         return sum(len(targets) for _, targets in self.batches)
 
     def require_real_inputs(self, statistic: str) -> None:
-        """Raise RequestError if the network is run on indices (tokens), for which no other input can be put."""
+        """Raise RequestError if the network's inputs are indices (tokens), which real numbers cannot replace."""
         inputs = self.batches[0][0]
         if not inputs.is_floating_point():
             raise RequestError(f"{statistic} puts real numbers for the inputs, which cannot be {inputs.dtype}")
@@ -58,7 +58,7 @@ class Task:
             self.require_output(as_weights=True)
 
     def require_classes(self) -> None:
-        """Raise RequestError unless the network gives logits [samples, classes], and the targets are of these."""
+        """Raise RequestError unless the network gives logits [samples, classes] that include every target."""
         logits = self.require_output()
         if logits.dim() != 2 or len(logits) != 1:
             network, shape = type(self.model).__name__, tuple(logits.shape)
@@ -81,7 +81,7 @@ class Task:
             return output_of(self.model, lambda: self.model(inputs), inputs, "scoring data")
 
     def require_only(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Let these parameters require gradients, and no others."""
+        """Make these parameters, and no others, require gradients."""
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
         for parameter in parameters.values():
@@ -93,7 +93,7 @@ Provider = Callable[[Task, Collection[str]], dict[str, Tensors]]
 
 @dataclass(frozen=True)
 class Statistic:
-    """One name, and the provider that computes it."""
+    """A statistic's name and the provider that computes it."""
 
     name: str
     provider: Provider
@@ -106,7 +106,7 @@ _STATISTICS: registry.Registry[Statistic] = registry.Registry("statistic")
 
 
 def provides(*, data: bool, **cites: str) -> Callable[[Provider], Provider]:
-    """Register a provider of the statistics named by the keywords, each with its citation; the rest as `Statistic`."""
+    """Register a provider of the statistics named by the keywords, each with its citation."""
 
     def register(provider: Provider) -> Provider:
         summary = (inspect.getdoc(provider) or "").split("\n", 1)[0]
@@ -119,7 +119,7 @@ def provides(*, data: bool, **cites: str) -> Callable[[Provider], Provider]:
 
 @cache
 def statistics() -> registry.Registry[Statistic]:
-    """All statistics: every module of this folder is imported once."""
+    """Return all statistics; every module of this folder is imported once."""
     for module in pkgutil.iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
     return _STATISTICS
@@ -134,7 +134,7 @@ class Computed:
 
 
 def compute(task: Task, names: Collection[str]) -> Computed:
-    """Every statistic in `names`, each provider called once. Call inside `preserved`.
+    """Compute every statistic in `names`, calling each provider once. Call inside `preserved`.
 
     Data-free statistics see the model as it stands; for the others its batch normalisation is first put
     into the mode that the scoring asks for. Raises RequestError for an unknown name.
