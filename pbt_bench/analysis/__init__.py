@@ -1,4 +1,4 @@
-"""Records -> one data frame -> figures, tables, report."""
+"""Analysis of records: read them into a data frame, then write figures, tables and a report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["load_results", "write_report"]
 
 
 def __getattr__(name: str) -> Any:
-    # pandas and matplotlib take a second to import; a run that only trains never needs them.
+    # pandas and matplotlib take a second to import, and training does not need them.
     if name == "load_results":
         from pbt_bench.analysis.frame import load_results
 

@@ -1,4 +1,4 @@
-"""What a variant changes (shuffled, reinitialised or inverted masks, warm-up, rewinding, ...), method by method."""
+"""Figure of the accuracy change per method due to a variant: a sanity transform, warm-up, rewind, …"""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pbt_bench.analysis.variants import Variant
 
 
 def ablation_figure(variants: Sequence[Variant]) -> Figure:
-    """One panel each: accuracy of the variant minus that of its base on the same seeds, in points, over sparsity.
+    """Plot the accuracy of each variant minus that of its base on the same seeds, in percentage points, over sparsity.
 
-    A mark per method with its 95% bootstrap interval; methods are set apart sideways. On the grey line nothing changes.
+    Each variant has its own axes. A mark per method has its 95% bootstrap interval. Marks are shifted sideways so that
+    methods do not overlap. The grey line is at zero change.
     """
     order = style.method_order({one.other for variant in variants for line in variant.lines.values() for one in line})
 

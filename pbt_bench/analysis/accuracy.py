@@ -1,4 +1,4 @@
-"""Accuracy against sparsity: a line per method through its means, their 95% intervals, a light point per seed."""
+"""Figure of accuracy over sparsity: per method a line through the means, 95% intervals, and a light point per seed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from matplotlib.lines import Line2D
 from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.summary import Panel, counted_accuracy
 
-_HEIGHT = 3.0  # of one panel, inches
-_MOST_SEEDS = 10  # points of one cell; of more runs the lowest, the quartiles and the highest are drawn
+_HEIGHT = 3.0  # height of one panel, inches
+_MOST_SEEDS = 10  # points per cell; a cell with more runs shows the minimum, the quartiles and the maximum
 _QUARTILES = np.linspace(0, 1, 5)
 
 
 def accuracy_figure(panels: Sequence[Panel]) -> Figure:
-    """One panel each for `panels` (those of one data set and setting); accuracies in percent.
+    """Plot test accuracy in percent over sparsity, one axes for each of `panels` (one dataset and setting).
 
-    A bar is the 95% interval of the mean. Hollow marks are runs that diverged or collapsed, at chance. Methods are
-    dodged sideways so that none hides another. What papers printed for the same cells is a thin line with a small
-    hollow mark at each mean. Upper bounds that the study holds are black.
+    A bar is the 95% interval of the mean. A hollow mark is a run that diverged or collapsed, at chance accuracy.
+    Methods are shifted sideways so that they do not overlap. Published numbers for the same cells form a thin line with
+    a small hollow mark at each mean. Upper bounds measured by the same study are black.
     """
     methods = style.method_order({name for panel in panels for name in (*panel.shown, *panel.bounds)})
 
@@ -64,7 +64,7 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
         dodge = multiples.dodge(methods.index(name), len(methods), gap)
         multiples.line(axes, name, style.position(means.index) + dodge, 100 * means.to_numpy())
         seen += list(100 * means)
-    # By the runs, not by the bars: one wide interval must not squeeze all the lines.
+    # The limits follow the runs, not the bars: one wide interval would compress all lines.
     values = [*seen, *(100 * runs["test_accuracy"])]
     dense, chance = panel.dense["test_accuracy"].mean(), runs["chance_accuracy"].mean()
     return multiples.accuracies(axes, values, 100 * dense, 100 * chance)
@@ -77,7 +77,7 @@ def _seeds(axes: Axes, runs: pd.DataFrame, dodge: float, colour: str) -> Line2D:
 
 
 def _points(runs: pd.DataFrame) -> pd.Series:
-    """The accuracies to draw, by sparsity: every run, or of many the quartiles."""
+    """Return the accuracies to draw, indexed by sparsity: every run, or five quantiles of a cell with many runs."""
     cells = runs.groupby("sparsity")["test_accuracy"]
     kept = [pd.Series(own if len(own) <= _MOST_SEEDS else own.quantile(_QUARTILES).to_numpy()) for _, own in cells]
     places = [sparsity for (sparsity, _), own in zip(cells, kept, strict=True) for _ in own]

@@ -1,4 +1,4 @@
-"""What pruning at initialization is measured against: magnitude pruning of the network after its whole training."""
+"""Upper bounds for pruning at initialization: magnitude pruning after the whole training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SAME = ("dataset", "model", "recipe", "scoring", *(axis for axis in AXES if axi
 
 
 def bounded(parts: Sequence[Panel]) -> list[Panel]:
-    """The panels with the upper bounds that the same study holds: mean accuracies by sparsity, for figures.
+    """Return the panels with the upper bounds of the same study in `bounds`: mean accuracies by sparsity.
 
-    A bound is `magnitude` after a dense warm-up as long as the training, trained on or rewound to the initial weights
-    (a lottery ticket; Frankle and Carbin 2019, arXiv:1803.03635). It stands beside the panel without a warm-up that is
-    otherwise the same.
+    A bound is `magnitude` after a dense warm-up at least as long as the training. The network is then trained further,
+    or rewound to its initial weights (a lottery ticket; Frankle and Carbin 2019, arXiv:1803.03635). A bound is added to
+    the panel that has no warm-up and is otherwise the same.
     """
     found: dict[tuple[object, ...], dict[str, pd.Series]] = {}
     for panel in parts:

@@ -1,6 +1,6 @@
-"""The runs as the page's browser reads them: columns with dictionaries, curves and layers as plain number lists.
+"""Encoding of the runs for the script of the report's page: dictionary columns, curves and layers as number lists.
 
-Gzip and base64, so that no name or error in it can ever end the script element that carries it.
+The data is gzipped and base64-encoded, so that no name or error message can end the script element that contains it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import pandas as pd
 from pbt_bench.analysis.columns import Curve, Layers
 from pbt_bench.analysis.summary import Panel
 
-MOST_DETAILED = 12_000  # runs; above it a page would pass 15 MB, and curves and layers are left to `pbt-bench show`
-_MOST_POINTS = 40  # epochs of one curve; longer ones are thinned, the last epoch always stays
+MOST_DETAILED = 12_000  # runs; a larger page would exceed 15 MB, so it omits curves and layers (see `pbt-bench show`)
+_MOST_POINTS = 40  # epochs per curve; longer curves are subsampled and keep their last epoch
 
 _WORDS = ("status", "dataset", "model", "method", "setting", "host")
-_NUMBERS = {  # column of the table -> decimals
+_NUMBERS = {  # column of the table -> number of decimals
     "sparsity": 6,
     "seed": 0,
     "test_accuracy": 4,
@@ -35,12 +35,12 @@ _CURVE = ("epoch", "train_loss", "validation_loss", "train_accuracy", "validatio
 
 
 def run_data(table: pd.DataFrame, parts: Iterable[Panel]) -> str:
-    """Base64 of gzipped JSON: one entry per row of `table`.
+    """Return gzipped JSON in base64, with one entry per row of `table`.
 
-    `words` holds the distinct texts of each text column and `columns` indices into them; numbers are rounded, null
-    where a run has none. `curves` is per run `[epochs, loss, validation loss, accuracy, validation accuracy]`;
-    `layers` is `[structure, kept weights of each layer]` with `structures` the names and sizes. Both are null above
-    MOST_DETAILED.
+    `words` has the distinct values of each text column, and `columns` has indices into them. Numbers are rounded; a
+    missing number is null. `curves` has `[epochs, loss, validation loss, accuracy, validation accuracy]` per run.
+    `layers` has `[index into structures, kept weights of each layer]` per run, and `structures` has the layers' names
+    and sizes. `curves` and `layers` are null for more than MOST_DETAILED runs.
     """
     setting = pd.Series("", index=table.index, dtype="object")
     for panel in parts:
@@ -68,7 +68,7 @@ def run_data(table: pd.DataFrame, parts: Iterable[Panel]) -> str:
 
 
 def _rounded(values: np.ndarray, decimals: int) -> list[float | int | None]:
-    """Numbers as short as JSON writes them: whole ones without a fraction, NaN as null."""
+    """Round numbers for compact JSON: integers without a fraction, NaN as null."""
     return [
         None if value != value else int(value) if value.is_integer() else value
         for value in np.round(values, decimals).tolist()
@@ -79,11 +79,11 @@ def _curve(curve: Curve) -> list[list[float | int | None]] | None:
     if not len(curve):
         return None
     step = -(-len(curve) // _MOST_POINTS)
-    return [_rounded(curve.column(name)[::-step][::-1], 4) for name in _CURVE]  # from the last epoch backwards
+    return [_rounded(curve.column(name)[::-step][::-1], 4) for name in _CURVE]  # counted from the last epoch
 
 
 def _layers(layers: Layers | None, structures: dict[Hashable, int]) -> list[Any] | None:
-    """The kept weights, and which of `structures` (grown here) they belong to."""
+    """Return the index of the layers' structure and their kept weights; add a new structure to `structures`."""
     if layers is None:
         return None
     structure = (layers.names, tuple(layers.prunable.tolist()))

@@ -1,8 +1,8 @@
-"""The records of a study as one Parquet file, so that only records that changed are read again.
+"""Cache of a study's records in one Parquet file, so that only changed records are read again.
 
-The records are the truth. A row of the cache counts only if its record's file still has the size and the times (of
-modification and of change) that it had when it was read, and the whole file only if it is intact and was written by
-this version; anything else is dropped and read from the records.
+The records are authoritative. A cached row is valid if its record's file still has the size, modification time and
+change time that it had when it was read. The cache file is valid if it is intact and was written by this version.
+Invalid rows are dropped and read from the records.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from pbt_bench.analysis.forks import FORK, processes, without_fork_warning
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import MOST_BYTES, Store
 
-_BATCH = 2000  # records that are held as objects at a time
+_BATCH = 2000  # records held as objects at a time
 KEY = ("size", "mtime_ns", "ctime_ns")
 _FULL = pa.schema([*SCHEMA, *((name, pa.int64()) for name in KEY)])
 _MADE_BY = {b"pbt-bench": hashlib.sha256(f"1 {__version__} {_FULL}".encode()).hexdigest().encode()}
 
 
 def cache_path(store: Store) -> Path:
-    """Where the cache of a study is, if there is one."""
+    """Return the path of a study's cache file, which may not exist."""
     return store.folder / "cache" / "runs.parquet"
 
 
 @uncollected()
 def read(store: Store, ids: Collection[str] | None = None) -> pa.Table:
-    """The readable records, sorted by run id, of all runs or of `ids`: the columns of `encode`, and KEY.
+    """Return the readable records of all runs or of `ids`, sorted by run id, with the columns of `encode` and KEY.
 
-    Brings the cache up to date. Records that cannot be read are named on stderr.
+    Update the cache file. Print the names of unreadable records to stderr.
     """
     files = _files(store.runs)
     cached = _load(cache_path(store))
@@ -60,7 +60,7 @@ def read(store: Store, ids: Collection[str] | None = None) -> pa.Table:
 
 
 def _files(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The state of each record's file, by run id."""
+    """Return size, modification time and change time of each record's file, by run id."""
     found: dict[str, tuple[int, ...]] = {}
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -71,7 +71,7 @@ def _files(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read(store: Store, run_ids: Sequence[str], files: dict[str, tuple[int, ...]]) -> Iterator[pa.Table]:
-    """The records of `run_ids`, a batch at a time, on all processors if they are many."""
+    """Yield the records of `run_ids` in batches; use all processors for two or more batches per processor."""
     batches = [
         {run_id: files[run_id] for run_id in run_ids[start : start + _BATCH]}
         for start in range(0, len(run_ids), _BATCH)
@@ -109,7 +109,7 @@ def _fits(record: RunRecord, store: Store) -> bool:
 
 
 def _load(path: Path) -> pa.Table:
-    """The cache; an empty one if it is not there, not whole, or not of this version."""
+    """Return the cached table, empty if the file is missing, damaged, or of another version."""
     try:
         if path.is_file() and path.stat().st_size < MOST_BYTES:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -123,7 +123,7 @@ def _load(path: Path) -> pa.Table:
 
 
 def _save(table: pa.Table, path: Path) -> None:
-    """Write the cache, whole or not at all; where nothing can be written, the next reader reads the records again."""
+    """Write the cache file atomically; ignore a failure, since the next reader can read the records again."""
     buffer = pa.BufferOutputStream()
     words = [field.name for field in _FULL if pa.types.is_dictionary(field.type)]
     pq.write_table(

@@ -1,4 +1,4 @@
-"""Where the weights went: density per layer and sparsity as a heat map, collapsed layers crossed out."""
+"""Heat maps of density per layer and sparsity, with empty layers crossed out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from matplotlib.ticker import FuncFormatter
 from pbt_bench.analysis import style
 from pbt_bench.analysis.summary import Panel
 
-_LEAST, _MOST, _HEIGHT = 0.2, 0.42, 0.15  # width and height of a cell, inches
-_WIDE = 0.33  # enough for "× 2/3"
+_LEAST, _MOST, _HEIGHT = 0.2, 0.42, 0.15  # smallest and largest width and the height of a cell, inches
+_WIDE = 0.33  # inches: the width of "× 2/3"
 
 
 def collapse_figure(panel: Panel) -> Figure:
-    """Rows are layers from input to output, columns sparsities, one heat map per method.
+    """Plot one heat map per method: rows are layers from input to output, columns are sparsities.
 
-    Colour is the mean density over seeds (log scale). A cross marks a layer with no weight left, "k/n" that this holds
-    for k of n seeds only.
+    Colour is the mean density over seeds (log scale). A cross marks a layer that is empty in every seed; "k/n" marks a
+    layer that is empty in k of n seeds.
     """
     methods, sparsities = panel.methods, panel.sparsities
     diagnosed = panel.runs[panel.runs["layers"].notna()]
@@ -66,7 +66,7 @@ def collapse_figure(panel: Panel) -> Figure:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Layer names without the leading parts and the `.weight` that all share; long ones lose their middle."""
+    """Remove shared leading parts and `.weight` from layer names, and shorten long names in the middle."""
     parts = [name.removesuffix(".weight").split(".") for name in names]
     while min(map(len, parts)) > 1 and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
@@ -74,9 +74,9 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def _draw(axes: Axes, columns: Sequence[np.ndarray | None], norm: LogNorm, wide: bool) -> None:
-    """One heat map; each column has the densities (seeds, layers) of one sparsity, None where no run was diagnosed.
+    """Draw one heat map; a column has the densities (seeds, layers) of one sparsity, or None without a diagnosed run.
 
-    In cells that are not `wide` the number of seeds stands without the cross.
+    Cells that are not `wide` show the number of seeds without the cross.
     """
     known = [densities for densities in columns if densities is not None]
     if not known:
@@ -95,11 +95,11 @@ def _draw(axes: Axes, columns: Sequence[np.ndarray | None], norm: LogNorm, wide:
                 colour = "black" if norm(image[y, x]) > 0.6 else "white"
                 text = f"{'× ' * wide}{empty}/{len(densities)}"
                 axes.text(x, y, text, ha="center", va="center_baseline", fontsize=7 if wide else 6, color=colour)
-    # Empty layers are white, whatever the scale; but the logarithm of 0 would count as no data, which is grey.
+    # Empty layers are white at every scale. A density of 0 has no logarithm and would be drawn grey, as missing data.
     shown = np.where(image == 0, np.finfo(float).tiny, image)
     colours = colormaps["viridis"].with_extremes(bad="0.9", under="white")
     axes.imshow(
         shown, norm=norm, cmap=colours, aspect="auto", interpolation="none"
-    )  # an image: few bytes, however many
+    )  # the file size of an image hardly depends on the number of cells
     axes.vlines(np.arange(1, len(columns)) - 0.5, -0.5, layers - 0.5, color="0.97", linewidth=0.4)
     axes.hlines(np.arange(1, layers) - 0.5, -0.5, len(columns) - 0.5, color="0.97", linewidth=0.4)

@@ -1,7 +1,7 @@
-"""Records as columns: an Arrow table with one row per run, and the same rows as a data frame.
+"""Columnar form of records: an Arrow table with one row per run, and its conversion to a data frame.
 
-What repeats from run to run (recipe, layer names, versions) is stored once, numbers lie in arrays. 100,000 runs take
-hundreds of megabytes this way, and as one object per layer and epoch many gigabytes.
+Values that repeat across runs (recipe, layer names, versions) are stored once, and numbers are stored in arrays.
+100,000 runs take hundreds of megabytes in this form; as one object per layer and epoch they take many gigabytes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
 from pbt_bench.spec import Recipe, RunSpec, Scoring
 
 MISSING = "missing"
-PER_RUN = ("started", "seconds", "peak_memory_gib", "pid")  # of the environment: differ from run to run
+PER_RUN = ("started", "seconds", "peak_memory_gib", "pid")  # fields of the environment that differ between runs
 
-_RENAMED = {"sparsity": "mask_sparsity"}  # of the diagnosis; `sparsity` is the nominal one, of the spec
+_RENAMED = {"sparsity": "mask_sparsity"}  # fields of Pruning; the column `sparsity` is the nominal sparsity of the spec
 _WORDS = pa.dictionary(pa.int32(), pa.string())
 _KINDS = {float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 _STRUCTURE = msgspec.json.Decoder(list[tuple[str, tuple[int, ...], int]])
-_JSON: dict[str, Callable[[str], Any]] = {  # columns that hold JSON, and what it becomes
+_JSON: dict[str, Callable[[str], Any]] = {  # columns that contain JSON -> their decoders
     "recipe": msgspec.json.Decoder(Recipe).decode,
     "scoring": msgspec.json.Decoder(Scoring).decode,
     "notes": msgspec.json.Decoder(dict[str, dict[str, float]]).decode,
@@ -41,7 +41,10 @@ _OPTIONAL = {field.name for field in msgspec.structs.fields(Epoch) if type(None)
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No search for cycles meanwhile: there are none, and over millions of young objects it is a third of the time."""
+    """Pause cyclic garbage collection in the block, which creates no cycles.
+
+    Scanning millions of new objects for cycles takes a third of the time.
+    """
     was = gc.isenabled()
     gc.disable()
     try:
@@ -52,7 +55,7 @@ def uncollected() -> Iterator[None]:
 
 
 class Layers(Sequence[Layer]):
-    """The layers of one run; equal to a sequence of the same `Layer`. The arrays have one number per layer."""
+    """The layers of one run, equal to a sequence of the same `Layer`; each array has one number per layer."""
 
     __slots__ = ("kept", "names", "prunable", "shapes", "zero_scores")
 
@@ -62,7 +65,7 @@ class Layers(Sequence[Layer]):
 
     @property
     def densities(self) -> NDArray[np.float64]:
-        """Kept over prunable weights of each layer."""
+        """Kept weights divided by prunable weights, for each layer."""
         return self.kept / np.maximum(self.prunable, 1)
 
     @overload
@@ -86,7 +89,7 @@ class Layers(Sequence[Layer]):
     def __eq__(self, other: object) -> bool:
         return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # as a list: the arrays can be written to
+    __hash__ = None  # type: ignore[assignment]  # unhashable like a list: the arrays are mutable
 
     def __repr__(self) -> str:
         return repr(tuple(self))
@@ -96,15 +99,15 @@ _Structure = tuple[tuple[str, ...], tuple[tuple[int, ...], ...], NDArray[np.int6
 
 
 class Curve(Sequence[Epoch]):
-    """The epochs of one run; equal to a sequence of the same `Epoch`."""
+    """The epochs of one run, equal to a sequence of the same `Epoch`."""
 
     __slots__ = ("values",)
 
     def __init__(self, values: NDArray[np.float64]) -> None:
-        self.values = values  # [epochs, fields of Epoch]; NaN for None
+        self.values = values  # (epochs, fields of Epoch), NaN for None
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """One field over all epochs, NaN where it is None."""
+        """Return the values of one field over all epochs, NaN for None."""
         return self.values[:, _EPOCH.index(name)]
 
     @overload
@@ -131,7 +134,7 @@ class Curve(Sequence[Epoch]):
 
 
 def _plan() -> dict[str, tuple[pa.DataType, Callable[[RunRecord], Any]]]:
-    """Every column: its type, and how a record gives it."""
+    """Return the type of each column and the function that computes its value from a record."""
     columns: dict[str, tuple[pa.DataType, Callable[[RunRecord], Any]]] = {
         "run_id": (pa.string(), lambda run: run.run_id),
         "status": (_WORDS, lambda run: run.status),
@@ -191,7 +194,7 @@ SCHEMA = pa.schema([(name, kind) for name, (kind, _) in _COLUMNS.items()])
 
 
 def encode(runs: Iterable[RunRecord | RunSpec]) -> pa.Table:
-    """One row per run, in the order given. A bare spec is a run without a record: its status is `missing`."""
+    """Return a table with one row per run, in the given order; a bare spec is a run without a record (`missing`)."""
     records = [_missing(run) if isinstance(run, RunSpec) else run for run in runs]
     arrays = []
     for kind, get in _COLUMNS.values():
@@ -206,7 +209,7 @@ def _missing(spec: RunSpec) -> RunRecord:
 
 @uncollected()
 def decode(table: pa.Table) -> pd.DataFrame:
-    """The data frame of `load_results` from an encoded table; the columns that are not of its schema are left out."""
+    """Convert an encoded table to the data frame of `load_results`; ignore columns outside SCHEMA."""
     table = table.select(SCHEMA.names).unify_dictionaries().combine_chunks()
     columns: dict[str, Any] = {}
     for name in ("run_id", "status", *(field.name for field in msgspec.structs.fields(RunSpec))):
@@ -225,7 +228,7 @@ def decode(table: pa.Table) -> pd.DataFrame:
     own = [msgspec.json.decode(text) for text in table["of_the_run"].to_pylist()]
     columns["environment"] = _objects(a | b for a, b in zip(shared, own, strict=True))
     columns["error"] = _column(table, "error")
-    # As objects by name, or pandas takes texts for its own string type.
+    # An explicit object dtype keeps pandas from converting text to its string type.
     return pd.DataFrame(
         {name: pd.Series(v, dtype="object" if v.dtype == "O" else v.dtype) for name, v in columns.items()}
     )
@@ -259,7 +262,7 @@ def _structured(rows: list[tuple[str, tuple[int, ...], int]]) -> _Structure:
 
 
 def _parts(table: pa.Table, name: str) -> Iterator[NDArray[Any]]:
-    """The list of each row, as a view of one array; an empty one for none."""
+    """Yield the list of each row as a view of one array; a missing list is empty."""
     column = table[name].combine_chunks()
     values = pa.ListArray.flatten(column).to_numpy(zero_copy_only=False)
     offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
@@ -267,7 +270,7 @@ def _parts(table: pa.Table, name: str) -> Iterator[NDArray[Any]]:
 
 
 def _objects(values: Iterable[Any]) -> NDArray[np.object_]:
-    """An array that holds each value as it is, sequences too."""
+    """Return an object array with one element per value, also where the values are sequences."""
     listed = list(values)
     found = np.empty(len(listed), dtype="object")
     for place, value in enumerate(listed):

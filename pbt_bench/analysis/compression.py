@@ -1,4 +1,4 @@
-"""Accuracy against the compression ratio, weights over kept weights: where curves leave the dense network and end."""
+"""Figure of accuracy over the compression ratio, prunable weights / kept weights."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pbt_bench.analysis.summary import Panel
 
 
 def compression_figure(panels: Sequence[Panel]) -> Figure:
-    """One panel each: mean test accuracy in percent over 1 / (1 - sparsity) on a log axis, ± standard deviation.
+    """Plot mean test accuracy in percent, ± standard deviation, over 1 / (1 - sparsity) on a log axis.
 
-    What a paper printed for the same cells is a thin line with a hollow mark at each mean.
+    Each panel has its own axes. Published numbers for the same cells form a thin line with a hollow mark at each mean.
     """
     methods = style.method_order({method for panel in panels for method in panel.shown})
     return multiples.multiples(panels, _draw, methods)

@@ -1,4 +1,4 @@
-"""What the numbers say, in plain sentences, and how sure one can be."""
+"""Sentences about the results of a panel, and the statistical evidence for them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pbt_bench.analysis.summary import Panel, summarise
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What can be concluded at one sparsity; numbers as printed, differences in percentage points."""
+    """The conclusion at one sparsity; numbers are formatted text, differences are in percentage points."""
 
     sparsity: str
     sentence: str
-    nearest: str  # the runner-up
-    difference: str  # leader - runner-up, with its bootstrap interval
-    p: str  # of the paired t test with it
+    nearest: str  # the compared method with the highest mean after the leader's; "" for none
+    difference: str  # leader - nearest, with its bootstrap interval
+    p: str  # p value of the paired t test of leader and nearest
     settled: bool
 
 
 def conclusions(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
-    """One plain sentence per sparsity, of `found` = `standings(panel)`."""
+    """Return the conclusion at each sparsity; `found` is `standings(panel)`."""
     means = panel.cells["mean"].to_dict()
     said = []
     for standing in found:
@@ -46,7 +46,7 @@ def conclusions(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
 
 
 def sentences(panel: Panel, found: Sequence[Standing]) -> list[str]:
-    """The headline conclusions of one panel; says so where there are none."""
+    """Return the main conclusions of one panel, or a sentence that no run has an accuracy yet."""
     if not found:
         return ["No run has an accuracy yet."]
     wins: dict[str, list[int]] = {}
@@ -117,7 +117,7 @@ def _against_dense(panel: Panel) -> list[str]:
 
 
 def _ends(runs: pd.DataFrame) -> list[str]:
-    """Runs that ended at chance, by method: they are counted, and said."""
+    """Report the number of runs per method that collapsed or diverged and therefore count at chance accuracy."""
     said = []
     for status in ("collapsed", "diverged"):
         counts = runs.loc[runs["status"] == status, "method"].value_counts()
@@ -128,7 +128,7 @@ def _ends(runs: pd.DataFrame) -> list[str]:
 
 
 def _collapses(runs: pd.DataFrame) -> list[str]:
-    """Which methods lose whole layers, from which sparsity on."""
+    """Report the methods with empty layers and the lowest sparsity at which each has one."""
     diagnosed = runs[runs["collapsed_layers"].notna()]
     counts = diagnosed["method"].value_counts()
     empty = diagnosed[diagnosed["collapsed_layers"] > 0]
@@ -142,7 +142,7 @@ def _collapses(runs: pd.DataFrame) -> list[str]:
 
 
 def _spans(chosen: Sequence[int], names: Sequence[str]) -> str:
-    """`0.5, 0.9 to 0.98`: the chosen names, three or more neighbours in a row as a span."""
+    """Join the chosen names and write three or more consecutive names as a span: `0.5 and 0.9 to 0.98`."""
     parts: list[str] = []
     for _, group in itertools.groupby(enumerate(chosen), key=lambda pair: pair[1] - pair[0]):
         run = [names[i] for _, i in group]

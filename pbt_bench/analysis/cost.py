@@ -1,4 +1,4 @@
-"""What accuracy costs: seconds to score, and arithmetic to train."""
+"""Figure of accuracy over cost: seconds of scoring and FLOPs of training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _AXES = {
 
 
 def cost_figure(panel: Panel) -> Figure:
-    """Mean test accuracy in percent over the median seconds of scoring, and over the share of training FLOPs.
+    """Plot mean test accuracy in percent over the median scoring seconds, and over the share of training FLOPs.
 
-    A mark per method and sparsity, joined from low to high sparsity. The share is that of one pass through the live
-    channels and weights, flops_sparse / flops_dense: as many epochs and images, so the same share of the training.
+    Each method and sparsity has a mark, and lines join the marks of a method from low to high sparsity. The share is
+    flops_sparse / flops_dense, of one pass through the live channels and weights. Pruned and dense runs have the same
+    number of epochs and images, so the share holds for the whole training.
     """
     runs = panel.runs.assign(
         accuracy=100 * counted_accuracy(panel.runs),

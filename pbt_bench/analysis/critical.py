@@ -1,4 +1,4 @@
-"""Critical sparsity: the highest that a method reaches before a layer of the network is empty."""
+"""Critical sparsity: the highest sparsity of a study before a layer of the network becomes empty."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pbt_bench.analysis.summary import Panel
 
 
 def critical_sparsities(panel: Panel) -> pd.DataFrame:
-    """One row per method and seed with a diagnosed run.
+    """Return a table with one row per method and seed with a diagnosed run.
 
-    Columns: `method`, `seed`, `critical` (the highest sparsity below the first one with an empty layer; NaN if already
-    the lowest has one), `reached` (False if no sparsity of the study has an empty layer: `critical` is a lower bound).
+    Its columns are `method`, `seed`, `critical` and `reached`. `critical` is the highest sparsity below the first one
+    with an empty layer; it is NaN if the lowest sparsity has an empty layer. `reached` is False if no sparsity of the
+    study has an empty layer; `critical` is then a lower bound.
     """
     runs = panel.runs[panel.runs["collapsed_layers"].notna()].sort_values("sparsity")
     rows = []
@@ -30,7 +31,10 @@ def critical_sparsities(panel: Panel) -> pd.DataFrame:
 
 
 def printed_critical(panel: Panel) -> dict[str, float]:
-    """By method, the highest sparsity before any published run has an empty layer, where one has."""
+    """Return, by method, the highest sparsity before any published run has an empty layer.
+
+    Methods without a published empty layer are absent, and so are those with one at the lowest sparsity.
+    """
     found = {}
     for method, own in panel.overlay.dropna(subset="empty_layers").groupby("method"):
         empty = (own["empty_layers"] > 0).to_numpy(dtype=bool)
@@ -40,10 +44,11 @@ def printed_critical(panel: Panel) -> dict[str, float]:
 
 
 def critical_figure(panels: Sequence[Panel]) -> Figure:
-    """One panel each, a row per method: the median over seeds, a line from lowest to highest seed.
+    """Plot the critical sparsity per panel, with a row per method: the median over seeds, a line between the extremes.
 
-    Hollow: in half of the seeds or more no layer is empty in the whole study. A cross at the left edge: the median seed
-    has an empty layer at the lowest sparsity already. A black bar is what a paper's masks give for the same sparsities.
+    A hollow mark means that half of the seeds or more have no empty layer in the whole study. A cross at the left edge
+    means that the median seed has an empty layer at the lowest sparsity. A black bar is the critical sparsity of
+    published masks for the same sparsities.
     """
     rows = max((len(panel.methods) for panel in panels), default=1)
     return multiples.multiples(panels, _draw, [], 0.8 + 0.2 * rows)
@@ -64,7 +69,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         if own.empty:
             continue
         look = style.look(method)
-        # Seeds with an empty layer from the start lie below all others.
+        # Seeds with an empty layer at the lowest sparsity have no critical sparsity: draw them at the left edge.
         found = style.position(own["critical"]) if len(own) else np.empty(0)
         found = np.where(np.isnan(found), edge, found)
         middle = np.quantile(found, 0.5, method="lower")

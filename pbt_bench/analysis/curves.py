@@ -1,4 +1,4 @@
-"""Training curves: accuracy by epoch, mean over seeds, a line per method."""
+"""Figure of training curves: mean accuracy over seeds at each epoch, with a line per method."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from pbt_bench.analysis.columns import Curve
 from pbt_bench.analysis.summary import ENDED, Panel
 from pbt_bench.spec import DENSE
 
-_MOST = 4  # sparsities that are shown
+_MOST = 4  # sparsities shown
 
 
 def curve_figure(panel: Panel) -> Figure:
-    """A panel for each of up to four sparsities: validation accuracy in percent, of the training images where none.
+    """Plot validation accuracy in percent by epoch for up to four sparsities, each on its own axes.
 
-    The mean of an epoch is over the runs that have it; black is dense. Runs that collapsed, and so were not trained, or
-    that diverged count at chance accuracy from then on.
+    Runs without validation images contribute their training accuracy. The mean at an epoch is over the runs that
+    reached it; the dense network is black. Diverged runs count at chance accuracy after their last epoch, and collapsed
+    runs, which are not trained, at every epoch.
     """
 
     def draw(axes: Axes, sparsity: float) -> None:
@@ -54,7 +55,10 @@ def curve_figure(panel: Panel) -> Figure:
 
 
 def mean_curve(runs: pd.DataFrame) -> NDArray[np.float64]:
-    """Mean accuracy of each epoch, NaN where no run has one; at chance is what collapsed or has diverged."""
+    """Return the mean accuracy at each epoch, NaN if no run has one.
+
+    Collapsed runs, and diverged runs after their last epoch, count at chance accuracy.
+    """
     table = np.full((len(runs), max([*runs["epochs"], *map(len, runs["curve"])], default=0)), np.nan)
     ended = runs["status"].isin(ENDED)
     for row, curve, chance in zip(table, runs["curve"], runs["chance_accuracy"].where(ended), strict=True):

@@ -1,4 +1,4 @@
-"""Nominal against effective sparsity: how much of what a mask keeps lies on no path from input to output."""
+"""Figure of effective over nominal sparsity: their gap is the share of kept weights that are not live."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pbt_bench.analysis.summary import Panel
 
 
 def effective_figure(panels: Sequence[Panel]) -> Figure:
-    """One panel each: mean effective sparsity over seeds, spaced by log density; on the grey line nothing is lost.
+    """Plot mean effective sparsity over seeds against nominal sparsity, per panel, with axes spaced by log density.
 
-    A hollow mark at the upper edge, at 1: no weight is left on any path, in no seed. The marks are set apart sideways.
+    On the grey line both are equal. A hollow mark at the upper edge, at 1, means that no seed has a live weight; these
+    marks are shifted sideways so that methods do not overlap.
     """
     methods = style.method_order({method for panel in panels for method in panel.methods})
     return multiples.multiples(panels, _draw, methods)

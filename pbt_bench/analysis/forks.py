@@ -1,4 +1,4 @@
-"""Several processes of this machine: forks, which have all that is worked on at once, where forks are safe."""
+"""Parallel processes on one machine: forks, which start with the parent's data, where forks are safe."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FORK: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else N
 
 
 def processes() -> int:
-    """How many work at a time: the processors that we may use; one where forks are not safe."""
+    """Return the number of processes to use: the available processors, or 1 where forks are not safe."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 
 
 @contextmanager
 def without_fork_warning() -> Iterator[None]:
-    """Python warns of threads that a fork will not have; nothing here needs them."""
+    """Suppress Python's warning that a fork lacks the threads of its parent; the forked code uses none of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

@@ -1,4 +1,4 @@
-"""Records as one data frame, one row per run."""
+"""Conversion of records to one data frame with a row per run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ _SPEC = tuple(field.name for field in msgspec.structs.fields(RunSpec))
 
 
 def load_results(folder: str | Path) -> pd.DataFrame:
-    """All runs of a results folder, one row each, sorted by what was run.
+    """Return a table with one row per run of a results folder, sorted by the fields of the specification.
 
-    Columns: `run_id`, `status`, `error` (one line); the fields of the spec (`sparsity` is the nominal one); `epochs`
-    of the recipe; all metrics (accuracies in [0, 1]); the scalars of the diagnosis (`mask_sparsity` is that of the
-    masks); and as objects `recipe`, `scoring`, `layers` (sequence of `Layer`), `curve` (sequence of `Epoch`) and
-    `environment`. Diverged and collapsed runs keep the accuracy they measured; what a run lacks is NaN.
+    The columns are
 
-    Raises RequestError, naming the folder, where it holds no run.
+    - `run_id`, `status` and `error` (one line);
+    - the fields of the specification (`sparsity` is the requested one) and `epochs` of the recipe;
+    - all metrics (accuracies in [0, 1]);
+    - the scalars of the diagnosis (`mask_sparsity` is the sparsity of the masks);
+    - the objects `recipe`, `scoring`, `layers` (sequence of `Layer`), `curve` (sequence of `Epoch`) and `environment`.
+
+    Diverged and collapsed runs keep their measured accuracy. Missing values are NaN.
+
+    Raise RequestError with the folder's name if it has no run.
     """
     found = read(Store(folder))
     if not found.num_rows:
@@ -39,14 +44,15 @@ def load_results(folder: str | Path) -> pd.DataFrame:
 
 
 def frame(runs: Iterable[RunRecord | RunSpec]) -> pd.DataFrame:
-    """One row per run, in the order given. A bare spec is a run without a record: its status is `missing`."""
+    """Return a table with one row per run, in the given order; a bare spec is a run without a record (`missing`)."""
     return decode(encode(runs))
 
 
 def study_frame(specs: Sequence[RunSpec], store: Store) -> pd.DataFrame:
-    """One row per spec, in their order, from what `store` holds of them.
+    """Return a table with one row per spec, in their order, from the records in `store`.
 
-    A further column, `state`, is that of the record's file: what was drawn from equal states need not be drawn again.
+    The additional column `state` identifies the version of the record's file. Figures of unchanged states need not be
+    drawn again.
     """
     wanted = {spec.run_id: spec for spec in specs}
     found = read(store, wanted)

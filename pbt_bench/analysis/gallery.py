@@ -1,4 +1,4 @@
-"""The figures of a report: drawn when what they show has changed, else kept from the last time."""
+"""Figure files of a report, drawn again only if their inputs or the code changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pbt_bench.analysis.style import save
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure on the page; what its file says is there once the gallery was drawn."""
+    """A figure on the page; its file exists after `Gallery.draw`."""
 
     slug: str  # figures/<slug>.png and .svg
     alt: str
@@ -31,12 +31,12 @@ class Picture:
 
     @cached_property
     def data(self) -> str:
-        """The SVG as a data URI: nothing to fetch, and ids of two figures cannot clash."""
+        """The SVG as a data URI: the page needs no further file, and ids of two figures cannot clash."""
         return "data:image/svg+xml;base64," + b64encode(self._svg).decode()
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """Width and height in CSS pixels, so that the page keeps its place free until it is seen."""
+        """Width and height in CSS pixels, with which the page reserves space until the figure is visible."""
         points = [re.search(rb'<svg[^>]* %s="([0-9.]+)pt"' % side, self._svg) for side in (b"width", b"height")]
         width, height = (round(float(found[1]) * 4 / 3) if found else 0 for found in points)
         return width, height
@@ -47,7 +47,7 @@ class Picture:
 
 
 class Gallery:
-    """The figures in one folder. A figure is kept if its inputs, this code and its files are what they were."""
+    """The figures in one folder; a figure is kept if its inputs, its files and the source code are unchanged."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,14 +62,14 @@ class Gallery:
         return self.folder / ".drawn.json"
 
     def picture(self, slug: str, alt: str, draw: Callable[[], Figure], shown: Iterable[str]) -> Picture:
-        """The figure that `draw` will give, saved as `slug`; `shown` names the states of all that it is drawn from."""
+        """Register the figure that `draw` returns, to be saved as `slug`; `shown` has the states of its inputs."""
         self._keys[slug] = hashlib.sha256("\n".join([_code(), *shown]).encode()).hexdigest()
         if self._before.get(slug) != (self._keys[slug], self._files(slug)):
             self._new[slug] = draw
         return Picture(slug, alt, self.folder)
 
     def draw(self) -> None:
-        """Save what is new, on all processors, and remember it."""
+        """Draw and save new and changed figures on all processors, and record their digests."""
         shares = [list(self._new)[start :: processes()] for start in range(processes())]
         helpers = [FORK.Process(target=self._help, args=(share,), daemon=True) for share in shares[1:] if share]
         with without_fork_warning():
@@ -89,14 +89,14 @@ class Gallery:
         try:
             self._save(slugs)
         except (Exception, KeyboardInterrupt):
-            sys.exit(1)  # the other process tries again, and says what is wrong
+            sys.exit(1)  # the parent process draws the figures again and reports the error
 
     def _save(self, slugs: Iterable[str]) -> None:
         for slug in slugs:
             save(self._new[slug](), self.folder / slug)
 
     def _files(self, slug: str) -> str:
-        """The digest of both files; "" if one is not there."""
+        """Return the digest of the SVG and PNG files, or "" if one is missing."""
         try:
             return hashlib.sha256(self._read(slug, "svg") + self._read(slug, "png")).hexdigest()
         except OSError:
@@ -108,7 +108,7 @@ class Gallery:
 
 @cache
 def _code() -> str:
-    """What draws: every source file of this room, and matplotlib's version."""
+    """Return the digest of all source files of this package and of matplotlib's version."""
     sources = sorted(
         (item.name, item.read_bytes()) for item in files("pbt_bench.analysis").iterdir() if item.name.endswith(".py")
     )

@@ -1,4 +1,4 @@
-"""Which runs of a study are missing, and how long they would take."""
+"""Missing runs of a study, and the estimated time that they take."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pbt_bench.running.outcomes import Outcome
 from pbt_bench.running.progress import duration
 from pbt_bench.spec import RunSpec
 
-_MOST = 6  # runs of one method that are named one by one
+_MOST = 6  # runs of one method that are named individually
 
 
 def missing_runs(table: pd.DataFrame) -> list[str]:
-    """One line per dataset, model and method that lacks runs: all, or which."""
+    """Return one line per dataset, model and method with missing runs: their number, and each run if they are few."""
     lines = []
     for (dataset, model), place in table.groupby(["dataset", "model"], sort=False):
         lacking = place[place["status"] == MISSING]
@@ -32,7 +32,7 @@ def missing_runs(table: pd.DataFrame) -> list[str]:
 
 
 def time_left(specs: Sequence[RunSpec], table: pd.DataFrame) -> str:
-    """How long the missing runs of `table` take one worker, from those measured so far; "" if none is missing."""
+    """Estimate the time of the missing runs of `table` on one worker from measured runs; "" if no run is missing."""
     if not (table["status"] == MISSING).any():
         return ""
     measured = table[table["status"] != MISSING]

@@ -1,4 +1,4 @@
-"""Panels of one column, one below the other, with one legend below them all."""
+"""Figures of one column: axes stacked vertically above a common legend."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pbt_bench.analysis import style
 if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType
 
-COLUMN = 3.5  # inches: the width of a column of a two-column paper, and of every figure but the two kinds of maps
-HEIGHT = 2.5  # of one panel
-LOW = 2.05  # of one panel where there may be four
+COLUMN = 3.5  # inches: the column width of a two-column paper, and the width of every figure except maps
+HEIGHT = 2.5  # height of one axes, inches
+LOW = 2.05  # height of one axes in a figure of up to four, inches
 T = TypeVar("T")
 
 _LEVELS: dict[str, tuple[str, LineStyleType]] = {"dense": ("black", "-"), "chance": ("0.45", ":")}
@@ -33,9 +33,9 @@ def multiples(
     height: float = HEIGHT,
     heading: str = "",
 ) -> Figure:
-    """`draw` called with an own axes for every item, one below the other.
+    """Draw each item on its own axes with `draw`, and stack the axes vertically.
 
-    The legend has `methods` in their order, then what the axes have a label for.
+    The legend has `methods` in their order, followed by the labels of the axes.
     """
     with rc_context(style.RC):
         figure = style.new_figure(COLUMN, 1)
@@ -63,9 +63,9 @@ def multiples(
 def line(
     axes: Axes, method: str, x: NDArray[np.float64], y: NDArray[np.float64], bar: NDArray[np.float64] | None = None
 ) -> None:
-    """A method's points in its look, joined where neighbours are known; `bar` is half the length of an error bar.
+    """Draw a method's points in its style, and join neighbouring known values; `bar` is half an error bar's length.
 
-    Values with a bar are accuracies in percent: no bar leaves 0 to 100.
+    Values with a bar are accuracies in percent, so bars are clipped to [0, 100].
     """
     look = style.look(method)
     axes.plot(x, y, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=4, zorder=3)
@@ -74,24 +74,24 @@ def line(
 
 
 def printed_line(axes: Axes, method: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-    """What a paper printed of a method: thin, with hollow marks, broken where it printed nothing."""
+    """Draw a method's published numbers as a thin line with hollow marks, broken at missing numbers."""
     look = style.look(method)
     (drawn,) = axes.plot(x, y, color=look.colour, linestyle=look.dash, marker=look.marker, linewidth=0.7, zorder=2)
     drawn.set(markersize=3.5, markerfacecolor="white", markeredgewidth=0.6, label="published")
 
 
 def at_the_edge(axes: Axes, method: str, x: NDArray[np.float64], y: float) -> None:
-    """Hollow marks for values that the axis cannot show, on its edge."""
-    if len(x):  # nothing, not clipped, would take all room
+    """Draw hollow marks on the axis' edge for values that the axis cannot show."""
+    if len(x):  # an empty line that is not clipped would distort the layout
         look = style.look(method)
         (marks,) = axes.plot(x, np.full(len(x), y), linestyle="none", marker=look.marker, clip_on=False, zorder=4)
         marks.set(markerfacecolor="white", markeredgecolor=look.colour)
 
 
 def accuracies(axes: Axes, values: Sequence[float], dense: float, chance: float) -> None:
-    """An axis of accuracies in percent, with lines at dense and chance, and their level, where they are in sight.
+    """Set limits and label of an accuracy axis in percent; draw dense and chance accuracy where they lie within limits.
 
-    Chance is in sight where a value is nearer to it than to the highest.
+    The limits include chance accuracy if the lowest value is nearer to it than to the highest value.
     """
     seen = [*values, *([] if np.isnan(dense) else [dense])]
     if min(seen) - chance < max(seen) - min(seen):
@@ -110,9 +110,9 @@ def accuracies(axes: Axes, values: Sequence[float], dense: float, chance: float)
 
 
 def log_axis(axes: Axes) -> None:
-    """Ticks of a logarithmic x axis at 1, 2 and 5 of every decade, of many decades at 1.
+    """Set the ticks of a logarithmic x axis to 1, 2 and 5 of every decade, or to 1 over many decades.
 
-    The axis shows a factor of 6 or more, so two ticks or more.
+    The axis is widened to a factor of 6 or more, so that it has at least two ticks.
     """
     low, high = axes.get_xlim()
     if high < 6 * low:
@@ -125,19 +125,19 @@ def log_axis(axes: Axes) -> None:
 
 
 def dodge(place: int, count: int, gap: float) -> float:
-    """How far the mark of one of `count` methods stands beside its place; they fill most of the gap between places."""
+    """Return the sideways shift of the mark of one of `count` methods; the marks fill 70% of the gap between ticks."""
     return 0.7 * gap * ((place + 0.5) / count - 0.5)
 
 
 def nothing(axes: Axes, why: str) -> None:
-    """Say in an empty panel why it is empty."""
+    """Write on empty axes why they are empty."""
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="0.4")
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def spread(values: Sequence[float], most: int) -> list[float]:
-    """At most so many of sorted values, evenly from the first to the last."""
+    """Select at most `most` of sorted values, evenly spaced from the first to the last."""
     places = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
     return [values[place] for place in places]
 
@@ -151,7 +151,7 @@ def _handle(method: str) -> Line2D:
 
 
 def _legend_columns(names: Sequence[str]) -> int:
-    """As many as fit side by side; a legend is filled column by column."""
+    """Return the largest number of legend columns that fits the figure; a legend is filled column by column."""
     widths = [style.text_inches(name) + 0.5 for name in names]
     for columns in range(len(widths), 1, -1):
         if sum(max(part) for part in np.array_split(widths, columns)) < COLUMN:

@@ -1,4 +1,4 @@
-"""Do methods keep the same weights? The Jaccard index of their masks, beside what chance alone would give."""
+"""Jaccard index of the masks of two methods, and its value for independent random masks."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=
 
 @dataclass(frozen=True)
 class Overlaps:
-    """The overlaps of one panel."""
+    """The mask overlaps of all pairs of methods of one panel."""
 
     table: pd.DataFrame  # sparsity, method_a, method_b, jaccard, chance, n: a row per pair, methods in the fixed order
-    finished: int  # runs that have a mask
-    unread: int  # those of them whose mask is not stored: left out
+    finished: int  # runs with a mask
+    unread: int  # finished runs whose mask is not stored; excluded from the table
 
 
 class _Kept(NamedTuple):
-    """One run's mask: eight weights a byte, and how many weights of each layer it keeps."""
+    """The mask of one run with eight weights per byte, and the kept and prunable weights of each layer."""
 
     bits: NDArray[np.uint8]
     kept: NDArray[np.int64]
@@ -39,23 +39,23 @@ class _Kept(NamedTuple):
 
 
 def overlaps(panel: Panel, read: Callable[[str], Masks | None]) -> Overlaps:
-    """The overlap of every two methods at every sparsity, averaged over the seeds that both have.
+    """Compute the overlap of every two methods at every sparsity, averaged over their common seeds.
 
-    `read` gives the masks of a run id by layer, None where they are not stored. Only the masks of one sparsity and seed
-    are held at a time, a bit per weight.
+    `read` returns the masks of a run id by layer, or None if they are not stored. Memory holds the masks of one
+    sparsity and seed at a time, with one bit per weight.
 
-    `jaccard` is J = |A and B| / |A or B| over the kept weights A and B of two runs of the same seed, all prunable
-    tensors together. `chance` is the same index for independent random masks that keep as many weights of each layer l
-    as A and B do: the mean intersection is that of the hypergeometric distribution,
+    `jaccard` is J = |A and B| / |A or B| over the kept weights A and B of two runs of the same seed, all layers
+    together. `chance` is the same index for independent random masks with the same numbers of kept weights in each
+    layer l. Its intersection is the mean of the hypergeometric distribution,
 
         I = sum_l k_A[l] * k_B[l] / n[l],    J_chance = I / (k_A + k_B - I),
 
-    with k the kept and n the prunable weights. (A ratio of means: off the mean ratio by about one part in k_A + k_B.)
-    Two empty masks are the same mask: both are 1.
+    with k the kept and n the prunable weights. This ratio of means differs from the mean ratio by about one part in
+    k_A + k_B. Two empty masks are equal: `jaccard` and `chance` are 1.
     """
     finished = panel.runs[panel.runs["layers"].notna()]
     rows, unread = [], 0
-    # Not pandas' groups: of 100,000 runs there may be 10,000.
+    # itertools instead of pandas' groupby: 100,000 runs can have 10,000 groups.
     ordered = finished.sort_values(["sparsity", "seed"], kind="stable")
     runs = zip(*(ordered[name].tolist() for name in ("sparsity", "seed", "method", "run_id")), strict=True)
     for (sparsity, _), group in itertools.groupby(runs, key=lambda run: run[:2]):
@@ -78,13 +78,13 @@ def overlaps(panel: Panel, read: Callable[[str], Masks | None]) -> Overlaps:
 
 
 def save_overlaps(found: Overlaps, path: Path) -> None:
-    """Write the table as CSV."""
+    """Write the table of overlaps to a CSV file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     found.table.to_csv(path, index=False)
 
 
 def overlap_sentence(found: Overlaps) -> str:
-    """The pair furthest above chance at the highest sparsity, and what SNIP and FTS share there."""
+    """Describe the pair furthest above chance at the highest sparsity, and the pair of SNIP and FTS."""
     if found.table.empty:
         return "No two methods with a stored mask at the same sparsity and seed."
     highest = found.table["sparsity"].max()
@@ -111,9 +111,9 @@ def _pack(masks: Masks) -> _Kept:
 
 
 def _overlap(a: _Kept, b: _Kept) -> tuple[float, float]:
-    """Jaccard index, and that of chance."""
+    """Compute the Jaccard index of two masks and its value by chance."""
     total = float(a.kept.sum() + b.kept.sum())
-    # Bytes are counted by value and then weighed with their bits: quick without numpy 2's bitwise_count.
+    # Count bytes by value and multiply with their numbers of set bits: fast without bitwise_count of NumPy 2.
     shared = float(np.bincount(a.bits & b.bits, minlength=256) @ _ONES)
     return _ratio(shared, total), _ratio(float((a.kept * b.kept / a.sizes).sum()), total)
 

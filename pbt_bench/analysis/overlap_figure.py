@@ -1,4 +1,4 @@
-"""The overlap of masks as matrices: measured below the diagonal, chance above it."""
+"""Figure of mask overlaps as matrices: measured below the diagonal, by chance above it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pbt_bench.analysis import style
 from pbt_bench.analysis.overlap import Overlaps
 from pbt_bench.analysis.summary import Panel
 
-_LEAST, _NARROW, _MOST_WIDE = 0.22, 0.12, 0.3  # a cell with and without its value, inches
-_VALUES_UP_TO = 12  # methods; more of them and values would be too small to read
+_LEAST, _NARROW, _MOST_WIDE = 0.22, 0.12, 0.3  # inches: smallest cell with and without its value, largest cell
+_VALUES_UP_TO = 12  # methods; the values of more would be too small to read
 _MOST = 4  # matrices
-_LONGEST_NAME = 20
+_LONGEST_NAME = 20  # characters
 
 
 def overlap_figure(panel: Panel, found: Overlaps) -> Figure:
-    """One matrix per sparsity (at most 4, the highest among them), rows and columns are methods.
+    """Plot a matrix of methods for each of at most 4 sparsities, including the highest.
 
-    Colour and number are the Jaccard index, mean over seeds: measured below the diagonal, of chance above it. A matrix
-    that mirrors itself shows masks as alike as chance makes them. Grey means that no seed has both masks.
+    Colour and number are the mean Jaccard index over seeds: measured below the diagonal, by chance above it. In a
+    symmetric matrix, masks overlap as much as by chance. Grey means that no seed has both masks.
     """
     methods = style.method_order({*found.table["method_a"], *found.table["method_b"]})
     sparsities = spread(sorted(found.table["sparsity"].unique()), _MOST)
@@ -36,7 +36,7 @@ def overlap_figure(panel: Panel, found: Overlaps) -> Figure:
     side = across * cell + style.MAP_GAP
     rows = max(1, -(-len(sparsities) // columns))
     width = max(columns * side + names + 0.2, 4)
-    # Where the last row is not full, the one above it has names below it too.
+    # If the last row of matrices is not full, the row above it has method names too.
     height = rows * (side + 0.1) + names * (1 + (rows * columns > len(sparsities))) + 1.2
     with rc_context(style.RC | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure = style.new_figure(width, height)
@@ -52,7 +52,7 @@ def overlap_figure(panel: Panel, found: Overlaps) -> Figure:
             axes.set_yticks(*((places, labels) if i % columns == 0 else ([],)))
             axes.tick_params(axis="x", rotation=90)
             for axis in (axes.xaxis, axes.yaxis):
-                axis.set_label_coords(0, 0)  # there is no label: do not measure all ticks again to place it
+                axis.set_label_coords(0, 0)  # skip measuring all ticks for the position of an empty label
             _draw(axes, matrix(found.table[found.table["sparsity"] == sparsity], methods), values)
         figure.supxlabel("below the diagonal: measured   ·   above it: by chance", fontsize=8)
         if sparsities:
@@ -62,7 +62,7 @@ def overlap_figure(panel: Panel, found: Overlaps) -> Figure:
 
 
 def matrix(pairs: pd.DataFrame, methods: Sequence[str]) -> np.ndarray:
-    """Square array of one sparsity: row below column measured, row above column chance, NaN where there is none."""
+    """Return the array of one sparsity: measured below the diagonal, by chance above it, NaN if missing."""
     place = {method: i for i, method in enumerate(methods)}
     image = np.full((len(methods), len(methods)), np.nan)
     for _, row in pairs.iterrows():
@@ -72,16 +72,16 @@ def matrix(pairs: pd.DataFrame, methods: Sequence[str]) -> np.ndarray:
 
 
 def spread(values: Sequence[float], most: int) -> list[float]:
-    """At most `most` of the values, evenly spread, the first and the last among them."""
+    """Select at most `most` of the values, evenly spaced, including the first and the last."""
     places = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
     return [values[place] for place in places]
 
 
 def _draw(axes: Axes, image: np.ndarray, values: bool) -> None:
-    # seaborn's heatmap draws the same, but lays the whole figure out again for every matrix: two seconds a page.
+    # seaborn's heatmap draws the same but computes the whole layout for every matrix: two seconds per page.
     places = np.arange(len(image))
     colours = colormaps["viridis"].with_extremes(bad="0.9", under="white")
-    shown = np.where(np.eye(len(image), dtype=bool), -1, image)  # the diagonal is white, what lacks is grey
+    shown = np.where(np.eye(len(image), dtype=bool), -1, image)  # the diagonal is white, missing pairs are grey
     axes.pcolormesh(places, places, shown, vmin=0, vmax=1, cmap=colours, ec="white", lw=0.4)
     axes.set_ylim(len(image) - 0.5, -0.5)
     if values:
@@ -89,4 +89,4 @@ def _draw(axes: Axes, image: np.ndarray, values: bool) -> None:
             if not np.isnan(value):
                 colour = "black" if value > 0.6 else "white"
                 text = axes.text(x, y, f"{value:.2f}", ha="center", va="center_baseline", fontsize=6.2, color=colour)
-                text.set_in_layout(False)  # it is inside a cell: do not measure it, there are hundreds
+                text.set_in_layout(False)  # the text lies inside its cell; measuring hundreds of texts is slow

@@ -1,4 +1,4 @@
-"""Paired comparisons: two methods on the same (dataset, model, sparsity, seed), and what their differences support."""
+"""Paired comparisons of two methods with the same dataset, model, sparsity and seeds."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from scipy.special import ndtr, stdtr, stdtrit
 from pbt_bench.analysis.summary import Panel, counted_accuracy
 
 LEVEL = 0.05
-FEWEST = 3  # pairs; two that agree by chance would look exact
-_EXACT_UP_TO = 7  # pairs: 1,716 different resamples; of more pairs _DRAWS random ones
+FEWEST = 3  # pairs; two pairs that agree by chance would seem exact
+_EXACT_UP_TO = 7  # pairs, with 1,716 distinct resamples; more pairs use _DRAWS random resamples
 _DRAWS = 10_000
 _AT_ONCE = 100  # columns whose resamples are in memory together
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method against another on the same seeds, or itself in another setting; differences as fractions."""
+    """The comparison of a method with another one, or with itself in another setting; differences are fractions."""
 
     other: str
-    pairs: int  # seeds that both have
+    pairs: int  # common seeds
     mean: float
-    low: float  # bootstrap interval; NaN below two pairs
+    low: float  # lower end of the bootstrap interval; NaN below two pairs
     high: float
-    p: float  # paired t test; NaN below FEWEST pairs
-    p_holm: float  # corrected over the leader's comparisons
+    p: float  # p value of the paired t test; NaN below FEWEST pairs
+    p_holm: float  # corrected over all comparisons of one row: one sparsity
 
     @property
     def level(self) -> bool:
-        """The same mean, but for rounding."""
+        """True if the means are equal up to rounding."""
         return abs(self.mean) < 1e-12
 
     @property
     def supported(self) -> bool:
-        """The leader is better than this one: the interval is above zero, and so is the mean by the corrected test."""
+        """True if the leader is better: the interval is above zero, and the corrected test is significant."""
         return self.low > 0 and self.p_holm < LEVEL
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One sparsity: the method of the highest mean and how it compares with every other, the nearest first.
+    """The method of the highest mean at one sparsity, and its comparison with every other method, the nearest first.
 
-    `at_chance`: those whose every run diverged or collapsed, below each of the leader's. They are not compared.
+    `at_chance` names methods that are not compared: their runs all diverged or collapsed, and are below the leader's
+    on every common seed (at least FEWEST seeds).
     """
 
     sparsity: float
@@ -57,14 +58,14 @@ class Standing:
 
     @property
     def tied(self) -> list[str]:
-        """The methods that the data cannot tell from the leader."""
+        """The methods that the data cannot distinguish from the leader."""
         return [] if self.settled else [other.other for other in self.against if not other.supported]
 
     @property
     def marked(self) -> list[str]:
-        """The methods that a table marks like the leader: those as high, and all tied if that says something.
+        """The methods that a table marks like the leader: those of the same mean, and tied ones unless all are tied.
 
-        Of fewer pairs than FEWEST nothing is known, which is no tie.
+        Fewer than FEWEST pairs support no conclusion, not even a tie.
         """
         if len(self.tied) < len(self.against) + len(self.at_chance):
             return [o.other for o in self.against if o.other in self.tied and (o.pairs >= FEWEST or o.level)]
@@ -72,9 +73,9 @@ class Standing:
 
     @property
     def settled(self) -> bool:
-        """The leader is better than every other method: each comparison says so, which needs no correction.
+        """True if the leader is better than every other method by every comparison, without correction.
 
-        The one claim is made only if all tests agree (an intersection-union test, Berger 1982, Technometrics 24(4)).
+        The single claim is made only if all tests agree: an intersection-union test (Berger 1982, Technometrics 24(4)).
         """
         others = bool(self.against or self.at_chance)
         return others and all(other.low > 0 and other.p < LEVEL for other in self.against)
@@ -82,23 +83,23 @@ class Standing:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """The accuracies of one panel that count, as an array; diverged and collapsed runs are at chance."""
+    """The accuracies of one panel as an array; diverged and collapsed runs are at chance accuracy."""
 
     seeds: list[int]
     sparsities: list[float]
     methods: list[str]
-    values: NDArray[np.float64]  # (seeds, sparsities, methods), NaN where there is none
+    values: NDArray[np.float64]  # (seeds, sparsities, methods), NaN if missing
     ended: NDArray[np.bool_]  # (sparsities, methods): every run diverged or collapsed
 
     def part(self, seeds: list[int], sparsities: list[float], methods: list[str]) -> NDArray[np.float64]:
-        """The values of these, in this order."""
+        """Return the values of the given seeds, sparsities and methods, in the given order."""
         rows = [self.seeds.index(seed) for seed in seeds]
         columns = [self.sparsities.index(sparsity) for sparsity in sparsities]
         return self.values[np.ix_(rows, columns, [self.methods.index(method) for method in methods])]
 
 
 def accuracies(panel: Panel) -> Accuracies:
-    """Of every run of `panel` that has one."""
+    """Collect the accuracies of all runs of `panel` that have one."""
     runs = panel.runs.assign(accuracy=counted_accuracy(panel.runs)).dropna(subset=["accuracy"])
     axes = (sorted(runs["seed"].unique()), sorted(runs["sparsity"].unique()))
     methods = [method for method in panel.methods if method in set(runs["method"])]
@@ -113,7 +114,7 @@ def accuracies(panel: Panel) -> Accuracies:
 
 
 def standings(panel: Panel) -> list[Standing]:
-    """One standing per sparsity that has an accuracy. Diverged and collapsed runs count at chance accuracy."""
+    """Return the standing at each sparsity with an accuracy; diverged and collapsed runs count at chance accuracy."""
     own = accuracies(panel)
     counts = (~np.isnan(own.values)).sum(axis=0)
     means = np.where(counts > 0, np.nansum(own.values, axis=0) / np.maximum(counts, 1), -np.inf)
@@ -123,7 +124,7 @@ def standings(panel: Panel) -> list[Standing]:
     gaps = own.values[:, rows, leaders][:, :, None] - own.values
     out = own.ended & ((gaps > 0).sum(axis=0) == np.maximum((~np.isnan(gaps)).sum(axis=0), FEWEST))
     gaps[:, out] = np.nan
-    gaps[:, rows, leaders] = np.nan  # to itself
+    gaps[:, rows, leaders] = np.nan  # do not compare the leader with itself
     found = []
     for row, line in enumerate(compare(gaps, own.methods)):
         others = [i for i in order[row, 1:] if counts[row, i]]
@@ -134,7 +135,10 @@ def standings(panel: Panel) -> list[Standing]:
 
 
 def compare(differences: NDArray[np.float64], methods: Sequence[str]) -> list[list[Comparison]]:
-    """Of (seeds, rows, methods), NaN where a seed lacks: per row one comparison per method, Holm-corrected together."""
+    """Compare differences of shape (seeds, rows, methods), NaN if a seed is missing.
+
+    Return one comparison per method for each row. The p values of a row are Holm-corrected together.
+    """
     seeds, rows, width = differences.shape
     flat = differences.reshape(seeds, rows * width)
     pairs = (~np.isnan(flat)).sum(axis=0)
@@ -161,21 +165,22 @@ def compare(differences: NDArray[np.float64], methods: Sequence[str]) -> list[li
 
 
 def paired_t(differences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Two-sided p of Student's paired t test for each column of (n, k): P(|T| >= |mean| sqrt(n) / std), T of n - 1.
+    """Compute the two-sided p value of Student's paired t test for each column of an (n, k) array.
 
-    Where all differences are the same, as a few test images more on every seed, their spread says nothing: there it
-    is the sign test's p, 2 / 2^n.
+    p = P(|T| >= |mean| sqrt(n) / std), with n - 1 degrees of freedom. If all differences of a column are equal, for
+    example the same few test images on every seed, their standard deviation is uninformative. The p value is then that
+    of the sign test, 2 / 2^n, or 1 if they are zero.
     """
     n = len(differences)
     mean, error = differences.mean(axis=0), differences.std(axis=0, ddof=1) / np.sqrt(n)
-    same = error <= 1e-12  # but for rounding
+    same = error <= 1e-12  # equal up to rounding
     p = 2 * stdtr(n - 1, -np.abs(mean) / np.where(same, 1, error))
     result: NDArray[np.float64] = np.where(same, np.where(np.abs(mean) <= 1e-12, 1, 2 / 2**n), p)
     return result
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Holm's step-down correction: sorted p_(i) times (m - i), made monotone, at most 1."""
+    """Apply Holm's step-down correction: sorted p_(i), i from 0, times (m - i), made monotone, at most 1."""
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     corrected = np.empty(len(p))
@@ -184,16 +189,17 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def bootstrap_interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The 95% interval of the mean of each column of (n, k): expanded percentiles over resamples of the n rows.
+    """Compute the 95% bootstrap interval of the mean of each column of an (n, k) array by expanded percentiles.
 
-    Plain percentiles are too narrow for few values; these are taken at Phi(-sqrt(n / (n - 1)) t(0.975, n - 1)), which
-    makes the interval of normal data as wide as Student's (Hesterberg 2015, The American Statistician 69(4), Sec. 5.3).
-    For n = 3 that is the range of the values. Up to 7 rows every resample is taken, beyond 10,000 with a fixed seed.
+    Plain percentiles are too narrow for few values. Expanded percentiles at Phi(-sqrt(n / (n - 1)) t(0.975, n - 1))
+    make the interval of normal data as wide as Student's (Hesterberg 2015, The American Statistician 69(4), Sec. 5.3).
+    For n = 3 the interval is the range of the values. Up to 7 rows, all resamples are used; for more rows, 10,000
+    random resamples with a fixed seed.
     """
     n = len(values)
     tail = float(ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975)))
     counts, weights = _resamples(n)
-    if n > _EXACT_UP_TO:  # all resamples weigh the same: sorting out two of them is enough
+    if n > _EXACT_UP_TO:  # all resamples have the same weight: a partial sort finds both percentiles
         place = int(tail * len(counts))
         found = [
             np.partition(counts @ part / n, [place, len(counts) - 1 - place], axis=0)[[place, -1 - place]]
@@ -213,9 +219,9 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64]
     )
 
 
-@lru_cache(maxsize=4)  # of 111 rows it is 9 MB
+@lru_cache(maxsize=4)  # one entry for 111 rows takes 9 MB
 def _resamples(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How often each of n rows is drawn, per resample, and the probability of that resample."""
+    """Return the number of draws of each of n rows in each resample, and the probability of each resample."""
     if n > _EXACT_UP_TO:
         drawn = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=_DRAWS).astype(float)
         return drawn, np.full(_DRAWS, 1 / _DRAWS)

@@ -1,4 +1,4 @@
-"""Every table and figure of the papers from whatever results there are, beside the published numbers."""
+"""Page of all studies: their tables and figures from the available results, with published numbers for comparison."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ _TABLE = r"""\begin{minipage}{\linewidth}
 """
 
 
-_FIGURES = ("accuracy-*", "compression-*", "critical-*", "variants")  # the others are on the study's own page
+_FIGURES = ("accuracy-*", "compression-*", "critical-*", "variants")  # the study's own page shows the other figures
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One table of a study that has a number in it; `stem` is its files' path from the page, without suffix."""
+    """A table of a study with at least one number; `stem` is the path of its files from the page, without suffix."""
 
     stem: str
     table: Table
@@ -59,23 +59,24 @@ class Shown:
 
 @dataclass(frozen=True)
 class Study:
-    """One study file and what was made of it; paths are relative to the page."""
+    """A study file with its report, figures and tables; their paths are relative to the page."""
 
     name: str
     file: Path
     about: str  # the comment at the head of the file
     runs: int
     recorded: int
-    left: str  # how long the rest takes
-    page: str  # "" where there is neither a run nor a published number
+    left: str  # estimated time of the missing runs
+    page: str  # "" for a study with neither a run nor a published number
     figures: list[str]
     tables: list[Shown]
 
 
 def write_paper(grids: Path, results: Path, out: Path) -> list[Study]:
-    """A report of every study in the folder `grids`, `out`/index.html over them, and `out`/tables.tex.
+    """Write a report of every study in the folder `grids`, a page of all studies, and their tables in LaTeX.
 
-    A study with neither a run nor a published number is only listed. Raises RequestError if there is no study file.
+    The page is `out`/index.html, and the tables are in `out`/tables.tex. A study with neither a run nor a published
+    number has no report; the page only names and describes it. Raise RequestError if `grids` has no study file.
     """
     files = sorted(grids.glob("*.toml"))
     if not files:

@@ -1,4 +1,4 @@
-"""Which figures a report has: those of one panel, those of a data set's panels, and of the variants."""
+"""Figures of a report: those of one panel, those of all panels of a dataset and setting, and that of the variants."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _OF_GROUP: dict[str, tuple[Callable[[Sequence[Panel]], Figure], str]] = {
 
 
 def panel_pictures(gallery: Gallery, panel: Panel) -> dict[str, Picture | None]:
-    """The figures of one panel by kind; None where there is nothing to draw."""
+    """Register the figures of one panel and return them by kind, None without data to draw."""
     some = {kind: bool(panel.runs["status"].ne(MISSING).any()) for kind in _OF_PANEL}
     some["curves"] = any(len(curve) for curve in panel.runs["curve"])
     return {
@@ -49,7 +49,7 @@ def panel_pictures(gallery: Gallery, panel: Panel) -> dict[str, Picture | None]:
 
 
 def group_pictures(gallery: Gallery, parts: Iterable[Panel]) -> list[dict[str, Picture | None]]:
-    """The figures of each data set in one setting, all its models in each; None where there is nothing to draw."""
+    """Register the figures of each dataset and setting, which show all its models; None without data to draw."""
     found = []
     for title, group in _by_dataset(parts).items():
         pictures: dict[str, Picture | None] = {}
@@ -67,7 +67,7 @@ def group_pictures(gallery: Gallery, parts: Iterable[Panel]) -> list[dict[str, P
 
 
 def ablation_picture(gallery: Gallery, variants: Sequence[Variant], parts: Sequence[Panel]) -> Picture | None:
-    """All variants in one figure."""
+    """Register the figure of all variants, or return None without variants."""
     if not variants:
         return None
     draw: partial[Any] = partial(ablation_figure, variants)
@@ -75,12 +75,12 @@ def ablation_picture(gallery: Gallery, variants: Sequence[Variant], parts: Seque
 
 
 def states(*parts: Panel) -> list[str]:
-    """What identifies all that is drawn of `parts`."""
+    """Return the digests that identify everything that a figure of `parts` shows."""
     return [panel.states for panel in parts]
 
 
 def _by_dataset(parts: Iterable[Panel]) -> dict[str, list[Panel]]:
-    """The panels that share their figures: a data set's models in the same setting."""
+    """Group the panels that share figures: all models of a dataset in the same setting."""
     groups: dict[str, list[Panel]] = {}
     for panel in parts:
         groups.setdefault(f"{panel.dataset}" + (f" ({panel.setting})" if panel.setting else ""), []).append(panel)

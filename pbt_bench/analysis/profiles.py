@@ -1,4 +1,4 @@
-"""How a method spreads its weights over depth: the density of each layer, from input to output."""
+"""Figure of the density of each layer over depth, from input to output."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from pbt_bench.analysis import multiples, style
 from pbt_bench.analysis.summary import Panel
 
-_MOST = 4  # sparsities that are shown
+_MOST = 4  # sparsities shown
 
 
 def profile_figure(panel: Panel) -> Figure:
-    """A panel for each of up to four sparsities: mean density over seeds of every layer, log scale, a line per method.
+    """Plot the mean density of every layer over seeds for up to four sparsities, each on its own axes.
 
-    A layer that is empty in every seed stands as a hollow mark at the lower edge, and its line is broken there.
+    Each method has a line; the density axis is logarithmic. A layer that is empty in every seed has a hollow mark at
+    the lower edge, and the line is broken at this layer.
     """
     diagnosed = panel.runs[panel.runs["layers"].notna()]
     cells = {

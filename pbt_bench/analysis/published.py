@@ -1,4 +1,4 @@
-"""Numbers printed in papers: one frame of all rows, and which of them stand beside the runs of a panel."""
+"""Published numbers: one data frame of all rows, and the selection of rows that match the cells of a panel."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import DENSE
 
 COLUMNS = ("paper", "dataset", "model", "method", "sparsity", "top1_mean", "top1_std", "n_runs", "note")
-_TOLERANCE = 0.005  # relative, of the density: 0.4376587 and 1 - 10^-0.25 are the same setting
-_PLAIN = {"scope": "global", "warmup": "none", "rewind": False}  # as all published runs were
+_TOLERANCE = 0.005  # relative tolerance of the density: 0.4376587 and 1 - 10^-0.25 are the same setting
+_PLAIN = {"scope": "global", "warmup": "none", "rewind": False}  # the values of all published runs
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands behind one csv file, from the toml beside it."""
+    """The experimental settings of one CSV file, from the TOML file of the same name."""
 
     recipe: str
     init: str
     statistic: str
     models: dict[str, str]
-    sanity: dict[str, str] = {}  # of methods that are one here only under another sanity transform
+    sanity: dict[str, str] = {}  # published method -> sanity transform under which this project's method equals it
     datasets: dict[str, str] = {}
     model_notes: dict[str, str] = {}
     left_out: dict[str, str] = {}
@@ -39,12 +39,16 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Published:
-    """All rows and what stands behind their files.
+    """All published rows, and the settings of their files.
 
-    `rows` has the columns `file`, `source`, `statistic`, `dataset`, `model` (None where no model here is meant),
-    `published_model`, `method` ("dense" at sparsity 0), `sparsity`, `density`, `mean` and `std` (fractions), `n`,
-    `note`, `sanity` (under which the method here is the published one) and `empty_layers` (the most that any run had;
-    NaN where the source does not say).
+    `rows` has the columns
+
+    - `file`, `source`, `statistic`, `dataset`, `published_model`, `sparsity`, `density`, `n` and `note`;
+    - `model`: the model of this project, or None if it has no equivalent;
+    - `method`: "dense" at sparsity 0;
+    - `mean` and `std`: fractions;
+    - `sanity`: the sanity transform under which this project's method equals the published one;
+    - `empty_layers`: the maximum number over runs, NaN if the source does not report it.
     """
 
     rows: pd.DataFrame
@@ -52,15 +56,15 @@ class Published:
 
 
 def published_folder(results: Path) -> Path:
-    """`results`/published if it is there, else that of the project."""
+    """Return `results`/published if it exists, else the project's folder of published numbers."""
     own = results / "published"
     return own if own.is_dir() else Path(__file__).parents[2] / "results" / "published"
 
 
 def load_published(folder: Path) -> Published:
-    """Every csv file of `folder` with the toml beside it; a folder that is not there holds none.
+    """Read every CSV file of `folder` and its TOML file; a missing folder has no rows.
 
-    Raises RequestError naming the file, the line, the value and what is valid.
+    Raise RequestError with the file, the line, the value and the valid values.
     """
     rows: list[dict[str, Any]] = []
     about = {}
@@ -73,14 +77,16 @@ def load_published(folder: Path) -> Published:
 
 
 def matching(published: Published, panel: Panel) -> pd.DataFrame:
-    """The rows that stand beside `panel`'s cells, at most one per method and sparsity, with the panel's own sparsity.
+    """Select the rows that match cells of `panel`, at most one per method and sparsity, with the panel's sparsity.
 
-    They agree in dataset, model, method and sparsity, and are of one paper: the one whose recipe is nearest. Of several
-    numbers for one cell, those of the statistic that the study records go first (the best over all epochs with
-    `test_every_epoch`, else the last epoch's), then those of the figure that shares the most cells with it and has the
-    fewest others. Its dense rows are one, of all their runs. A study that changes scope, warm-up or rewind is beside
-    nothing; one that changes sanity is beside the rows of that sanity. `comparable` says whether a row is of the same
-    method as the cell, or of one that only has its name.
+    Rows match in dataset, model, method and sparsity. All come from one file: the one whose recipe is nearest. Among
+    several numbers for one cell, the preferred statistic is the one that the study records: the best over all epochs
+    with `test_every_epoch`, else that of the last epoch. Among those, the preferred source shares the most cells with
+    the panel and has the fewest other cells. Dense rows are pooled into one row of all their runs.
+
+    A panel with a scope other than `global`, a warm-up or rewind matches no row. A panel with a sanity transform
+    matches only rows of that transform. `comparable` is True if a row's method is the cell's method, and False if they
+    only share the name.
     """
     first = panel.runs.iloc[0]
     rows: pd.DataFrame = published.rows
@@ -115,12 +121,15 @@ def matching(published: Published, panel: Panel) -> pd.DataFrame:
 
 
 def beside(parts: Iterable[Panel], published: Published) -> list[Panel]:
-    """The panels with their `matching` rows in `printed`, for figures."""
+    """Return the panels with their `matching` rows in `printed`, for figures."""
     return [replace(panel, printed=matching(published, panel)) for panel in parts]
 
 
 def differences(published: Published, panel: Panel, rows: pd.DataFrame) -> list[str]:
-    """What of the recipe of `rows` = `matching(published, panel)` differs from the panel's, then the notes of rows."""
+    """Describe how the recipe of the published rows differs from the panel's, and add the notes of the rows.
+
+    `rows` is `matching(published, panel)`.
+    """
     if rows.empty:
         return []
     about = published.about[rows["file"].iloc[0]]
@@ -136,7 +145,7 @@ def differences(published: Published, panel: Panel, rows: pd.DataFrame) -> list[
 
 
 def _unlike(about: About, panel: Panel) -> list[str]:
-    """Every field of the paper's recipe that the panel's runs have another value of."""
+    """Describe every field of the published recipe whose value differs from that of the panel's runs."""
     first = panel.runs.iloc[0]
     recipe, scoring = PRESETS[about.recipe]
     fields = [("init", first["init"], about.init)]
@@ -165,7 +174,7 @@ def _about(path: Path) -> About:
 
 
 def _rows(path: Path, about: About) -> list[dict[str, Any]]:
-    """The checked rows of one file."""
+    """Read and check the rows of one CSV file."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -226,7 +235,7 @@ def _number(line: Mapping[str, Any], name: str, low: float, high: float, where: 
 
 
 def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
-    """Several groups of runs of the same thing as one: mean and standard deviation (ddof = 1) of all their runs."""
+    """Pool several groups of runs of one cell: mean and standard deviation (ddof = 1) over all runs."""
     if len(rows) < 2:
         return rows
     n, mean = rows["n"], rows["mean"]

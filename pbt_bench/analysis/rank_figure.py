@@ -1,4 +1,4 @@
-"""The rank diagram: methods on an axis of average ranks, those that cannot be told apart joined by a bar."""
+"""Rank diagram: methods on an axis of average ranks, with bars that join indistinguishable methods."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from matplotlib.figure import Figure
 from pbt_bench.analysis import style
 from pbt_bench.analysis.ranks import Ranks
 
-_WIDTH = 3.5  # inches: a column of a paper
-_LINE = 0.2  # inches from one name to the next
+_WIDTH = 3.5  # inches: the column width of a paper
+_LINE = 0.2  # inches between the baselines of two names
 
 
 def rank_figure(found: Ranks) -> Figure:
-    """Average ranks as in Demšar 2006, JMLR 7, Fig. 1, all named on the left: it fits a column.
+    """Plot average ranks as in Demšar 2006, JMLR 7, Fig. 1, with all names on the left so that it fits a column.
 
-    A bar joins methods of which no two differ significantly (Wilcoxon signed-rank, Holm-corrected).
+    A bar joins methods that do not differ significantly in any pair (Wilcoxon signed-rank test, Holm-corrected).
     """
     names, most = list(found.average.index), len(found.average)
     bars = len(found.groups)
-    first = 0.35 + 0.13 * bars  # of the names, below the axis
+    first = 0.35 + 0.13 * bars  # distance of the first name from the axis, inches
     height = 0.6 + first + _LINE * most
     with rc_context(style.RC | {"axes.grid": False}):
         figure = style.new_figure(_WIDTH, height)

@@ -1,4 +1,4 @@
-"""Ranks of the methods over all settings of a study, and which of them differ by more than chance explains."""
+"""Ranks of the methods over all settings of a study, and significance tests of their differences."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from scipy import stats
 from pbt_bench.analysis.paired import LEVEL, holm
 from pbt_bench.analysis.summary import Panel
 
-_EXACT_UP_TO = 100  # settings; beyond them the signed-rank statistic is normal to all digits that are printed
+_EXACT_UP_TO = 100  # settings; with more, the normal approximation is exact to all printed digits
 
 
 @dataclass(frozen=True)
 class Ranks:
     """Average ranks (1 = best) over the settings in which every method has an accuracy.
 
-    `pairs` has a row per pair of methods: `method_a` of the better average rank, `method_b`, `wins_a`, `wins_b`,
-    `ties`, `median_difference` (a - b, a fraction), `p` of Wilcoxon's signed-rank test and `p_holm`.
+    `pairs` has a row per pair of methods, with the columns `method_a` (of the better average rank), `method_b`,
+    `wins_a`, `wins_b`, `ties`, `median_difference` (a - b, a fraction), `p` of Wilcoxon's signed-rank test and
+    `p_holm`.
     """
 
     average: pd.Series  # by method, the best first
     settings: int
-    left_out: int  # settings in which some method has no accuracy yet
-    friedman: float  # p that all methods are alike; NaN for fewer than three
+    left_out: int  # settings in which a method has no accuracy yet
+    friedman: float  # p value of Friedman's test; NaN below three methods or two settings
     pairs: pd.DataFrame
 
     @property
     def groups(self) -> list[list[str]]:
-        """The largest runs of neighbouring methods of which no two differ significantly."""
+        """The maximal sequences of methods with adjacent ranks in which no two differ significantly."""
         names = list(self.average.index)
         apart = {(row["method_a"], row["method_b"]) for row in self.pairs.to_dict("records") if row["p_holm"] < LEVEL}
         found: list[list[str]] = []
@@ -47,14 +48,14 @@ class Ranks:
 
 
 def ranks(parts: Sequence[Panel]) -> Ranks:
-    """Ranks over the settings (panel, sparsity), by mean accuracy over seeds; equal means share their rank.
+    """Rank the methods by mean accuracy over seeds in every setting (panel, sparsity); equal means share their rank.
 
-    A method under a sanity check is not the method any more: such panels count only where there are no others.
+    A sanity transform changes the method, so panels with one count only if the study has no other panels.
     """
     parts = [panel for panel in parts if panel.runs["sanity"].eq("none").all()] or parts
     tables = [panel.cells.pivot_table("mean", "sparsity", "method", dropna=False) for panel in parts]
     table = pd.concat(tables) if tables else pd.DataFrame()
-    whole = table.dropna().round(12)  # means that differ by rounding are the same
+    whole = table.dropna().round(12)  # means that differ by rounding are equal
     average = whole.rank(axis=1, ascending=False).mean().sort_values(kind="stable").dropna()
     values = whole[average.index].to_numpy(dtype=float).T
     return Ranks(
@@ -67,7 +68,7 @@ def ranks(parts: Sequence[Panel]) -> Ranks:
 
 
 def rank_sentences(found: Ranks) -> list[str]:
-    """What the ranks support, in words."""
+    """Describe the average ranks and the number of significant differences."""
     if len(found.average) < 2:
         return ["No setting has an accuracy of two methods yet: there is nothing to rank."]
     count = f"{found.settings} setting{'s' * (found.settings != 1)}"
@@ -85,16 +86,17 @@ def rank_sentences(found: Ranks) -> list[str]:
 
 
 def signed_rank(differences: NDArray[np.float64]) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; zeros are dropped, ties share their rank.
+    """Compute the two-sided p value of Wilcoxon's signed-rank test; zeros are dropped, ties share their rank.
 
-    Exact, with ties too, up to 100 differences: the distribution of the sum of ranks over all signs, rank by rank.
+    Up to 100 differences the p value is exact, also with ties: the distribution of the rank sum over all signs is
+    computed by convolution, rank by rank.
     """
     nonzero = differences[np.abs(differences) > 1e-12]
     if len(nonzero) == 0:
         return 1.0
     if len(nonzero) > _EXACT_UP_TO:
         return float(stats.wilcoxon(nonzero, method="approx").pvalue)
-    twice = np.rint(2 * stats.rankdata(np.abs(nonzero).round(12))).astype(int)  # shared ranks may be halves
+    twice = np.rint(2 * stats.rankdata(np.abs(nonzero).round(12))).astype(int)  # shared ranks may be half-integers
     chances = np.ones(1)
     for rank in twice:
         chances = (np.pad(chances, (0, rank)) + np.pad(chances, (rank, 0))) / 2

@@ -1,4 +1,4 @@
-"""The report of a study: figures, tables and one self-contained page."""
+"""Report of a study: figures, tables and one self-contained page."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from pbt_bench.analysis.zeros import zero_scores
 from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, RunSpec
 
-_LISTED = 20  # distinct errors, and values of one environment field, before "and n more"
+_LISTED = 20  # distinct errors, or values of one environment field, shown before "and n more"
 
 
 def write_report(
     name: str, specs: Sequence[RunSpec], store: Store, out: Path, table: pd.DataFrame | None = None
 ) -> Path:
-    """Write `out`/index.html, figures/ and tables/ from what `store` holds of `specs`; returns the page's path.
+    """Write `out`/index.html, figures/ and tables/ from the records of `specs` in `store`; return the page's path.
 
-    A spec without a record counts as missing. Beside the results stands what papers printed, where they printed it.
-    The same records give the same bytes. `table` is study_frame(specs, store), if it is at hand.
+    A spec without a record counts as missing. Published numbers for the same cells are shown with the results. Equal
+    records produce equal bytes. Pass `table` = `study_frame(specs, store)` to avoid reading the records again.
     """
     published = load_published(published_folder(store.folder.parent))
     table = study_frame(specs, store) if table is None else table
@@ -127,7 +127,7 @@ def _template() -> jinja2.Template:
 
 
 def _masks(store: Store, table: pd.DataFrame) -> Callable[[str], Masks | None]:
-    """Gives the masks of a run, None where they are not stored."""
+    """Return a function that reads the masks of a run id, or returns None if they are not stored."""
     stored = {path.stem for path in store.masks.glob("*.bits")}
     here = table[table["run_id"].isin(stored)]
     parts = dict(zip(here["run_id"], zip(here["layers"], here["mask_digest"], strict=True), strict=True))
@@ -135,17 +135,17 @@ def _masks(store: Store, table: pd.DataFrame) -> Callable[[str], Masks | None]:
 
 
 def _overlap(panel: Panel, shared: Overlaps, out: Path, gallery: Gallery) -> Picture | None:
-    """Figure and table of the overlaps; none where no two masks can be compared."""
+    """Write the table of overlaps and register its figure; return None if no two masks can be compared."""
     if shared.table.empty:
         return None
     save_overlaps(shared, out / "tables" / f"overlap-{panel.slug}.csv")
     title = f"Overlap of the masks of all pairs of methods, {panel.title}"
-    table = shared.table.to_csv()  # and not the states: masks lie beside the records
+    table = shared.table.to_csv()  # not the states: masks are stored outside the records
     return gallery.picture(f"overlap-{panel.slug}", title, partial(overlap_figure, panel, shared), [table, panel.title])
 
 
 def _what(table: pd.DataFrame) -> dict[str, str]:
-    """The axes of the study and their values; the ones at their only default are left out."""
+    """Return the axes of the study and their values, without axes that have only their default value."""
     pruned = table[table["method"] != DENSE]
     defaults = {field.name: field.default for field in msgspec.structs.fields(RunSpec)}
     shown = {}
@@ -161,7 +161,7 @@ def _what(table: pd.DataFrame) -> dict[str, str]:
 
 
 def _settings(specs: Iterable[RunSpec]) -> dict[str, dict[str, str]]:
-    """Recipe and scoring, field by field; every value that occurs."""
+    """Return all values that occur of each field of recipe and scoring."""
     shown: dict[str, dict[str, dict[str, None]]] = {"recipe": {}, "scoring": {}}
     for kind, fields in shown.items():
         for part in dict.fromkeys(getattr(spec, kind) for spec in specs):
@@ -179,7 +179,10 @@ def _plain(value: object) -> str:
 
 
 def _audit(table: pd.DataFrame) -> dict[str, int]:
-    """Runs whose evaluated weights are as sparse as the mask, and whose mask prunes what was asked, to the weight."""
+    """Count the runs whose realised sparsity equals the mask's, and those whose mask has the requested sparsity.
+
+    Both comparisons are exact to one weight.
+    """
     pruned = table.dropna(subset=["realised_sparsity", "mask_sparsity"])
     weights = pruned["prunable"].astype("float64")
     realised = (pruned["realised_sparsity"] - pruned["mask_sparsity"]).abs() * weights
@@ -187,13 +190,13 @@ def _audit(table: pd.DataFrame) -> dict[str, int]:
     return {
         "runs": len(pruned),
         "realised": int((realised < 0.5).sum()),
-        # floor(sparsity * prunable): less than one weight below the product, whose float may be a hair off.
+        # floor(sparsity * prunable) is less than one weight below the product; -1e-3 allows for rounding of floats.
         "exact": int(asked.between(-1e-3, 1, inclusive="left").sum()),
     }
 
 
 def _scores(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """How each method scored: zero scores, ties at the threshold, layers lost, seconds."""
+    """Summarise the scoring of each method: zero scores, ties at the threshold, runs with empty layers, seconds."""
     pruned = table[(table["method"] != DENSE) & table["prunable"].notna()]
     rows = []
     for method in method_order(pruned["method"].unique()):
@@ -204,7 +207,7 @@ def _scores(table: pd.DataFrame) -> list[dict[str, Any]]:
                 "runs": len(own),
                 "zero_mean": own["zero_score_share"].mean(),
                 "zero_max": own["zero_score_share"].max(),
-                # More zero scores than pruned weights: which of them are kept is decided by their order alone.
+                # With more zero scores than pruned weights, order alone decides which zero scores are kept.
                 "tied": int((own["zero_score_share"] > own["mask_sparsity"]).sum()),
                 "collapsed": int((own["collapsed_layers"] > 0).sum()),
                 "seconds": own["scoring_seconds"].median(),
@@ -214,7 +217,7 @@ def _scores(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _environment(table: pd.DataFrame) -> dict[str, list[tuple[str, int]]]:
-    """What the runs recorded of where they ran, with every value and how many runs had it."""
+    """Return all values of each environment field, with the number of runs that recorded each value."""
     values: dict[str, list[str]] = {}
     for place in table.loc[table["status"] != MISSING, "environment"]:
         for name, value in place.items():
@@ -227,7 +230,7 @@ def _environment(table: pd.DataFrame) -> dict[str, list[tuple[str, int]]]:
 
 
 def _commonest(values: Iterable[str]) -> list[tuple[str, int]]:
-    """Distinct values and their counts, most frequent first; the tail as one entry."""
+    """Count distinct values, most frequent first; combine those after the first 20 into one entry."""
     ranked = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
     rest = ranked[_LISTED:]
     return ranked[:_LISTED] + ([(f"… and {len(rest)} more", sum(n for _, n in rest))] if rest else [])

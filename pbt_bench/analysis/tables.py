@@ -1,4 +1,4 @@
-"""Tables in the papers' layout: rows are sparsities, columns methods; as HTML rows, csv, Markdown, LaTeX."""
+"""Tables in the layout of the papers, with rows of sparsities and columns of methods, as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -35,51 +35,51 @@ _MARKS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean and standard deviation in percent, as printed; both empty where there is no number."""
+    """Mean and standard deviation in percent, as formatted text; both are empty if no number exists."""
 
     mean: str = ""
     std: str = ""  # empty for a single run
-    note: str = ""  # "n = 2" where seeds lack, "1 collapsed", "missing"
-    mark: str = ""  # "best": better than every other; "tied": the highest mean, or in the group not told from it
+    note: str = ""  # "n = 2" if seeds are missing, "1 collapsed", "missing"
+    mark: str = ""  # "best": better than every other method; "tied": the highest mean, or indistinguishable from it
 
     @property
     def text(self) -> str:
-        """`90.00 ± 2.00 (n = 2)`, without the mark."""
+        """Mean, standard deviation and note without the mark, for example `90.00 ± 2.00 (n = 2)`."""
         return _joined(self.mean, f"± {self.std}" if self.std else "", f"({self.note})" if self.note else "") or "–"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: what was measured here at a sparsity, what a paper printed, or the difference of the two."""
+    """One row: the measured numbers at a sparsity, the published ones, or their difference."""
 
     sparsity: str
     kind: str
-    cells: list[Cell]  # one per method, or one alone that stands for all: the dense network
+    cells: list[Cell]  # one per method, or a single cell for the dense network
 
 
 @dataclass(frozen=True)
 class Table:
-    """One panel's table."""
+    """A table of one panel or variant, as text and as numbers."""
 
     title: str
     caption: str
     methods: list[str]
     rows: list[Row]
-    notes: list[str]  # below it: how the published runs differ from these
+    notes: list[str]  # below the table: differences between published and measured runs
     numbers: pd.DataFrame  # long format, accuracies as fractions
 
     @property
     def kinds(self) -> bool:
-        """Rows are of more than one kind, so that a column says which."""
+        """True if the table has rows of more than one kind and needs a column for the kind."""
         return len({row.kind for row in self.rows}) > 1
 
 
 def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published | None = None) -> Table:
-    """Mean ± standard deviation (ddof = 1) over seeds, beside it what papers printed; `found` = `standings(panel)`.
+    """Create the table of mean ± standard deviation (ddof = 1) over seeds, with published numbers.
 
-    A panel without any run is the published table alone.
+    `found` is `standings(panel)`. A panel without any run gives a table of published numbers alone.
     """
-    methods = list(dict.fromkeys(panel.runs["method"]))  # in the order of the study, which is the paper's
+    methods = list(dict.fromkeys(panel.runs["method"]))  # in the order of the study, which is that of the paper
     numbers = _numbers(panel, methods)
     rows = matching(published, panel) if published else pd.DataFrame()
     if len(rows):
@@ -114,7 +114,7 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
 
 
 def save_table(table: Table, stem: Path) -> None:
-    """Write `stem`.csv, .md and .tex, and its numbers, a row per cell, as `stem`-numbers.csv."""
+    """Write the table to `stem`.csv, .md and .tex, and its numbers to `stem`-numbers.csv with a row per cell."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     table.numbers.to_csv(stem.with_name(f"{stem.name}-numbers.csv"), index=False)
     with stem.with_name(f"{stem.name}.csv").open("w", encoding="utf-8", newline="") as file:
@@ -124,7 +124,7 @@ def save_table(table: Table, stem: Path) -> None:
 
 
 def markdown(table: Table) -> str:
-    """A GitHub table: bold is better than every other method, underlined is not to be told from the highest mean."""
+    """Format a GitHub table; bold is better than every other method, underlined is tied for the highest mean."""
 
     def show(cell: Cell) -> str:
         mean = {"best": f"**{cell.mean}**", "tied": f"<ins>{cell.mean}</ins>"}.get(cell.mark, cell.mean)
@@ -138,7 +138,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A LaTeX `tabular` for a document that uses booktabs; the notes are comments below it."""
+    """Format a LaTeX `tabular` for a document that uses booktabs; notes are comments below it."""
 
     def show(cell: Cell) -> str:
         mean = {"best": rf"\textbf{{{cell.mean}}}", "tied": rf"\underline{{{cell.mean}}}"}.get(cell.mark, cell.mean)
@@ -164,7 +164,7 @@ def latex(table: Table) -> str:
 
 
 def _grid(table: Table, methods: Sequence[str], show: Callable[[Cell], str]) -> list[list[str]]:
-    """Head and rows, with the kind of each row where there is more than one."""
+    """Return head and rows, with the kind of each row if the table has more than one kind."""
     lines = [["sparsity", *[""] * table.kinds, *methods]]
     for row in table.rows:
         blanks = [""] * (len(methods) - len(row.cells))
@@ -173,7 +173,7 @@ def _grid(table: Table, methods: Sequence[str], show: Callable[[Cell], str]) -> 
 
 
 def _numbers(panel: Panel, methods: Sequence[str]) -> pd.DataFrame:
-    """One row per cell, those of seeds that nobody asked for included: every method at every sparsity, and dense."""
+    """Return one row per cell: every method at every sparsity, including cells without runs, and dense."""
     table = pd.concat([summarise(panel.dense), panel.cells])
     cells: list[tuple[str, float]] = [(DENSE, 0.0)] if len(panel.dense) else []
     cells += [(method, sparsity) for sparsity in panel.sparsities for method in methods]
@@ -185,7 +185,7 @@ def _numbers(panel: Panel, methods: Sequence[str]) -> pd.DataFrame:
 
 
 def _beside(numbers: pd.DataFrame, rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
-    """`numbers` with what papers printed and the difference, of the same statistic where these runs have it."""
+    """Add published numbers and differences to `numbers`, using the published statistic if the runs recorded it."""
     names = {name: f"published_{name}" for name in ("mean", "std", "n", "statistic", "source", "note", "comparable")}
     order = {method: place for place, method in enumerate((DENSE, *numbers["method"].unique()))}
     numbers = numbers.merge(rows[["method", "sparsity", *names]].rename(columns=names), "outer", ["method", "sparsity"])
@@ -246,5 +246,5 @@ def _markdown_text(text: str) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Words for LaTeX: what it would read as commands is shown as it is."""
+    """Escape characters that LaTeX would interpret as commands, and encode ± and Δ."""
     return re.sub(r"[\\~^&%$#_{}±Δ]", lambda match: _LATEX.get(match[0], "\\" + match[0]), text)

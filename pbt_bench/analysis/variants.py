@@ -1,4 +1,4 @@
-"""What an ablation changes: the same method, sparsity and seed with one choice at its default and at another value."""
+"""Comparison of panels that differ in one axis: accuracies at another value minus those at its default."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ _ALL = "mean"
 
 @dataclass(frozen=True)
 class Variant:
-    """One panel against the one that differs from it in `axis` alone, there at its default."""
+    """A panel compared with its base, which differs in `axis` alone and has its default value."""
 
     panel: Panel
     axis: str
     value: str
     default: str
-    lines: dict[str, list[Comparison]]  # variant - default, per method: of each sparsity, then of their mean
+    lines: dict[str, list[Comparison]]  # sparsity, or "mean" over sparsities -> variant - default per method
 
     @property
     def title(self) -> str:
-        """`digits / resnet8: sanity shuffle against none`."""
+        """Dataset, model and both values, for example `digits / resnet8: sanity shuffle against none`."""
         others = [part for part in self.panel.setting.split(", ") if part and not part.startswith(f"{self.axis} ")]
         place = f"{self.panel.dataset} / {self.panel.model}" + (f" ({', '.join(others)})" if others else "")
         return f"{place}: {self.axis} {self.value} against {self.default}"
 
 
 def variants(parts: Sequence[Panel]) -> list[Variant]:
-    """Every pair of panels that differ in one axis alone, one of them at its default, and share runs with accuracy."""
+    """Find every pair of panels that differ in one axis, one of them at its default, and have common runs.
+
+    Common runs have the same method, sparsity and seed, and an accuracy.
+    """
     defaults = {field.name: field.default for field in msgspec.structs.fields(RunSpec)}
     places = [tuple(panel.runs.iloc[0][name] for name in (*_SAME, *AXES)) for panel in parts]
     found = []
@@ -57,7 +60,10 @@ def variants(parts: Sequence[Panel]) -> list[Variant]:
 
 
 def variant_table(variant: Variant) -> Table:
-    """Rows are sparsities and their mean, columns methods; bold where the data support a difference, either way."""
+    """Create a table with a row per sparsity and for their mean, and a column per method.
+
+    Significant differences, positive or negative, are bold.
+    """
     methods = [one.other for one in variant.lines[_ALL]]
     rows = [Row(label, "", [_cell(one) for one in line]) for label, line in variant.lines.items()]
     fields = ("pairs", "mean", "low", "high", "p", "p_holm")
@@ -74,7 +80,7 @@ def variant_table(variant: Variant) -> Table:
 
 
 def variant_sentence(variant: Variant) -> str:
-    """Which methods it helps or harms, averaged over sparsities."""
+    """Describe which methods gain or lose accuracy by the variant, averaged over sparsities."""
     line = variant.lines[_ALL]
     better = [one.other for one in line if differs(one) and one.mean > 0]
     worse = [one.other for one in line if differs(one) and one.mean < 0]
@@ -86,7 +92,7 @@ def variant_sentence(variant: Variant) -> str:
 
 
 def differs(one: Comparison) -> bool:
-    """The interval leaves zero out, and the corrected test agrees."""
+    """Return True if the interval excludes zero and the corrected test is significant."""
     return (one.low > 0 or one.high < 0) and one.p_holm < 0.05
 
 
@@ -102,7 +108,7 @@ def _lines(panel: Panel, base: Panel) -> dict[str, list[Comparison]]:
         return {}
     gaps, methods = gaps[:, :, some], [methods[i] for i in some]
     lines = dict(zip((tick_label(sparsity) for sparsity in sparsities), compare(gaps, methods), strict=True))
-    # Sparsities of one seed are not independent: their mean is one value.
+    # Sparsities of one seed are not independent: test their mean as one value.
     known = ~np.isnan(gaps)
     sums = np.where(known, gaps, 0).sum(axis=1, keepdims=True)
     count = known.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Which layers scored exactly zero: the share of their weights, by method."""
+"""Share of the weights of each layer whose score is exactly zero, by method."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pbt_bench.analysis.summary import Panel
 
 @dataclass(frozen=True)
 class Zeros:
-    """Layers from input to output x methods; percent as printed, "0" for exactly none."""
+    """Shares by layer (rows, from input to output) and method, as formatted percent; "0" means no weight."""
 
     methods: list[str]
     rows: list[tuple[str, list[str]]]
 
     @property
     def none(self) -> bool:
-        """No method gives any weight a score of exactly zero."""
+        """True if no method gives any weight a score of exactly zero."""
         return all(text == "0" for _, cells in self.rows for text in cells)
 
 
 def zero_scores(panel: Panel) -> Zeros:
-    """The share of exactly-zero scores in each layer, mean over the runs of a method.
+    """Compute the share of exactly zero scores in each layer, as the mean over the runs of a method.
 
-    Scores are counted in the first round, before anything is pruned, so that they are the same at every sparsity.
+    Scores are counted in the first round, before any pruning, so they do not depend on sparsity.
     """
     runs = panel.runs[panel.runs["layers"].notna()]
     shares = {

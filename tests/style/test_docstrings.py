@@ -41,38 +41,6 @@ PROPERTIES = frozenset(("cached_property", "property", "setter"))
 
 # Modules that do not comply yet. One that complies must leave the list.
 _NOT_YET = """
-pbt_bench/analysis/ablation.py
-pbt_bench/analysis/accuracy.py
-pbt_bench/analysis/bounds.py
-pbt_bench/analysis/browse.py
-pbt_bench/analysis/cache.py
-pbt_bench/analysis/collapse.py
-pbt_bench/analysis/columns.py
-pbt_bench/analysis/compression.py
-pbt_bench/analysis/conclusions.py
-pbt_bench/analysis/cost.py
-pbt_bench/analysis/critical.py
-pbt_bench/analysis/curves.py
-pbt_bench/analysis/effective.py
-pbt_bench/analysis/forks.py
-pbt_bench/analysis/frame.py
-pbt_bench/analysis/gallery.py
-pbt_bench/analysis/missing.py
-pbt_bench/analysis/multiples.py
-pbt_bench/analysis/overlap.py
-pbt_bench/analysis/overlap_figure.py
-pbt_bench/analysis/paired.py
-pbt_bench/analysis/paper.py
-pbt_bench/analysis/pictures.py
-pbt_bench/analysis/profiles.py
-pbt_bench/analysis/published.py
-pbt_bench/analysis/rank_figure.py
-pbt_bench/analysis/ranks.py
-pbt_bench/analysis/style.py
-pbt_bench/analysis/summary.py
-pbt_bench/analysis/tables.py
-pbt_bench/analysis/variants.py
-pbt_bench/analysis/zeros.py
 pbt_bench/data/__init__.py
 pbt_bench/data/archives.py
 pbt_bench/data/images.py

@@ -50,14 +50,12 @@ pbt_bench/analysis/critical.py
 pbt_bench/analysis/curves.py
 pbt_bench/analysis/effective.py
 pbt_bench/analysis/frame.py
-pbt_bench/analysis/gallery.py
 pbt_bench/analysis/missing.py
 pbt_bench/analysis/multiples.py
 pbt_bench/analysis/overlap.py
 pbt_bench/analysis/overlap_figure.py
 pbt_bench/analysis/page.js
 pbt_bench/analysis/paired.py
-pbt_bench/analysis/paper.py
 pbt_bench/analysis/profiles.py
 pbt_bench/analysis/published.py
 pbt_bench/analysis/rank_figure.py
