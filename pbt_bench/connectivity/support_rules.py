@@ -200,10 +200,10 @@ def _is_operand(value: Any) -> bool:
 
 def _reduced(function: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Reduce: the result depends on all reduced values, a maximum on all its candidates."""
-    place = _REDUCED[name]
+    position = _REDUCED[name]
     x, *rest = args or (options["input"],)
-    dim = options.get("dim", rest[place - 1] if len(rest) >= place else None)
-    keep = options.get("keepdim", rest[place] if len(rest) > place and name not in ("std", "var") else False)
+    dim = options.get("dim", rest[position - 1] if len(rest) >= position else None)
+    keep = options.get("keepdim", rest[position] if len(rest) > position and name not in ("std", "var") else False)
     if dim is None or isinstance(dim, bool):
         return x.sum()
     total = x.sum(dim, keep)

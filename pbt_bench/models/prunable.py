@@ -41,7 +41,7 @@ def check_network(model: object) -> None:
 def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Parameter]:
     """Return name -> weight of every convolution and linear layer, in module order; no biases or normalisation.
 
-    A tensor shared by several modules is listed once, under its first name in `named_parameters`: a linear layer
+    A tensor shared by several modules appears once, under its first name in `named_parameters`: a linear layer
     tied to an earlier embedding has the embedding's. With `prune_classifier` false the last linear layer (the last
     prunable layer of a network without one) is left out.
     """
@@ -83,8 +83,8 @@ def output_of(model: nn.Module, run: Callable[[], object], inputs: torch.Tensor,
 def reparametrised(model: nn.Module) -> list[str]:
     """Return the parameters from which a convolution or linear layer computes its weight, such as `0.weight_orig`."""
     return [
-        f"{place}.{name}" if place else name
-        for place, module in model.named_modules()
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
         if isinstance(module, (nn.Linear, _ConvNd)) and "weight" not in module._parameters
         for name, _ in module.named_parameters()
         if name.startswith(("weight", "parametrizations.weight"))

@@ -98,7 +98,7 @@ def quotas(
     layer    the same density everywhere;
     uniform  the first layer dense, the same density everywhere else (Evci et al. 2020, arXiv:1911.11134, Sec. 3);
     erk      density proportional to (sum of dimensions) / (product of dimensions), layers that would exceed 1
-             dense (Erdős-Rényi-Kernel, same place).
+             dense (Erdős-Rényi-Kernel, same section).
 
     The real-valued shares are rounded by largest remainders. Raises RequestError if `uniform` has too few weights.
     """

@@ -33,7 +33,7 @@ class Live:
         return torch.Size([self.values.shape[0], self.channels, *self.values.shape[2:]])
 
     def dim(self) -> int:
-        """Number of dimensions."""
+        """Return the number of dimensions."""
         return self.values.dim()
 
     def within(self, channels: Tensor) -> Tensor:

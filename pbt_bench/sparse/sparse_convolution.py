@@ -179,7 +179,7 @@ class Pattern:
 
 
 def convolve(x: Tensor, weights: Tensor, pattern: Pattern) -> Tensor:
-    """Convolve `x` [n, columns, ...] with a vector of kept weights: [n, rows, ...], both batch-last in memory."""
+    """Compute the convolution of `x` [n, columns, ...] with kept weights: [n, rows, ...], both batch-last in memory."""
     result: Tensor = _Convolution.apply(x, weights, pattern)
     return result
 

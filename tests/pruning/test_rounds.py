@@ -188,7 +188,7 @@ def test_taking_powers_of_two_out_changes_nothing_but_a_factor(monkeypatch: pyte
     plain = pbt_bench.score(model, data, method="synflow")
     with torch.no_grad():
         model.conv1.weight.mul_(1e30)  # overflows float64 neither alone nor here
-    monkeypatch.setattr(synaptic_flow, "_ROOM", 4)
+    monkeypatch.setattr(synaptic_flow, "_MOST_ORDERS", 4)
     monkeypatch.setattr(synaptic_flow, "_finite", lambda total: False)
     scaled = pbt_bench.score(model, data, method="synflow")
     ratios = torch.tensor([float(scaled[n].sum() / plain[n].sum()) for n in plain])

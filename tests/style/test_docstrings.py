@@ -57,9 +57,6 @@ pbt_bench/running/progress.py
 pbt_bench/running/signals.py
 pbt_bench/running/slurm/pack.py
 pbt_bench/running/slurm/queue.py
-pbt_bench/sparse/kernels/__init__.py
-pbt_bench/sparse/live_channels.py
-pbt_bench/sparse/sparse_convolution.py
 pbt_bench/spec.py
 """
 NOT_YET = frozenset(_NOT_YET.split())

@@ -73,11 +73,6 @@ pbt_bench/data/sources/cifar.py
 pbt_bench/data/sources/mnist.py
 pbt_bench/data/sources/svhn.py
 pbt_bench/data/stream.py
-pbt_bench/models/prunable.py
-pbt_bench/pruning/masks.py
-pbt_bench/pruning/statistics/synaptic_flow.py
-pbt_bench/sparse/kernels/groups.h
-pbt_bench/sparse/kernels/sparse.h
 """
 NOT_YET = frozenset(_NOT_YET.split())
 

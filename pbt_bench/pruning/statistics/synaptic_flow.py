@@ -81,10 +81,10 @@ _SCALED_THROUGH = """
     flatten view reshape permute transpose squeeze unsqueeze contiguous __getitem__
 """
 _HOMOGENEOUS = {  # f(c·x) = c·f(x) for c > 0
-    getattr(place, name) for place in (F, torch, Tensor) for name in _SCALED_THROUGH.split() if hasattr(place, name)
+    getattr(owner, name) for owner in (F, torch, Tensor) for name in _SCALED_THROUGH.split() if hasattr(owner, name)
 }
 _ABOUT = {"__get__", "dim", "ndimension", "size", "numel", "stride", "is_floating_point", "is_contiguous"}  # no values
-_ROOM = 256  # binary orders of magnitude between a tensor's largest entry and 1
+_MOST_ORDERS = 256  # binary orders of magnitude between a tensor's largest entry and 1
 
 
 class _Scaled(TorchFunctionMode):
@@ -146,7 +146,7 @@ def _marked(tensor: Tensor, exponent: int) -> Tensor:
 
 def _near_one(tensor: Tensor, exponent: int) -> Tensor:
     largest = float(tensor.detach().abs().max())
-    if largest == 0 or abs(log2(largest)) < _ROOM:
+    if largest == 0 or abs(log2(largest)) < _MOST_ORDERS:
         return _marked(tensor, exponent)
     shift = floor(log2(largest))
     return _marked(tensor * _power(-shift), exponent + shift)

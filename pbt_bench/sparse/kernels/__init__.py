@@ -54,7 +54,10 @@ def takes(x: Tensor) -> bool:
 
 
 def call(name: str, dtype: torch.dtype | None, tensors: Sequence[Tensor | None], *rest: Any) -> None:
-    """A kernel, of a number type if one is given. Tensors become pointers, None = NULL; whole numbers C's `long`."""
+    """Call a kernel, of a number type if one is given.
+
+    Tensors are passed as pointers, None as NULL, integers as C's `long`.
+    """
     found = loaded()
     assert found is not None
     kernel = getattr(found.library, f"{name}_{_TYPES[dtype]}_{found.set}" if dtype else name)

@@ -12,7 +12,7 @@ enum {
 
 #else
 
-#define LOAD(place) (*(const VECTOR *)(place))
+#define LOAD(address) (*(const VECTOR *)(address))
 
 /* For every group, with own = d u' of its d [rows, n] and u [width, n]:
      sum [rows, width] += own,    square [rows, width] += own * own

@@ -17,7 +17,7 @@ typedef struct {
   const int32_t *runs;   /* [runs, 2] taps from, to */
   const int32_t *start;  /* [lists, blocks * rows * taps + 1] of the weights of a block, row and tap */
   const int32_t *offset; /* [weights] of the input channel, from the base */
-  const int32_t *slot;   /* [weights] place in the vector of weights */
+  const int32_t *slot;   /* [weights] index into the vector of weights */
   const int32_t *pair;   /* [pairs, 2] of positions alike in list and kind; -1 = no second */
   int64_t positions, pairs, rows, taps, blocks;
 } Pattern;
