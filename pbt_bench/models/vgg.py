@@ -1,7 +1,7 @@
 """VGG networks with batch normalisation for small images (Simonyan and Zisserman 2015, arXiv:1409.1556).
 
-As in the pruning literature (GraSP, FORCE, OpenLTH), the three hidden linear layers of the paper are omitted: one linear
-layer classifies the mean of the last features over the image. The last group is not followed by maximum pooling.
+As in the pruning literature (GraSP, FORCE, OpenLTH), one linear layer replaces the three of the paper. It
+classifies the mean of the last features over the image. The last group is not followed by maximum pooling.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then a perceptron with 4 x width hidden units and GELU; both are residual and normalise their input."""
+    """Attention, then a perceptron of 4 x width hidden units with GELU; both normalise their input and are residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
