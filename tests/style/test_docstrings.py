@@ -76,19 +76,8 @@ pbt_bench/analysis/zeros.py
 pbt_bench/connectivity/__init__.py
 pbt_bench/connectivity/live_weights.py
 pbt_bench/connectivity/support_rules.py
-pbt_bench/data/__init__.py
-pbt_bench/data/archives.py
-pbt_bench/data/images.py
-pbt_bench/data/stream.py
-pbt_bench/models/__init__.py
-pbt_bench/models/external.py
-pbt_bench/models/lenet.py
 pbt_bench/models/model_state.py
 pbt_bench/models/prunable.py
-pbt_bench/models/resnet.py
-pbt_bench/models/vgg.py
-pbt_bench/models/vit.py
-pbt_bench/models/wide_resnet.py
 pbt_bench/pruning/api.py
 pbt_bench/pruning/batchnorm.py
 pbt_bench/pruning/diagnosis.py
@@ -97,15 +86,9 @@ pbt_bench/pruning/persample.py
 pbt_bench/pruning/pruners.py
 pbt_bench/pruning/scoring.py
 pbt_bench/pruning/statistics/__init__.py
-pbt_bench/running/claims.py
-pbt_bench/running/progress.py
-pbt_bench/running/signals.py
-pbt_bench/running/slurm/pack.py
-pbt_bench/running/slurm/queue.py
 pbt_bench/sparse/kernels/__init__.py
 pbt_bench/sparse/live_channels.py
 pbt_bench/sparse/sparse_convolution.py
-pbt_bench/spec.py
 """
 NOT_YET = frozenset(_NOT_YET.split())
 
