@@ -221,7 +221,7 @@ class Grid(Checked, frozen=True, kw_only=True):
     def runs(self) -> list[RunSpec]:
         """Return all runs without duplicates, group by group, the dense baseline of a group first.
 
-        Without a warm-up there is nothing to rewind to: runs that differ in `rewind` only are one run.
+        Without a warm-up, `rewind` has no effect: runs that differ only in `rewind` are one run.
         """
         axes = msgspec.structs.asdict(self.grid)
         inner = ("method", "scope", "sanity", "protocol", "sparsity")
