@@ -1,4 +1,4 @@
-"""Generated records, for measuring how analysis scales: plausible numbers, nothing was trained.
+"""Generated records with plausible numbers, to measure how the analysis scales. No network is trained.
 
 python benchmarks/generated_records.py write|load|report FOLDER RUNS
 """
@@ -20,12 +20,12 @@ from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, Axes, Grid, RunSpec
 
 _WIDTHS = (64, 64, 64, 64, 64, 128, 128, 128, 128, 128, 256, 256, 256, 256, 256, 512, 512, 512, 512, 512)
-_SIZES = [9 * a * b for a, b in zip((3, *_WIDTHS), _WIDTHS, strict=False)] + [5120]  # about a ResNet-18
+_SIZES = [9 * a * b for a, b in zip((3, *_WIDTHS), _WIDTHS, strict=False)] + [5120]  # approximately a ResNet-18
 _METHODS = ("random", "magnitude", "snip", "grasp", "synflow", "fts", "grad_norm", "fbss", "force", "random_erk")
 
 
 def grid(name: str, runs: int) -> Grid:
-    """A study of at least `runs`: two data sets, three models, ten methods, 15 sparsities, and seeds as needed."""
+    """Return a study of at least `runs` runs: 2 datasets, 3 models, 10 methods, 15 sparsities, and seeds as needed."""
     seeds = -(-runs // (2 * 3 * (10 * 15 + 1)))
     axes = Axes(
         dataset=("cifar10", "cifar100"),
@@ -38,7 +38,7 @@ def grid(name: str, runs: int) -> Grid:
 
 
 def make(spec: RunSpec, epochs: int = 15) -> RunRecord:
-    """A record of `spec`: accuracy falls with sparsity, one method empties its late layers, seeds scatter."""
+    """Return a record of `spec`: accuracy falls with sparsity, late layers become sparser, and seeds add noise."""
     noise = random.Random(spec.run_id)
     density = 1 - spec.sparsity
     rank = _METHODS.index(spec.method) if spec.method in _METHODS else 0
@@ -110,7 +110,7 @@ def make(spec: RunSpec, epochs: int = 15) -> RunRecord:
 
 
 def write(specs: list[RunSpec], folder: Path) -> None:
-    """Their records below `folder`, as a store keeps them."""
+    """Write the records of `specs` below `folder`, in the layout of a store."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     for spec in specs:
         record = make(spec)
@@ -119,7 +119,7 @@ def write(specs: list[RunSpec], folder: Path) -> None:
 
 
 def measure(what: str, folder: Path, runs: int) -> dict[str, float]:
-    """Seconds and peak memory (GiB) of this process for the records in `folder`: `load` or `report`."""
+    """Return the seconds and the peak memory (GiB) that this process needs to `load` or `report` the records."""
     specs = grid("large", runs).runs()
     start = perf_counter()
     if what == "load":

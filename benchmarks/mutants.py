@@ -1,9 +1,9 @@
-"""Check that the tests see known defects: put each into a copy of the code and name the test that fails.
+"""Check that the tests detect known defects: insert each into a copy of the code and print the test that fails.
 
 python benchmarks/mutants.py             every defect, each against its test modules (about five minutes)
-python benchmarks/mutants.py NAME ...    these alone; a name may be the beginning of several
+python benchmarks/mutants.py NAME ...    only these; NAME selects every defect whose name begins with it
 
-The exit status is 1 if the tests pass with some defect. Not part of `make test`.
+The exit status is 1 if the tests pass with a defect. Not part of `make test`.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ DEFECTS = (
 
 
 def failing_test(defect: Defect, tree: Path) -> str | None:
-    """The first test that fails with `defect` in `tree`, which is restored; None if all pass."""
+    """Return the first test that fails with `defect` in `tree`, or None if all pass. `tree` is restored."""
     path = tree / "pbt_bench" / defect.file
     code = path.read_text(encoding="utf-8")
     if code.count(defect.text) != 1:
@@ -129,7 +129,7 @@ def failing_test(defect: Defect, tree: Path) -> str | None:
 
 
 def main(names: list[str]) -> int:
-    """Print the failing test of every defect chosen; return the exit status."""
+    """Print the failing test of every selected defect and return the exit status."""
     chosen = [defect for defect in DEFECTS if not names or defect.name.startswith(tuple(names))]
     if not chosen:
         raise SystemExit(f"no defect is named {', '.join(names)} (valid: {', '.join(d.name for d in DEFECTS)})")

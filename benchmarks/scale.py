@@ -1,7 +1,7 @@
-"""How a study of 100,000 runs is planned, submitted and looked at, what claims cost 1,000 workers, and the harness one.
+"""Measure planning, submission and status of 100,000 runs, claims of 1,000 workers, and the overhead of one worker.
 
-Slurm is played by shell scripts, a slow file system by a pause in every file operation. Merges its figures into
-results/speed.json. `python benchmarks/scale.py [FIGURE...]`; `--runs N` and `--workers N` make it smaller.
+Shell scripts simulate Slurm; a pause in every file operation simulates a slow file system. The figures are merged into
+results/speed.json. `python benchmarks/scale.py [FIGURE...]`; `--runs N` and `--workers N` reduce the size.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COMMANDS = {
 
 @contextmanager
 def study(runs: int) -> Iterator[Path]:
-    """A folder with `grid.toml` of at least `runs` runs, and Slurm's commands in `bin`."""
+    """Make a temporary folder with a `grid.toml` of at least `runs` runs and simulated Slurm commands in `bin`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         axes = generated_records.grid("scale", runs).grid
@@ -59,7 +59,7 @@ def study(runs: int) -> Iterator[Path]:
 
 
 def measured(folder: Path, *words: str) -> tuple[float, float, str]:
-    """Seconds and peak GiB of `pbt-bench WORDS`, a process of its own, and what it said."""
+    """Run `pbt-bench WORDS` as a process; return its seconds, its peak GiB and its output."""
     environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     start = time.perf_counter()
     with (folder / "said").open("w+") as said:
@@ -76,7 +76,7 @@ def measured(folder: Path, *words: str) -> tuple[float, float, str]:
 
 
 def submit(options: argparse.Namespace) -> Figures:
-    """Plan and submit, and submit again while everything is in the queue; then status with half of it done."""
+    """Measure submission, a second submission with all runs in the queue, and status with half of them done."""
     with study(options.runs) as folder:
         seconds, gib, said = measured(folder, "submit", "grid.toml", "--cluster", "here.toml")
         print(f"submit: {said.splitlines()[0]}")
@@ -104,7 +104,7 @@ def submit(options: argparse.Namespace) -> Figures:
 
 @contextmanager
 def slow_files(seconds: float) -> Iterator[None]:
-    """Every operation on a file takes so long: open (twice that to write), stat, make, rename, remove, renew."""
+    """Delay every open (twice for writing), stat, mkdir, rename, remove, utime and listdir of a file by `seconds`."""
     kept = [
         (os, name, getattr(os, name)) for name in ("stat", "fstat", "mkdir", "unlink", "utime", "replace", "listdir")
     ]
@@ -128,13 +128,13 @@ def slow_files(seconds: float) -> Iterator[None]:
 
 
 def claim(options: argparse.Namespace) -> Figures:
-    """Share of their time that workers spend on claims in one folder; one in ten has the runs of another, too."""
+    """Measure the share of time that workers spend on claims in one folder; one in ten repeats another's runs."""
     spent, worked = [], []
 
     def worker(folder: Path, runs: list[str]) -> None:
         store, claims = Store(folder), Claims(folder)
         begin, busy = time.perf_counter(), 0.0
-        for run in runs:  # what running/worker.py does around a run
+        for run in runs:  # the steps of running/worker.py around a run
             if not store.path(run).exists() and claims.take(run):
                 if not store.path(run).exists():
                     start = time.perf_counter()
@@ -164,9 +164,9 @@ def claim(options: argparse.Namespace) -> Figures:
 
 
 def overhead(options: argparse.Namespace) -> Figures:
-    """Share of a worker's time on the digits grid that is not scoring, training or evaluation, once it is started.
+    """Measure the share of a started worker's time on the digits grid that is not scoring, training or evaluation.
 
-    What a training is interrupted for, its log, checkpoints and progress, counts as overhead.
+    Interruptions of a training for its log, checkpoints and progress count as overhead.
     """
     import torch
 
@@ -180,7 +180,7 @@ def overhead(options: argparse.Namespace) -> Figures:
     keep_freed_memory()
     torch.set_num_threads(1)
     inside = 0.0
-    work_now = [False]  # innermost last: is it what the study is for, or overhead?
+    work_now = [False]  # of the nested calls, innermost last: True for scoring, training and evaluation
     since = 0.0
 
     def switch(to: bool | None) -> None:
@@ -212,7 +212,7 @@ def overhead(options: argparse.Namespace) -> Figures:
     specs = [spec for spec in grid.runs() if spec.model == "resnet8" and spec.seed == 0]
 
     class Link:
-        """Hands out the runs, and starts the clock with the second: the first one loads what all share."""
+        """Connection that assigns the runs. Timing starts with the second: the first run loads the shared data."""
 
         left = iter(specs)
         start = 0.0
@@ -243,7 +243,7 @@ FIGURES: dict[str, Callable[[argparse.Namespace], Figures]] = {"submit": submit,
 
 
 def main() -> int:
-    """Measure what the arguments name, or everything."""
+    """Measure the figures that the arguments name, by default all."""
     parser = argparse.ArgumentParser()
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"of {', '.join(FIGURES)}; default: all")
     parser.add_argument("--runs", type=int, default=100_000)

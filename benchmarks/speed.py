@@ -1,6 +1,7 @@
-"""`make speed`: each figure is a ratio of two measurements of this run, or an absolute one where that is said.
+"""Speed measurements of `make speed`: each figure is a ratio of two measurements of this run, unless noted as absolute.
 
-Prints a table and writes results/speed.json. Two threads, as the targets say; medians of paired repetitions.
+The script prints a table and writes results/speed.json. It uses two threads, as the targets require, and medians of
+paired repetitions.
 """
 
 from __future__ import annotations
@@ -44,25 +45,25 @@ Data = list[tuple[Tensor, Tensor]]
 
 
 class Unavailable(Exception):
-    """A figure that this machine cannot show."""
+    """Raised for a figure that this machine cannot measure."""
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
+    """Return the wall-clock seconds of one call."""
     start = perf_counter()
     action()
     return perf_counter() - start
 
 
 def paired(a: Callable[[], object], b: Callable[[], object], repetitions: int = 3) -> tuple[float, float]:
-    """Median seconds of `a` and `b`, called in turn after one call of each that does not count."""
+    """Return the median seconds of `a` and `b`, called alternately after one untimed call of each."""
     a(), b()
     times = [(seconds(a), seconds(b)) for _ in range(repetitions)]
     return median(t for t, _ in times), median(t for _, t in times)
 
 
 def images(samples: int, batch: int, side: int = 32) -> Data:
-    """Random images in batches."""
+    """Return random images in batches."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(samples, 3, side, side, generator=generator)
     y = torch.randint(10, (samples,), generator=generator)
@@ -70,14 +71,14 @@ def images(samples: int, batch: int, side: int = 32) -> Data:
 
 
 def plain_pass(model: nn.Module, data: Data) -> None:
-    """One ordinary forward and backward pass."""
+    """Run one ordinary forward and backward pass."""
     model.zero_grad()
     for x, y in data:
         F.cross_entropy(model(x), y).backward()
 
 
 def scoring_pass() -> tuple[float, str]:
-    """Gradient and per-sample Fisher diagonal against a plain pass: ResNet-18, 256 images in batches of 128."""
+    """Compare gradient and per-sample Fisher diagonal with a plain pass: ResNet-18, 256 images in batches of 128."""
     model, data = build("resnet18", 3, 10, seed=0).eval(), images(256, 128)
     task = Task(model, prunable(model), data, Scoring(), seed=0)
 
@@ -90,7 +91,7 @@ def scoring_pass() -> tuple[float, str]:
 
 
 def one_at_a_time(model: nn.Module, data: Data, method: str, sparsity: float) -> None:
-    """One mask as published code makes it: gradients of single images, all of them again for every mask."""
+    """Compute one mask as published code does, from gradients of single images that are repeated for every mask."""
     weights = prunable(model)
     values: dict[str, dict[str, Tensor]] = {"weight": {n: p.detach() for n, p in weights.items()}}
     needs = pruners()[method].needs
@@ -113,7 +114,7 @@ def one_at_a_time(model: nn.Module, data: Data, method: str, sparsity: float) ->
 
 
 def shared_scoring() -> tuple[float, str]:
-    """Nine one-shot methods x 20 sparsities, one at a time against shared: ResNet-20, 32 images."""
+    """Compare nine one-shot methods x 20 sparsities, one at a time and with shared passes: ResNet-20, 32 images."""
     model, data = build("resnet20", 3, 10, seed=0).eval(), images(32, 32)
     singles = [(x, y) for batch in data for x, y in zip(batch[0].split(1), batch[1].split(1), strict=True)]
 
@@ -134,7 +135,7 @@ def shared_scoring() -> tuple[float, str]:
 
 
 def hundred_masks() -> tuple[float, str]:
-    """Seconds for the masks of 100 sparsities of ResNet-18 (11 million weights) from given scores: absolute."""
+    """Measure the absolute seconds for masks of 100 sparsities of ResNet-18 (11 million weights) from given scores."""
     model = build("resnet18", 3, 10, seed=0)
     scores = {name: p.detach().abs() for name, p in prunable(model).items()}
 
@@ -149,9 +150,10 @@ def hundred_masks() -> tuple[float, str]:
 
 
 def published_synflow(model: nn.Module, inputs: Tensor, sparsity: float, rounds: int) -> None:
-    """SynFlow in the steps of its published code, in float64.
+    """Run SynFlow in the steps of its published code, in float64.
 
-    In every round: absolute values, forward and backward pass, scores, signs back, k-th lowest score, masks.
+    The steps of every round: absolute values, forward and backward pass, scores, original signs, k-th lowest score,
+    masks.
     """
     model = copy.deepcopy(model).double()
     state = [t for t in model.state_dict().values() if t.is_floating_point()]
@@ -172,7 +174,7 @@ def published_synflow(model: nn.Module, inputs: Tensor, sparsity: float, rounds:
 
 
 def synflow_round() -> tuple[float, str]:
-    """A SynFlow round against one of the published code: VGG-19, 20 million weights, 10 rounds."""
+    """Compare a SynFlow round with a round of the published code: VGG-19, 20 million weights, 10 rounds."""
     model, data = build("vgg19", 3, 10, seed=0).eval(), images(1, 1)
     ours, plain = paired(
         lambda: pbt_bench.prune(model, data, method="synflow", sparsity=0.98, rounds=10),
@@ -182,7 +184,7 @@ def synflow_round() -> tuple[float, str]:
 
 
 def epoch(train: Images, sparsity: float, recipe: Recipe) -> Callable[[], object]:
-    """An epoch (forward, backward, update, masks) of ResNet-18 on `train` with a SNIP mask."""
+    """Return an action: an epoch (forward, backward, update, masks) of ResNet-18 on `train` with a SNIP mask."""
     model, data = build("resnet18", 3, 10, seed=0), images(100, 100)
     masks = pbt_bench.prune(model, data, method="snip", sparsity=sparsity)
     pbt_bench.apply(model, masks)
@@ -192,17 +194,17 @@ def epoch(train: Images, sparsity: float, recipe: Recipe) -> Callable[[], object
 
 
 def random_images(count: int) -> Images:
-    """Images of CIFAR's size, as datasets hold them."""
+    """Return random images of CIFAR's size in the format of a dataset."""
     return Images(torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8), torch.randint(10, (count,)))
 
 
 def training(precision: str = "float32", execution: str = "dense", sparsity: float = 0.0) -> Callable[[], object]:
-    """One step: an epoch of one batch of 64 images."""
+    """Return an action: one training step, as an epoch of one batch of 64 images."""
     return epoch(random_images(64), sparsity, Recipe(batch_size=64, precision=precision, execution=execution))
 
 
 def one_thread(a: Callable[[], object], b: Callable[[], object]) -> tuple[float, str]:
-    """Seconds of `a` over those of `b`, as a run with threads = 1 takes them."""
+    """Return the seconds of `a` divided by those of `b` with one thread, as in a run with threads = 1."""
     torch.set_num_threads(1)
     slow, quick = paired(a, b, repetitions=5)
     torch.set_num_threads(2)
@@ -210,12 +212,12 @@ def one_thread(a: Callable[[], object], b: Callable[[], object]) -> tuple[float,
 
 
 def compact(sparsity: float) -> Callable[[], tuple[float, str]]:
-    """A training step masked-dense against `execution = "auto"`, both channels_last and float32."""
+    """Compare a training step, masked-dense and with `execution = "auto"`, both channels_last and float32."""
     return lambda: one_thread(training(sparsity=sparsity), training(execution="auto", sparsity=sparsity))
 
 
 def bfloat16() -> tuple[float, str]:
-    """A dense training step in float32 against bfloat16 autocast."""
+    """Compare a dense training step in float32 and in bfloat16 autocast."""
     if emulates_bfloat16():
         raise Unavailable("this processor has no bfloat16 instructions")
     return one_thread(training(), training(precision="bfloat16"))
@@ -223,7 +225,7 @@ def bfloat16() -> tuple[float, str]:
 
 @cache
 def hundred_thousand() -> dict[str, dict[str, float]]:
-    """What 100,000 generated records take, each in a process of its own: loaded, reported, and reported once more."""
+    """Measure loading, a first and a second report of 100,000 generated records, each in a separate process."""
     script, runs = str(Path(__file__).with_name("generated_records.py")), "100000"
 
     def run(verb: str) -> str:
@@ -238,7 +240,7 @@ def hundred_thousand() -> dict[str, dict[str, float]]:
 
 
 def large(step: str, part: str) -> Callable[[], tuple[float, str]]:
-    """One number of `hundred_thousand`: absolute."""
+    """Return a function that measures one absolute number of `hundred_thousand`."""
 
     def figure() -> tuple[float, str]:
         found = hundred_thousand()[step]
@@ -248,7 +250,7 @@ def large(step: str, part: str) -> Callable[[], tuple[float, str]]:
 
 
 def plain_epoch(train: Images) -> Callable[[], None]:
-    """An epoch as most code runs it: torchvision transforms in loader processes, float32, `.item()` each step."""
+    """Return an epoch of a common loop: torchvision transforms in loader processes, float32, `.item()` every step."""
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
 
@@ -289,9 +291,10 @@ def plain_epoch(train: Images) -> Callable[[], None]:
 
 
 def epoch_over_plain(sparsity: float) -> Callable[[], tuple[float, str]]:
-    """An epoch of ResNet-18 at CIFAR size, batches of 128: a plain loop in float32 against ours.
+    """Compare an epoch of ResNet-18 at CIFAR size in batches of 128: a plain loop in float32 and pbt-bench.
 
-    Ours is in bfloat16 where the processor has it, and in float32 where few weights are multiplied alone.
+    pbt-bench uses float32 from sparsity 0.9, for its sparse kernels. Below, it uses bfloat16 if the processor has
+    instructions for it.
     """
 
     def measure() -> tuple[float, str]:
@@ -332,8 +335,8 @@ FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
 
 
 def main() -> int:
-    """Measure what the arguments name, or everything."""
-    keep_freed_memory()  # as workers do
+    """Measure the figures that the arguments name, by default all."""
+    keep_freed_memory()  # as in workers
     torch.set_num_threads(2)
     wanted = sys.argv[1:] or list(FIGURES)
     if odd := set(wanted) - set(FIGURES):

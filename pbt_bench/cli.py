@@ -1,4 +1,4 @@
-"""The verbs of the command line; what they do lives in the rooms."""
+"""The command line: it parses the arguments of each verb and calls the package that implements it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pbt_bench.spec import Grid
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns 0 done, 1 some runs failed, 2 wrong request, 130 interrupted."""
+    """Run one verb. Returns 0 for success, 1 if runs failed, 2 for an invalid request, 130 if interrupted."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     verb: Callable[[argparse.Namespace], int] = options.verb
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\npbt-bench: interrupted; what is finished is kept, the same command carries on", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader went away; say nothing more
+        sys.stderr.close()  # the reader of the pipe has closed it: print nothing more
         return 0
 
 

@@ -1,7 +1,7 @@
-"""What a run is: `RunSpec` with its `Recipe` and `Scoring`, and the `Grid` that spans many runs.
+"""Specification of a run: `RunSpec` with its `Recipe` and `Scoring`, and the `Grid` that spans many runs.
 
-Only a `RunSpec` crosses a process or node boundary, as JSON. It says what is computed, not how the computation is
-executed: device, workers and cluster are not part of it.
+Only a `RunSpec` crosses a process or node boundary, as JSON. It defines the computation, not its execution: device,
+workers and cluster are not part of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FolderName = Annotated[
     ),
 ]
 
-READ_BY = {  # field of Recipe: the field that decides whether it is read, and the values with which it is
+READ_BY = {  # field of Recipe: the field on which its use depends, and the values with which it is used
     "momentum": ("optimizer", ("sgd",)),
     "nesterov": ("optimizer", ("sgd",)),
     "milestones": ("schedule", ("multistep",)),
@@ -45,7 +45,7 @@ READ_BY = {  # field of Recipe: the field that decides whether it is read, and t
 
 
 class Recipe(Checked, frozen=True, kw_only=True):
-    """How a masked model is trained."""
+    """Settings of the training of a masked model."""
 
     epochs: Count = 15
     optimizer: Annotated[str, one_of("sgd", "adamw")] = "sgd"
@@ -54,7 +54,7 @@ class Recipe(Checked, frozen=True, kw_only=True):
     nesterov: bool = False
     weight_decay: Rate = 5e-4
     schedule: Annotated[str, one_of("constant", "multistep", "cosine")] = "cosine"
-    milestones: tuple[int, ...] = ()  # numbers of finished epochs at which the learning rate is multiplied by gamma
+    milestones: tuple[int, ...] = ()  # numbers of finished epochs after which the learning rate is multiplied by gamma
     gamma: Fraction = 0.1
     warmup_epochs: Count = 0  # linear rise of the learning rate; not the dense `warmup` before scoring
     batch_size: Positive = 128
@@ -65,7 +65,7 @@ class Recipe(Checked, frozen=True, kw_only=True):
     validation_fraction: Annotated[float, between(0, 0.9)] = 0.1  # of the training images, stratified by class
     split_seed: Seed = 0  # of the validation split; independent of the seed of the run
     threads: Annotated[int, between(1, 1024)] = 1  # CPU threads; the last bits of a result depend on them
-    test_every_epoch: bool = False  # for best_test_accuracy_over_epochs, which papers print; never the main result
+    test_every_epoch: bool = False  # for best_test_accuracy_over_epochs, as papers report; never the main result
     # execution of masked layers: sparsely where a fixed rule of mask and shapes predicts a speed-up ("auto"), never
     # ("dense"), or wherever that saves a multiplication ("compact")
     execution: Annotated[str, one_of("auto", "dense", "compact")] = "auto"
@@ -95,15 +95,15 @@ _DEFAULTS = {field.name: field.default for field in fields(Recipe)}
 
 
 class Scoring(Checked, frozen=True, kw_only=True):
-    """On what data, in which mode and with which numbers scores are computed."""
+    """Settings of the computation of scores: data, BatchNorm mode and numbers."""
 
-    samples_per_class: Positive | Literal["all"] = 10  # training images; a smaller class gives all its images
-    most_samples: Positive | None = None  # in total, drawn at random from the above
+    samples_per_class: Positive | Literal["all"] = 10  # training images; of a smaller class, all images
+    most_samples: Positive | None = None  # in total, drawn at random from these
     batch_size: Positive = 128
     # samples propagated at once, which changes no score; None: whole batches, for per-sample statistics 32 (GPU: 256)
     chunk: Positive | None = None
     fisher_batch_size: Positive = 1  # samples per squared gradient; 1: the per-sample empirical Fisher
-    augment: bool = False  # augment the images as the recipe does: not at all if its augment is "none"
+    augment: bool = False  # augment the images as the recipe does; no change if its augment is "none"
     prune_classifier: bool = True
     # BatchNorm while scoring: the running statistics of the model, those of each batch, or running statistics that are
     # computed on the scoring data first
@@ -221,7 +221,7 @@ class Grid(Checked, frozen=True, kw_only=True):
     def runs(self) -> list[RunSpec]:
         """Return all runs without duplicates, group by group, the dense baseline of a group first.
 
-        Without a warm-up there is nothing to rewind to: runs that differ in `rewind` only are one run.
+        Without a warm-up, `rewind` has no effect: runs that differ only in `rewind` are one run.
         """
         axes = msgspec.structs.asdict(self.grid)
         inner = ("method", "scope", "sanity", "protocol", "sparsity")

@@ -1,4 +1,4 @@
-"""Pages of what there is: models and datasets by name, study files, recipes of published code."""
+"""Pages of the models and datasets, of the study files, and of the recipes of published code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def names_page() -> str:
-    """Models and datasets."""
+    """Return the page of the models and datasets."""
     lines = [
         "# Models and datasets",
         "",
@@ -36,12 +36,12 @@ def names_page() -> str:
 
 
 def _natural(name: str) -> list[str | int]:
-    """resnet8 before resnet18."""
+    """Return a sort key that orders numbers by value: resnet8 before resnet18."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def studies_page() -> str:
-    """Every grid file of the project: what it is for and what it spans."""
+    """Return the page of the grid files of the project: the purpose and the axes of each."""
     lines = [
         "# Studies",
         "",
@@ -81,7 +81,7 @@ def _names(values: tuple[object, ...]) -> str:
 
 
 def recipes_page() -> str:
-    """Presets: recipes of published code."""
+    """Return the page of the presets, the recipes of published code."""
     lines = [
         "# Recipes of published code",
         "",

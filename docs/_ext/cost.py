@@ -1,4 +1,4 @@
-"""What a method costs in passes through the network, counted while it scores a small one."""
+"""Cost of a method in passes through the network, counted while it scores a small network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pbt_bench
 from pbt_bench.pruning.statistics import Task
 from pbt_bench.spec import Scoring
 
-_SAMPLES = 6  # in a batch
+_SAMPLES = 6  # per batch
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Cost:
 
     forward: int
     backward: int
-    over: str  # "the scoring data", "one example", "one batch", or "" where there is none
+    over: str  # "the scoring data", "one example", "one batch", or "" for a method without passes
 
     def __str__(self) -> str:
         if not self.over:
@@ -46,9 +46,10 @@ class Cost:
 
 
 def cost(method: str) -> Cost:
-    """What grows with the number of batches is counted in passes over all of them.
+    """Count the passes of `method`, over the scoring data if their number grows with the number of batches.
 
-    What comes on top of that once (a few examples that test whether samples depend on each other) is left out.
+    Passes that are independent of the number of batches are then not counted, such as those of a few examples that
+    test whether samples depend on each other.
     """
     one, two = count(method, 1), count(method, 2)
     if two.examples > one.examples:
@@ -59,7 +60,7 @@ def cost(method: str) -> Cost:
 
 
 def count(method: str, batches: int) -> Count:
-    """What happens while `method` prunes half of a small network, with so many batches of scoring data."""
+    """Count the calls while `method` prunes half of a small network with `batches` batches of scoring data."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(),
@@ -70,7 +71,7 @@ def count(method: str, batches: int) -> Count:
     model.register_forward_hook(lambda _module, inputs, _result: examples.append(len(inputs[0])))
 
     def checked(task: Task, *arguments: Any, **options: Any) -> Any:
-        """The one example that tests whether the data fit."""
+        """Remove the one example that tests whether the data fit the network from the count."""
         result = require_output(task, *arguments, **options)
         examples.pop()
         return result
@@ -98,6 +99,6 @@ def _counted_backward() -> Iterator[list[None]]:
 
 
 def defaults() -> str:
-    """The numbers of `Scoring` that the counts depend on."""
+    """Return the numbers of `Scoring` that the counts depend on, as text."""
     scoring = Scoring()
     return f"{scoring.probes} probes, {scoring.perturbations} perturbations, {scoring.inner_steps} inner steps"

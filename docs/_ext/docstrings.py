@@ -1,6 +1,7 @@
-"""Docstrings are written for people who read code; this makes reStructuredText of them.
+"""Conversion of docstrings, which are written for readers of the code, to reStructuredText.
 
-`x` is code, a bar or a star is itself (|θ·g| is no substitution), and a paragraph with indented lines keeps its lines.
+`x` becomes code, bars and stars are escaped (|θ·g| is not a substitution), and a paragraph with indented lines becomes
+a literal block.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _CODE = re.compile(r"(``?[^`]+``?)")
 
 
 def restructured(lines: list[str]) -> list[str]:
-    """The docstring as reStructuredText."""
+    """Return the docstring as reStructuredText."""
     text: list[str] = []
     for paragraph in "\n".join(lines).split("\n\n"):
         inside = paragraph.strip("\n").split("\n")

@@ -1,4 +1,4 @@
-"""A pruner's formula, read from its code: the page shows what is computed, not what somebody says is computed."""
+"""Formula of a method in LaTeX, read from its code, so that the page shows the computation that is executed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_SUM, _PRODUCT, _POWER, _ATOM = range(4)  # how tightly a piece of LaTeX binds
+_SUM, _PRODUCT, _POWER, _ATOM = range(4)  # binding strength of a piece of LaTeX, weakest first
 _Piece = tuple[str, int]
 _COMPARE = {ast.Gt: ">", ast.GtE: r"\ge", ast.Lt: "<", ast.LtE: r"\le", ast.Eq: "=", ast.NotEq: r"\ne"}
 
 
 def formula(function: Callable[..., Any], symbols: Mapping[str, str]) -> str | None:
-    """LaTeX of what `function` returns, its arguments replaced by `symbols`; None where it is more than algebra.
+    """Return the result of `function` in LaTeX, with `symbols` for its arguments; None if it is more than algebra.
 
-    Known are + - * / of tensors and numbers, comparisons, `abs`, `square`, `sqrt` and `where`; names given a value
-    before the return are put in; `a if option else b` is shown for the option's default.
+    Supported are + - * / of tensors and numbers, comparisons, `abs`, `square`, `sqrt` and `where`. Names assigned
+    before the return are substituted. `a if option else b` is shown for the default of the option.
     """
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     assert isinstance(tree, ast.FunctionDef)
@@ -50,7 +50,7 @@ def _name(text: str) -> str:
 
 
 def _latex(node: ast.expr, known: Mapping[str, _Piece]) -> _Piece:
-    """LaTeX and how tightly it binds. Raises LookupError for what is not known."""
+    """Return LaTeX and its binding strength. Raises LookupError for unknown names and unsupported operations."""
 
     def within(part: ast.expr, least: int) -> str:
         text, binds = _latex(part, known)

@@ -1,4 +1,4 @@
-"""Pages written from the code when the build begins; those of methods and statistics are made here."""
+"""Pages that are generated from the code when the build begins. This module makes those of methods and statistics."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def pages() -> dict[str, str]:
-    """Path below docs/ -> MyST text."""
-    torch.set_num_threads(1)  # small work
+    """Return all generated pages: path below docs/ -> MyST text."""
+    torch.set_num_threads(1)  # the networks are small
     methods = {name: entry for name, entry in pruners().items() if Path(_file(entry)).parent == ROOT / "methods"}
     costs = {name: cost(name) for name in methods}
     found = {f"methods/{name}.md": method_page(entry, costs[name]) for name, entry in methods.items()}
@@ -43,7 +43,7 @@ def _file(entry: Pruner) -> str:
 
 
 def method_page(entry: Pruner, cost: Cost) -> str:
-    """Formula, source, statistics, cost, the choices of the published code, and the file itself."""
+    """Return a method's page: formula, source, statistics, cost, settings of the published code, and the file."""
     path = Path(_file(entry))
     text = inspect.getdoc(entry.function) or ""
     latex = formula(entry.function, {name: symbol for name, (symbol, _) in SYMBOLS.items()})
@@ -102,7 +102,7 @@ def _need(entry: Statistic) -> str:
 
 
 def original(entry: Pruner) -> str:
-    """What `protocol = "original"` changes for a method."""
+    """Return the settings that `protocol = "original"` changes for a method."""
     if not entry.original:
         return 'It has no choices of its own: `protocol = "original"` scores it as `[scoring]` says.'
     head = '`protocol = "original"` scores it with these instead of the fields of `[scoring]`:'
@@ -113,7 +113,7 @@ def original(entry: Pruner) -> str:
 
 
 def methods_index(methods: dict[str, Pruner], costs: dict[str, Cost]) -> str:
-    """All methods in one table, and the toctree of their pages."""
+    """Return the page with the table of all methods and the toctree of their pages."""
     rows = [
         f"| [{name}]({name}.md) | {prose(entry.summary)} | {', '.join(f'`{n}`' for n in entry.needs)} | "
         f"{costs[name].forward} | {costs[name].backward} | {costs[name].over.removeprefix('the ')} |"
@@ -143,7 +143,7 @@ def methods_index(methods: dict[str, Pruner], costs: dict[str, Cost]) -> str:
 
 
 def statistics_page() -> str:
-    """Every statistic with its definition."""
+    """Return the page of all statistics with their definitions."""
     lines = [
         "# Statistics",
         "",
@@ -165,12 +165,12 @@ def statistics_page() -> str:
 
 
 def anchor(heading: str) -> str:
-    """The fragment of a heading."""
+    """Return the URL fragment of a heading."""
     return heading.lower().replace(" ", "-")
 
 
 def write(folder: Path) -> None:
-    """Write every page that differs from what is there, and delete those of methods that are gone."""
+    """Write every page that is new or changed, and delete the pages of methods and packages that no longer exist."""
     found = pages()
     for path, text in found.items():
         place = folder / path
@@ -183,6 +183,6 @@ def write(folder: Path) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Write the pages before Sphinx looks which there are."""
+    """Write the pages before Sphinx collects its source files."""
     app.connect("builder-inited", lambda app: write(Path(app.srcdir)))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

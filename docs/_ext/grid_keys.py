@@ -1,4 +1,4 @@
-"""Write the pages of a grid file's keys and of a record's fields from the structures that define them."""
+"""Pages of the keys of a grid file and of the fields of a record, made from the structures that define them."""
 
 from __future__ import annotations
 

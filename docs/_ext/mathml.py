@@ -1,4 +1,4 @@
-"""Math as MathML, which browsers draw by themselves: no script, no font, no request."""
+"""Renderer of math as MathML, which browsers display without scripts, fonts or network requests."""
 
 from __future__ import annotations
 

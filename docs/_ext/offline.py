@@ -1,4 +1,4 @@
-"""Fails the build when a page would ask another computer for anything; a link that a reader may click is fine."""
+"""Check that fails the build if a page loads a resource from another host. Links for the reader are allowed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REQUESTS = re.compile(
 
 
 def requests(text: str) -> list[str]:
-    """What a browser would fetch from elsewhere to show this HTML or CSS."""
+    """Return the resources that a browser would load from other hosts to show this HTML or CSS."""
     return [match.group() for match in _REQUESTS.finditer(text)]
 
 
@@ -32,6 +32,6 @@ def _check(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Look at every page when the build has ended."""
+    """Check every page when the build has ended."""
     app.connect("build-finished", _check)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""Write a documentation page for every package: its modules with their docstrings."""
+"""Pages of the packages: the modules of each with their docstrings."""
 
 from __future__ import annotations
 

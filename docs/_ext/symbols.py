@@ -1,4 +1,4 @@
-"""How a statistic is written: its symbol, and its definition in LaTeX. A bar is \\vert: these stand in tables."""
+"""Symbols and definitions of the statistics in LaTeX. A bar is \\vert, because symbols are used in Markdown tables."""
 
 SYMBOLS: dict[str, tuple[str, str]] = {
     "weight": (r"\theta", r"\theta"),

@@ -1,4 +1,4 @@
-"""Pieces of MyST: citations with links, docstrings as prose, values as a grid file has them."""
+"""Conversion to MyST: citations with links, docstrings as prose, values in the syntax of a grid file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def cited(cite: str) -> str:
-    """A citation whose arXiv numbers and addresses are links."""
+    """Return a citation with links for its arXiv numbers and addresses."""
     words = []
     for word in cite.split(" "):
         bare = word.strip(",;()")
@@ -17,7 +17,7 @@ def cited(cite: str) -> str:
 
 
 def prose(text: str) -> str:
-    """A docstring as MyST: what Markdown would read as markup is itself, an indented block keeps its lines."""
+    """Return a docstring as MyST. Markup is escaped; a paragraph with indented lines becomes a text block."""
     paragraphs = []
     for paragraph in text.split("\n\n"):
         if any(line.startswith("  ") for line in paragraph.split("\n")):
@@ -30,14 +30,14 @@ def prose(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text without markup."""
+    """Return text with its markup characters escaped."""
     for mark in "\\*_|<[$":
         text = text.replace(mark, f"\\{mark}")
     return text
 
 
 def toml(value: object) -> str:
-    """A value as a grid file has it."""
+    """Return a value in the syntax of a grid file."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -46,7 +46,7 @@ def toml(value: object) -> str:
 
 
 def toml_block(tables: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """The lines of a block with these tables; an empty table is left out."""
+    """Return the lines of a TOML block with these tables; empty tables are omitted."""
     lines = []
     for name, table in tables.items():
         if table:

@@ -1,4 +1,4 @@
-"""Datasets by name -> image tensors; splits, scoring samples, batches and augmentation on the device."""
+"""Datasets: their registry, and image tensors that are split, sampled, batched and augmented on the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Reader = TypeVar("Reader", bound=Callable[[Path], Any])
 
 @dataclass(frozen=True)
 class Source:
-    """A registered dataset: `read(folder)` reads (or downloads) it; what it returns may be anything `load` takes."""
+    """A registered dataset. `read(folder)` reads or downloads it and returns one of the types that `load` accepts."""
 
     name: str
     read: Callable[[Path], Any]
@@ -28,9 +28,9 @@ class Source:
     origin: str
 
     def load(self, folder: Path) -> Dataset:
-        """The dataset, read from `folder`. Raises RequestError, one line, where it cannot be had or used.
+        """Read the dataset from `folder`. Raises RequestError, one line, if it cannot be read, downloaded or used.
 
-        `read` may return a `Dataset` (as `from_arrays` makes), four arrays (training images and labels, test images
+        `read` may return a `Dataset` (see `from_arrays`), four arrays (training images and labels, test images
         and labels), or a pair (training, test) of torchvision-style datasets: sequences of (image, label).
         """
         from pbt_bench.data.images import as_dataset
@@ -38,7 +38,7 @@ class Source:
         try:
             return as_dataset(self.read(folder))
         except RequestError as error:
-            if str(error).startswith(f"{self.name}: "):  # it says all
+            if str(error).startswith(f"{self.name}: "):  # the message names the dataset already
                 raise
             raise RequestError(f"{self.name}: {error} ({self.origin})") from error
         except Exception as error:
@@ -50,7 +50,7 @@ _SOURCES: registry.Registry[Source] = registry.Registry("dataset")
 
 
 def dataset(*, cite: str, name: str = "") -> Callable[[Reader], Reader]:
-    """Register a function as a dataset, under `name` or its own; it is given the data folder; see `Source.load`."""
+    """Register a function of the data folder as a dataset, under `name` or the function's name; see `Source.load`."""
 
     def register(read: Reader) -> Reader:
         summary = (read.__doc__ or "").strip().split("\n", 1)[0]
@@ -63,12 +63,12 @@ def dataset(*, cite: str, name: str = "") -> Callable[[Reader], Reader]:
 
 @cache
 def datasets() -> registry.Registry[Source]:
-    """All datasets: those of `pbt_bench/data/sources/`, then those of the folders in PBT_BENCH_DATASETS."""
+    """Return all datasets: those of `pbt_bench/data/sources/`, then those of the folders in PBT_BENCH_DATASETS."""
     for folder in (Path(__file__).parent / "sources", *registry.extra_folders("PBT_BENCH_DATASETS")):
         registry.load_folder(folder, "pbt_bench_datasets")
     return _SOURCES
 
 
 def load(name: str, folder: Path) -> Dataset:
-    """The dataset called `name`, from `folder`. Raises RequestError where it is unknown, missing or damaged."""
+    """Load the dataset `name` from `folder`. Raises RequestError if it is unknown, missing or damaged."""
     return datasets()[name].load(folder)

@@ -1,4 +1,4 @@
-"""Published archives: what is there is read, what is not is downloaded, and what cannot be had is one clear line."""
+"""Published archives: read the files in the data folder, download missing ones, and report failures in one line."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from pbt_bench.errors import RequestError
 
 T = TypeVar("T")
 PATIENCE = 30.0  # seconds without an answer after which a server counts as unreachable
-MOST_BYTES = 2**28  # of a file in an archive; the largest one, CIFAR-100's "train", has 155 million
+MOST_BYTES = 2**28  # limit for a file in an archive; the largest, "train" of CIFAR-100, has 155 million bytes
 _DIFFERS = "is damaged or another file"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What a dataset is read from: `files` (path in the data folder, MD5 or None); `get` is put in `into` by hand.
+    """The files of a dataset and their source.
 
-    `packed` are the archives (.gz or tar) that hold the files. They may be packed anew: the files in them are checked.
+    `files` are pairs of a path in the data folder and its MD5 or None. For a manual download, the user puts `get` from
+    `page` into `into`. `packed` are the archives (.gz or tar) that hold the files. Re-packed archives are accepted,
+    because the checksums are those of the unpacked files.
     """
 
     name: str
@@ -39,9 +41,10 @@ class Archive:
     packed: Sequence[str] = ()
 
     def read(self, folder: Path, read: Callable[[bool], T]) -> T:
-        """`read(False)`, which must not download; where that fails `read(True)`, which may, one process at a time.
+        """Return `read(False)`, which must not download; if that fails, `read(True)`, which may.
 
-        Raises RequestError, one line: which file is missing or damaged, where, why no download helped, how to get it.
+        One process at a time downloads. Raises RequestError, one line: the file that is missing or damaged, its path,
+        the reason why the download failed, and how to get the file.
         """
         with suppress(Exception), _quiet():
             return read(False)
@@ -50,12 +53,12 @@ class Archive:
             with _alone(folder, self.name), _quiet():
                 wrong = self._unpack(folder)
                 return read(True)
-        except Exception as error:  # URLError, BadZipFile, UnpicklingError, AssertionError, ...: torchvision's are many
+        except Exception as error:  # torchvision's: URLError, BadZipFile, UnpicklingError, AssertionError, ...
             why = " ".join(str(error).split()) or type(error).__name__
             raise RequestError(f"{self.name}: {self._fault(folder, why, wrong)}; {self._remedy(folder)}") from error
 
     def intact(self, folder: Path) -> bool:
-        """Return whether every file with a published MD5 is there and has it."""
+        """Return whether every file with a published MD5 exists and has it."""
         return not self._wanted(folder)
 
     def _wanted(self, folder: Path) -> dict[str, tuple[Path, str]]:
@@ -63,9 +66,9 @@ class Archive:
         return {path.name: (path, md5) for file, md5 in self.files if md5 and _md5(path := folder / file) != md5}
 
     def _unpack(self, folder: Path) -> str:
-        """Write missing and damaged files out of the archives, each if its bytes there have the published MD5.
+        """Unpack missing and damaged files from the archives, each only if its bytes have the published MD5.
 
-        Return what is wrong with the archives, or "".
+        Return the first fault of the archives, or "".
         """
         wrong = ""
         wanted = self._wanted(folder) if self.packed else {}
@@ -98,14 +101,14 @@ class Archive:
 
 
 def _md5(path: Path) -> str:
-    """Return the MD5 of a file, "" if it cannot be read."""
+    """Return the MD5 of a file, or "" if it cannot be read."""
     with suppress(OSError), path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     return ""
 
 
 def _members(archive: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, bytes) of the files called `names` in a .gz or a tar, whatever the tar's compression and folders."""
+    """Yield (name, bytes) of the files called `names` in a .gz or in a tar with any compression and folders."""
     if not archive.name.endswith(".tar.gz"):
         if archive.stem in names:
             with gzip.open(archive) as file:
@@ -120,7 +123,7 @@ def _members(archive: Path, names: Collection[str]) -> Iterator[tuple[str, bytes
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Standard output is the user's; old pickles make numpy warn; a silent server must not hold up a study."""
+    """Redirect standard output to stderr, suppress warnings (numpy's about old pickles), and limit network waits."""
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:
@@ -133,9 +136,9 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _alone(folder: Path, name: str) -> Iterator[None]:
-    """Workers that start together download once: the others wait, and find it there."""
+    """Hold a lock file, so that of several workers one downloads, and the others wait and then read its files."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f".{name}.lock").open("w") as file:
-        with suppress(OSError):  # some shared file systems know no locks
+        with suppress(OSError):  # some shared file systems do not support locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

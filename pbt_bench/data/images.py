@@ -1,4 +1,4 @@
-"""Image tensors on the device: split, normalise, augment, sample."""
+"""Image tensors on the device: splits, normalisation, augmentation, batches and scoring samples."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ class Images:
         return channels, height, width
 
     def to(self, device: torch.device) -> Images:
-        """The same images on `device`."""
+        """Return the same images on `device`."""
         return Images(self.pixels.to(device), self.targets.to(device))
 
     def example(self) -> Tensor:
-        """The first image, [1, channels, height, width]."""
+        """Return the first image, [1, channels, height, width]."""
         return self.pixels[:1]
 
     def in_order(self, size: int) -> Iterator[Images]:
-        """All images in batches of `size`."""
+        """Iterate over all images in batches of `size`."""
         return map(Images, self.pixels.split(size), self.targets.split(size))
 
     def batches(
         self, order: Tensor, parts: Iterable[slice], augmentation: Augmentation | None = None
     ) -> Iterator[Images]:
-        """The images `order[part]` for every part."""
+        """Yield the images `order[part]`, augmented if requested, for every part."""
         order = send(order, self.targets.device)
         for part in parts:
             batch = self[order[part]]
@@ -63,11 +63,11 @@ class Images:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images: `how` is "none", "crop", "flip" or "crop-flip"."""
+    """Random transforms of training images: `how` is "none", "crop", "flip" or "crop-flip"."""
 
     how: str
-    padding: int  # pixels of zeros on every side before a crop
-    generator: torch.Generator  # on the CPU, so that every device gets the same draws
+    padding: int  # zero pixels added on every side before a crop
+    generator: torch.Generator  # on the CPU, so that the draws are the same for every device
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Dataset:
 
 
 def from_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, classes: int | None = None) -> Dataset:
-    """A `Dataset` from uint8 arrays [n, channels, side, side] and integer labels, normalised by its own pixels.
+    """Make a `Dataset` of uint8 arrays [n, channels, side, side] and integer labels, normalised by its own pixels.
 
-    `classes` is by default one more than the largest training label. Raises RequestError for anything else.
+    `classes` is by default one more than the largest training label. Raises RequestError for other input.
     """
     train, test = _images(x_train, y_train, "training"), _images(x_test, y_test, "test")
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
@@ -115,9 +115,10 @@ def from_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, classes: i
 
 
 def as_dataset(given: Any) -> Dataset:
-    """What a user's function may return, as a `Dataset`: one, four arrays, or a pair (training, test) of sequences.
+    """Convert the return value of a user's function: a `Dataset`, four arrays, or a pair (training, test).
 
-    A sequence is one of (image, label) with a length, as torchvision's datasets are. Raises RequestError otherwise.
+    The members of a pair are sequences of (image, label) with a length, as torchvision's datasets are. Raises
+    RequestError for other values.
     """
     if isinstance(given, Dataset):
         return given
@@ -131,7 +132,7 @@ def as_dataset(given: Any) -> Dataset:
 
 
 def _images(pixels: Any, labels: Any, part: str) -> Images:
-    # torch keeps a numpy array's strides, and shares its memory where they are a tensor's
+    # torch keeps the strides of a numpy array, and shares its memory if a tensor can have these strides
     pixels, targets = torch.as_tensor(pixels).contiguous(), torch.as_tensor(labels)
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[2] != pixels.shape[3]:
         raise RequestError(f"{part} images are {pixels.dtype} {_shape(pixels)}, not uint8 [n, channels, side, side]")
@@ -145,10 +146,10 @@ def _shape(tensor: Tensor) -> list[int]:
 
 
 def _mean_and_std(pixels: Tensor, small: int = 2**24) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Channel means and (unbiased) standard deviations of [n, channels, h, w] in [0, 1].
+    """Return the channel means and (unbiased) standard deviations of [n, channels, h, w] in [0, 1].
 
-    A large set is counted, value by value, and the result exactly rounded: sum(v c) / 255 n, and
-    sqrt((n sum(v^2 c) - sum(v c)^2) / (255^2 n (n - 1))). A small one keeps the bits of a float64 copy.
+    Up to `small` values they are computed in a float64 copy. For larger sets the count c of every value v is taken,
+    and the results are exactly rounded: sum(v c) / 255 n, and sqrt((n sum(v^2 c) - sum(v c)^2) / (255^2 n (n - 1))).
     """
     if pixels.numel() <= small:
         scaled = pixels.double() / 255
@@ -166,7 +167,7 @@ def _mean_and_std(pixels: Tensor, small: int = 2**24) -> tuple[tuple[float, ...]
 
 
 def _stacked(items: Any, part: str) -> tuple[Tensor, Tensor]:
-    """All images and labels of a sequence, each image read once (the first ones twice)."""
+    """Return all images and labels of a sequence. Each image is read once, the first 16 twice to detect randomness."""
     pixels, labels = torch.empty(0, dtype=torch.uint8), []
     for index in range(len(items)):
         where = f"{part} item {index}"
@@ -187,7 +188,7 @@ def _stacked(items: Any, part: str) -> tuple[Tensor, Tensor]:
 
 
 def _uint8(image: Any, where: str) -> Tensor:
-    """[channels, h, w] from a PIL image, a uint8 tensor, or ToTensor's floats k/255."""
+    """Return a PIL image, a uint8 tensor or the floats k/255 of ToTensor as uint8 [channels, h, w]."""
     if hasattr(image, "getbands"):
         if image.mode not in ("1", "L", "P", "RGB"):
             raise RequestError(f"{where} is a PIL image of mode {image.mode}; convert it to L or RGB")
@@ -207,7 +208,7 @@ def _uint8(image: Any, where: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Data:
-    """What one run sees, on its device. The validation images are of the training set, never of the test set."""
+    """The images of one run on its device. Validation images come from the training set, never from the test set."""
 
     train: Images | Streamed
     validation: Images | Streamed
@@ -217,12 +218,12 @@ class Data:
     std: Tensor
 
     def inputs(self, pixels: Tensor) -> Tensor:
-        """Normalised float32 network inputs."""
+        """Return the pixels as normalised float32 network inputs."""
         return (pixels.float() / 255 - self.mean) / self.std
 
 
 def prepare(dataset: Dataset, validation_fraction: float, split_seed: int, device: torch.device) -> Data:
-    """Split off the stratified validation images (the run's seed plays no part) and move everything to `device`."""
+    """Split off the stratified validation images, independently of the run's seed, and move all images to `device`."""
     train, validation = _split(dataset.train, validation_fraction, derive(split_seed, "validation split") % 2**32)
 
     def channelwise(values: tuple[float, ...]) -> Tensor:
@@ -239,7 +240,7 @@ def prepare(dataset: Dataset, validation_fraction: float, split_seed: int, devic
 
 
 def check_split(images: Images | Streamed, fraction: float) -> None:
-    """Raise RequestError, naming the field, unless `fraction` of the training images can be a stratified part."""
+    """Raise RequestError, naming the field, unless `fraction` of the training images can be split off by class."""
     if fraction == 0:
         return
     counts = images.targets.bincount().tolist()
@@ -266,14 +267,14 @@ def _split(images: Images | Streamed, fraction: float, seed: int) -> tuple[Image
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """What was made on the CPU, on `device`, without waiting for what a GPU is doing."""
+    """Copy a CPU tensor to `device` without waiting for the GPU."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def augment(pixels: Tensor, augmentation: Augmentation) -> Tensor:
-    """A batch with random crops (after zero padding) and horizontal flips, one draw per image; [n, c, h, w].
+    """Return a batch [n, c, h, w] with random crops (after zero padding) and horizontal flips, one draw per image.
 
-    The pixels stay where they are.
+    The input is not modified, and the result is on its device.
     """
     n, _, height, width = pixels.shape
     padding, generator = augmentation.padding, augmentation.generator
@@ -299,10 +300,11 @@ def scoring_images(
     seed: int,
     order: str = "shuffled",
 ) -> Images | Streamed:
-    """`samples_per_class` images of every class in random order, or all as they are; at most `most_samples` of them.
+    """Draw `samples_per_class` images of every class in random order, at most `most_samples` in total.
 
-    A class that has fewer gives all it has. `order` "class" sorts the result by class; "cycle" takes the first image
-    of every class, then the second of every class, and so on.
+    A smaller class gives all its images. With `samples_per_class` "all" and no `most_samples`, all images are returned
+    in their order. `order` "class" sorts the result by class; "cycle" takes the first image of every class, then the
+    second of every class, and so on.
     """
     generator = stream(seed, "scoring samples")
     targets = images.targets.cpu()

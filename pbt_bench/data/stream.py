@@ -1,4 +1,4 @@
-"""Images that are read from their files while they are used: a dataset too large for memory."""
+"""Streamed images: batches are read from image files while they are used, for datasets too large for memory."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ CPU = torch.device("cpu")
 class Streamed:
     """Image files and class indices int64 [n]; batches are uint8 [b, 3, side, side] on `device`.
 
-    For training, "crop" is a random resized crop and "flip" a horizontal flip, one draw per image and epoch, whatever
-    the number of loader processes. Otherwise the shorter side becomes 8/7 of `side`, and the centre is taken.
+    For training, "crop" is a random resized crop and "flip" a horizontal flip, with one draw per image and epoch. The
+    draws do not depend on the number of loader processes. Without "crop", the shorter side is resized to 8/7 of `side`
+    and the centre is cropped.
     """
 
     paths: NDArray[np.bytes_]
@@ -50,22 +51,22 @@ class Streamed:
         return 3, self.side, self.side
 
     def to(self, device: torch.device) -> Streamed:
-        """The same images; their batches come to `device`."""
+        """Return the same images with batches on `device`."""
         return replace(self, targets=self.targets.to(device), device=device)
 
     def example(self) -> Tensor:
-        """The first image, [1, 3, side, side]."""
+        """Return the first image, [1, 3, side, side]."""
         return _Reader(self.paths, self.side, None)[0][None].to(self.device)
 
     def in_order(self, size: int) -> Iterator[Images]:
-        """All images in batches of `size`."""
+        """Iterate over all images in batches of `size`."""
         parts = [slice(start, start + size) for start in range(0, len(self), size)]
         return self.batches(torch.arange(len(self)), parts)
 
     def batches(
         self, order: Tensor, parts: Iterable[slice], augmentation: Augmentation | None = None
     ) -> Iterator[Images]:
-        """The images `order[part]` for every part, read ahead by loader processes."""
+        """Yield the images `order[part]` for every part, prefetched by loader processes."""
         indices = [order[part].tolist() for part in parts]
         cuda = self.device.type == "cuda"
         loader: Iterable[Tensor] = DataLoader(
@@ -74,7 +75,7 @@ class Streamed:
             num_workers=_loaders(indices),
             pin_memory=cuda,
             worker_init_fn=_detach,
-            generator=torch.Generator(),  # else it draws from the global one, which dropout reads
+            generator=torch.Generator(),  # the default is the global generator, from which dropout draws
         )
         targets = self.targets
         for index, pixels in zip(indices, loader, strict=True):
@@ -83,9 +84,10 @@ class Streamed:
 
 
 def from_folders(train: Path, test: Path, side: int, mean: Sequence[float], std: Sequence[float]) -> Dataset:
-    """A dataset of image files in a folder per class, the same classes in `train` and `test`, in order of their names.
+    """Make a dataset of image files in one folder per class; the classes are in the order of their names.
 
-    `mean` and `std` are those of the channels in [0, 1]. Raises RequestError, naming the folder, where images lack.
+    `train` and `test` must have the same classes. `mean` and `std` are those of the channels in [0, 1]. Raises
+    RequestError, naming the folder, if a folder is missing or holds no image.
     """
     classes = _classes(train)
     if (others := _classes(test)) != classes:
@@ -118,7 +120,7 @@ def _listed(folder: Path, classes: Sequence[str], side: int) -> Streamed:
 
 
 class _Reader(Files[Tensor]):
-    """Reads one image: [3, side, side], uint8. Runs in the loader processes."""
+    """The images as uint8 tensors [3, side, side], read one at a time in the loader processes."""
 
     def __init__(self, paths: NDArray[np.bytes_], side: int, augmentation: Augmentation | None) -> None:
         from torchvision.transforms import v2
@@ -141,7 +143,7 @@ class _Reader(Files[Tensor]):
         try:
             with Image.open(path) as image:
                 pixels: Tensor = pil_to_tensor(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL's ways to say damaged
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # of PIL for damaged files
             raise RequestError(f"{path} cannot be read: {error}") from None
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             torch.manual_seed(derive(self._seed, "image", index))
@@ -150,11 +152,11 @@ class _Reader(Files[Tensor]):
 
 
 def _loaders(batches: Sequence[object]) -> int:
-    """Loader processes: one per core but one. What they read does not depend on their number."""
+    """Return the number of loader processes: one fewer than the cores. The images read do not depend on it."""
     return min(len(os.sched_getaffinity(0)) - 1, len(batches), _MOST_LOADERS)
 
 
 def _detach(_: int) -> None:
-    """A loader process ends at the first signal; saving the run is its parent's part."""
+    """End a loader process at SIGTERM and ignore SIGINT: the parent process saves the run."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

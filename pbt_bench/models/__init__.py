@@ -1,11 +1,12 @@
-"""Models by name -> nn.Module, and which of their parameters are prunable.
+"""Models: their registry and construction by name, and the rule of which parameters are prunable.
 
-To add a model, write its class in a file of this folder and one line in the table here; or, outside the project, a
-function under `@model` in a file of a folder that PBT_BENCH_MODELS names. Models that the literature
-calls by one name and that differ have names of their own: a plain `resnet20` has shortcuts without parameters,
-`resnet20-projection` has 1x1 convolutions there; a plain `vgg19` has no convolution biases, `vgg19-bias` has them;
-`resnet18` has the 3x3 stem for 32x32 images, `resnet18-tiny-imagenet` and `resnet18-imagenet` those for larger ones;
-FORCE's ResNet-110, of bottlenecks, is `resnet110-bottleneck`.
+To add a model, write its class in a file of this folder and add one line to `_catalogue`. Outside the project, write a
+function under `@model` in a file of a folder that PBT_BENCH_MODELS names.
+
+Different models that share a name in the literature have names of their own. `resnet20` has shortcuts without
+parameters, `resnet20-projection` has 1x1 convolutions as shortcuts. `vgg19` has no convolution biases, `vgg19-bias` has
+them. `resnet18` has the 3x3 stem for 32x32 images, `resnet18-tiny-imagenet` and `resnet18-imagenet` have the stems for
+larger images. `resnet110-bottleneck` is FORCE's ResNet-110 of bottlenecks.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ _VIT = "Touvron et al. 2021, arXiv:2012.12877, Table 1 (DeiT-Ti)"
 
 
 class Model(NamedTuple):
-    """A name's builder: `function(channels, classes, **options)` in `module` of this package (it imports torch).
+    """A registered model and its builder, `function(channels, classes, **options)` in `module` of this package.
 
-    A user's own model has its function in `own`. `size` says whether the builder also takes the side of the images in
-    pixels: "any" = no, "optional", "needed".
+    The module is imported when the model is built, because it imports torch. `own` is the builder of a user's model.
+    `size` states whether the builder takes the side of the images in pixels: "any" = it does not, "optional", "needed".
     """
 
     module: str
@@ -50,7 +51,7 @@ class Model(NamedTuple):
 def model(
     *, cite: str, size: Literal["any", "optional", "needed"] = "any"
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Register a user's builder `NAME(channels, classes)` (with `size`: also `size=` in pixels) -> nn.Module.
+    """Register a user's builder of an nn.Module, `NAME(channels, classes)`, with `size` also `size=` in pixels.
 
     The first line of its docstring is its summary. Raises RequestError if the name is taken.
     """
@@ -66,14 +67,14 @@ def model(
 
 @cache
 def models() -> registry.Registry[Model]:
-    """All models with a name of their own: those of this package, then those of the folders in PBT_BENCH_MODELS."""
+    """Return all registered models: those of this package, then those of the folders in PBT_BENCH_MODELS."""
     for folder in registry.extra_folders("PBT_BENCH_MODELS"):
         registry.load_folder(folder, "pbt_bench_models")
     return MODELS
 
 
 def _catalogue() -> Iterator[tuple[str, Model]]:
-    """(name, entry) of every model of this package. Parameter counts are for 3 channels and 10 classes."""
+    """Yield (name, entry) of every model of this package. Parameter counts are for 3 channels and 10 classes."""
     yield "resnet8", Model("resnet", "resnet8", _RESNET, "3 basic blocks, 16-32-64 channels, 78k parameters")
     yield "vgg8", Model("vgg", "vgg8", _VGG, "7 convolutions, 16-64 channels, 80k parameters")
 
@@ -143,7 +144,7 @@ MODELS: registry.Registry[Model] = registry.Registry("model")
 for _name, _entry in _catalogue():
     MODELS.add(_name, _entry, __file__)
 
-LIBRARIES = {  # a prefix -> what stands behind it
+LIBRARIES = {  # prefix -> the models of a library
     "torchvision": Model(
         "external", "torchvision", "https://pytorch.org/vision", "any image classifier of torchvision", size="optional"
     ),
@@ -154,7 +155,7 @@ LIBRARIES = {  # a prefix -> what stands behind it
 
 
 def find(name: str) -> Model:
-    """The entry of `name`: one of `MODELS`, or torchvision/NAME or timm/NAME.
+    """Return the entry of `name`: one of `models()`, torchvision/NAME or timm/NAME.
 
     Raises RequestError for an unknown name and for a library that is not installed.
     """
@@ -171,18 +172,18 @@ def find(name: str) -> Model:
 
 
 def listing() -> dict[str, Model]:
-    """Every name, with `torchvision/NAME` and `timm/NAME` standing for what these libraries hold."""
+    """Return the entries of all names; `torchvision/NAME` and `timm/NAME` represent the models of these libraries."""
     return dict(models().items()) | {f"{library}/NAME": entry for library, entry in LIBRARIES.items()}
 
 
 def build(
     name: str, channels: int, classes: int, seed: int, init: str = "default", size: int | None = None
 ) -> nn.Module:
-    """The model `name` for square images of `size` pixels a side, with weights from `seed` alone.
+    """Build the model `name` for square images of `size` pixels a side. Its initial weights depend on `seed` alone.
 
-    init = "default": PyTorch's own (or the library's); "kaiming": normal with standard deviation sqrt(2 / fan_in)
-    for every convolution and linear weight, biases zero (He et al. 2015, arXiv:1502.01852, Eq. 10).
-    Raises RequestError for an unknown name, and for a model that needs `size` and gets none or one it cannot take.
+    init = "default": the initialisation of PyTorch or of the model's library. init = "kaiming": every convolution and
+    linear weight is normal with standard deviation sqrt(2 / fan_in), biases are zero (He et al. 2015,
+    arXiv:1502.01852, Eq. 10). Raises RequestError for an unknown name, and if `size` is needed but missing or invalid.
     """
     import torch
     from torch import nn
@@ -196,7 +197,7 @@ def build(
     with torch.random.fork_rng(devices=[]):  # module constructors draw from the global generator
         torch.default_generator.manual_seed(derive(seed, "init"))  # of the CPU; torch.manual_seed would seed GPUs too
         network: Any = builder(channels, classes, **options)
-        if not isinstance(network, nn.Module):  # a user's own
+        if not isinstance(network, nn.Module):  # from a user's builder
             where = registry.origin(builder)
             raise RequestError(f"model {name!r} ({where}) is a {type(network).__name__}, not an nn.Module")
         if init == "kaiming":

@@ -1,6 +1,6 @@
-"""Models of torchvision and timm by name, made fit for scoring.
+"""Models of torchvision and timm by name, adapted for scoring.
 
-Fused attention and in-place activations are switched off: the values are the same, and second derivatives exist.
+Fused attention and in-place activations are switched off. The outputs are the same, and second derivatives exist.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LIBRARIES = ("torchvision", "timm")
 
 
 def check(library: str, name: str) -> None:
-    """Raises RequestError if `library` is not installed or knows no image classifier called `name`."""
+    """Raise RequestError if `library` is not installed or has no image classifier called `name`."""
     module = _library(library)
     known: list[str] = (
         module.models.list_models(module=module.models) if library == "torchvision" else module.list_models()
@@ -30,18 +30,18 @@ def check(library: str, name: str) -> None:
 
 
 def torchvision(channels: int, classes: int, name: str, size: int | None = None) -> nn.Module:
-    """torchvision's `name`, untrained, with `classes` outputs and without auxiliary classifiers; 3 channels only."""
+    """Build torchvision's `name`, untrained, with `classes` outputs and no auxiliary classifiers, for 3 channels."""
     if channels != 3:
         raise RequestError(f"torchvision's models take images of 3 channels, 'torchvision/{name}' got {channels}")
     options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):  # while training, these answer with a tuple
+    if name in ("googlenet", "inception_v3"):  # in training mode, these return a tuple
         options = {"aux_logits": False, "init_weights": True}
     model = _library("torchvision").models.get_model(name, weights=None, num_classes=classes, **options)
     return _fit(model, f"torchvision/{name}", channels, classes, size)
 
 
 def timm(channels: int, classes: int, name: str, size: int | None = None) -> nn.Module:
-    """timm's `name`, untrained, for `channels`, with `classes` outputs, at `size` where it has fixed positions."""
+    """Build timm's `name`, untrained, for `channels`, with `classes` outputs; for `size` if its input size is fixed."""
     library = _library("timm")
     config = library.models.get_pretrained_cfg(name)
     options: dict[str, Any] = {}
@@ -62,7 +62,7 @@ def _library(name: str) -> Any:
 
 
 def _fit(model: nn.Module, name: str, channels: int, classes: int, size: int | None) -> nn.Module:
-    """`model`, of which every matrix is prunable by type and which answers images of `size` with logits."""
+    """Adapt `model` for scoring. Raises RequestError if it has a matrix that is never pruned or returns no logits."""
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
             raise RequestError(

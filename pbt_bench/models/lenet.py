@@ -1,4 +1,4 @@
-"""LeNet-300-100 (LeCun et al. 1998) and LeNet-5 as Caffe and the pruning literature have it (Han et al. 2015)."""
+"""LeNet-300-100 (LeCun et al. 1998) and the LeNet-5 of Caffe and the pruning literature (Han et al. 2015)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LeNet300100(nn.Module):
         self.classifier = nn.Linear(100, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, channels, size, size] -> logits [n, classes]."""
+        """Map [n, channels, size, size] to logits [n, classes]."""
         x = F.relu(self.hidden1(x.flatten(1)))
         logits: Tensor = self.classifier(F.relu(self.hidden2(x)))
         return logits
@@ -27,8 +27,8 @@ class LeNet300100(nn.Module):
 class LeNet5(nn.Module):
     """5x5 convolutions of 20 and 50 channels, each with 2x2 maximum pooling, 500 hidden units, classifier.
 
-    431,080 parameters for 28x28 grey images. As in Caffe and in Lee et al. 2019 (arXiv:1810.02340), the hidden layer
-    alone has a ReLU.
+    431,080 parameters for 28x28 grey images. As in Caffe and in Lee et al. 2019 (arXiv:1810.02340), only the hidden
+    layer has a ReLU.
     """
 
     def __init__(self, channels: int, classes: int, size: int) -> None:
@@ -42,7 +42,7 @@ class LeNet5(nn.Module):
         self.classifier = nn.Linear(500, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, channels, size, size] -> logits [n, classes]."""
+        """Map [n, channels, size, size] to logits [n, classes]."""
         x = F.max_pool2d(self.conv1(x), 2)
         x = F.max_pool2d(self.conv2(x), 2)
         logits: Tensor = self.classifier(F.relu(self.hidden(x.flatten(1))))
@@ -50,10 +50,10 @@ class LeNet5(nn.Module):
 
 
 def lenet_300_100(channels: int, classes: int, size: int) -> LeNet300100:
-    """For square images of `size` pixels a side."""
+    """Build LeNet-300-100 for square images of `size` pixels a side."""
     return LeNet300100(channels, classes, size)
 
 
 def lenet5(channels: int, classes: int, size: int) -> LeNet5:
-    """For square images of `size` pixels a side, 16 or more."""
+    """Build LeNet-5 for square images of `size` pixels a side, 16 or more."""
     return LeNet5(channels, classes, size)

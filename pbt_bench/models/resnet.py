@@ -1,4 +1,4 @@
-"""Residual networks for small images and, with another stem, for large ones (He et al. 2016, arXiv:1512.03385).
+"""Residual networks with stems for small and for large images (He et al. 2016, arXiv:1512.03385).
 
 Two layouts share the code: three stages of 16-32-64 channels (Sec. 4.2, ResNet-20 to ResNet-1202) and four stages of
 64-128-256-512 (Table 1, ResNet-18 to ResNet-152), which the pruning literature runs on CIFAR with a 3x3 stem.
@@ -27,7 +27,7 @@ class Pad(nn.Module):
         self.new, self.stride = outputs - inputs, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, inputs, h, w] -> [n, outputs, ⌈h / stride⌉, ⌈w / stride⌉], as a strided convolution gives it."""
+        """Map [n, inputs, h, w] to [n, outputs, ⌈h / stride⌉, ⌈w / stride⌉], the shape of a strided convolution."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new))
 
 
@@ -53,7 +53,7 @@ class BasicBlock(nn.Module):
         self.shortcut = _shortcut(inputs, width, stride, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, inputs, h, w] -> [n, width, h / stride, w / stride]."""
+        """Map [n, inputs, h, w] to [n, width, h / stride, w / stride]."""
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
@@ -75,7 +75,7 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(inputs, outputs, stride, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, inputs, h, w] -> [n, 4 * width, h / stride, w / stride]."""
+        """Map [n, inputs, h, w] to [n, 4 * width, h / stride, w / stride]."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
@@ -114,7 +114,7 @@ class ResNet(nn.Module):
         self.classifier = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, channels, h, w] with h, w >= 8 -> logits [n, classes]."""
+        """Map [n, channels, h, w] with h, w >= 8 to logits [n, classes]."""
         x = F.relu(self.bn1(self.conv1(x)))
         if self.pooled_stem:
             x = F.max_pool2d(x, 3, stride=2, padding=1)
@@ -123,18 +123,18 @@ class ResNet(nn.Module):
 
 
 def resnet8(channels: int, classes: int) -> ResNet:
-    """One basic block per stage, 16-32-64 channels, projections: about 78,000 parameters."""
+    """Build one basic block per stage with 16-32-64 channels and projections: about 78,000 parameters."""
     return ResNet((1, 1, 1), (16, 32, 64), channels, classes)
 
 
 def three_stages(channels: int, classes: int, depth: int, shortcut: Shortcut, width: int = 1) -> ResNet:
-    """He et al.'s CIFAR layout: depth = 6 n + 2 with n basic blocks per stage, 16-32-64 channels times `width`."""
+    """Build the CIFAR layout: depth = 6 n + 2 with n basic blocks per stage, 16-32-64 channels times `width`."""
     count, rest = divmod(depth - 2, 6)
     assert rest == 0, depth
     return ResNet((count,) * 3, (16 * width, 32 * width, 64 * width), channels, classes, BasicBlock, shortcut)
 
 
 def four_stages(channels: int, classes: int, blocks: Sequence[int], bottleneck: bool, stem: Stem = "cifar") -> ResNet:
-    """He et al.'s ImageNet layout (Table 1): 64-128-256-512 channels, projections where the shape changes."""
+    """Build the ImageNet layout (Table 1): 64-128-256-512 channels, projections where the shape changes."""
     block = Bottleneck if bottleneck else BasicBlock
     return ResNet(blocks, (64, 128, 256, 512), channels, classes, block, "projection", stem)

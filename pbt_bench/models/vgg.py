@@ -1,7 +1,7 @@
 """VGG networks with batch normalisation for small images (Simonyan and Zisserman 2015, arXiv:1409.1556).
 
-As in the pruning literature (GraSP, FORCE, OpenLTH) the three hidden linear layers are gone: the last features are
-averaged over the image and one linear layer classifies. The last group is not followed by maximum pooling.
+As in the pruning literature (GraSP, FORCE, OpenLTH), one linear layer replaces the three of the paper. It
+classifies the mean of the last features over the image. The last group is not followed by maximum pooling.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ CONVOLUTIONS = {  # arXiv:1409.1556, Table 1, columns A, B, D, E: convolutions o
 
 
 class Pool(nn.MaxPool2d):
-    """2x2 maximum pooling; a side of one pixel stays, so that images under 16x16 pass."""
+    """2x2 maximum pooling that keeps a side of one pixel, so that images smaller than 16x16 are accepted."""
 
     def __init__(self) -> None:
         super().__init__(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, c, h, w] -> [n, c, max(h // 2, 1), max(w // 2, 1)]."""
+        """Map [n, c, h, w] to [n, c, max(h // 2, 1), max(w // 2, 1)]."""
         return F.max_pool2d(x, [min(2, side) for side in x.shape[2:]])
 
 
@@ -50,18 +50,18 @@ class VGG(nn.Module):
         self.classifier = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, channels, h, w] with h, w >= 8 -> logits [n, classes]."""
+        """Map [n, channels, h, w] with h, w >= 8 to logits [n, classes]."""
         logits: Tensor = self.classifier(torch.mean(self.features(x), dim=(2, 3)))
         return logits
 
 
 def vgg8(channels: int, classes: int) -> VGG:
-    """Seven convolutions and a classifier, for inputs from 8x8 up: about 80,000 parameters."""
+    """Build seven convolutions and a classifier, for images of 8x8 or more: about 80,000 parameters."""
     return VGG((16, 16, POOL, 32, 32, POOL, 48, 48, 64), channels, classes)
 
 
 def vgg(channels: int, classes: int, depth: int, bias: bool = False) -> VGG:
-    """VGG-11, 13, 16 or 19; `bias` adds the convolution biases that batch normalisation makes superfluous."""
+    """Build VGG-11, 13, 16 or 19; `bias` adds convolution biases, which batch normalisation makes superfluous."""
     plan: list[int | Literal["pool"]] = []
     for count, width in zip(CONVOLUTIONS[depth], (64, 128, 256, 512, 512), strict=True):
         plan += [POOL] if plan else []

@@ -1,7 +1,7 @@
 """Vision transformers for small images (Dosovitskiy et al. 2021, arXiv:2010.11929; DeiT-Ti: arXiv:2012.12877).
 
-Every matrix is the weight of an `nn.Linear` and so prunable, and attention is written out: it has the second
-derivatives and the float64 path that scoring needs, which the fused kernels lack.
+Every matrix is the weight of an `nn.Linear`, and therefore prunable. Attention is computed from matrix products and
+softmax, because fused kernels lack the second derivatives and the float64 support that scoring needs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, tokens, width] -> [n, tokens, width]."""
+        """Map [n, tokens, width] to [n, tokens, width]."""
         n, tokens, width = x.shape
         each = width // self.heads
         q, k, v = self.qkv(x).view(n, tokens, 3, self.heads, each).permute(2, 0, 3, 1, 4)
@@ -35,7 +35,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron of 4 x width units with GELU, each normalised first and added."""
+    """Attention, then a perceptron of 4 x width hidden units with GELU; both normalise their input and are residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Block(nn.Module):
         self.output = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, tokens, width] -> [n, tokens, width]."""
+        """Map [n, tokens, width] to [n, tokens, width]."""
         x = x + self.attention(self.norm1(x))
         x = x + self.output(F.gelu(self.hidden(self.norm2(x))))
         return x
@@ -55,8 +55,8 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Patches as tokens, a class token, learned positions, blocks, and a classifier of the class token.
 
-    Positions and class token are normal with standard deviation 0.02, and never prunable.
-    Raises RequestError if `size` is no multiple of `patch`.
+    Positions and class token are initially normal with standard deviation 0.02. They are never prunable.
+    Raises RequestError if `size` is not a multiple of `patch`.
     """
 
     def __init__(self, channels: int, classes: int, size: int, patch: int, width: int, depth: int, heads: int) -> None:
@@ -71,7 +71,7 @@ class VisionTransformer(nn.Module):
         self.classifier = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, channels, size, size] -> logits [n, classes]."""
+        """Map [n, channels, size, size] to logits [n, classes]."""
         tokens = self.patches(x).flatten(2).transpose(1, 2)
         tokens = torch.cat((self.token.expand(len(tokens), -1, -1), tokens), dim=1)
         tokens = self.blocks(tokens + self.positions)
@@ -80,5 +80,5 @@ class VisionTransformer(nn.Module):
 
 
 def vit_tiny(channels: int, classes: int, size: int, patch: int = 4) -> VisionTransformer:
-    """DeiT-Ti (width 192, 12 blocks, 3 heads) with 4x4 patches: 5.4M parameters for 32x32 images."""
+    """Build DeiT-Ti (width 192, 12 blocks, 3 heads) with 4x4 patches: 5.4M parameters for 32x32 images."""
     return VisionTransformer(channels, classes, size, patch, width=192, depth=12, heads=3)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class PreActivationBlock(nn.Module):
-    """Normalise, ReLU, 3x3 convolution, twice; where the shape changes, a 1x1 projection of the activated input."""
+    """Twice BatchNorm, ReLU, 3x3 convolution. If the shape changes, the shortcut projects (1x1) the activated input."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class PreActivationBlock(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, inputs, h, w] -> [n, outputs, h / stride, w / stride]."""
+        """Map [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
         active = F.relu(self.bn1(x))
         y: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
         shortcut: Tensor = x if self.shortcut is None else self.shortcut(active)
@@ -28,7 +28,7 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """3x3 stem of 16 channels, three stages of 16-32-64 channels times `width`, normalise, global mean, classifier."""
+    """3x3 stem of 16 channels, three stages of 16-32-64 channels times `width`, BatchNorm, global mean, classifier."""
 
     def __init__(self, channels: int, classes: int, depth: int, width: int) -> None:
         super().__init__()
@@ -47,12 +47,12 @@ class WideResNet(nn.Module):
         self.classifier = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, channels, h, w] with h, w >= 8 -> logits [n, classes]."""
+        """Map [n, channels, h, w] with h, w >= 8 to logits [n, classes]."""
         x = F.relu(self.bn(self.stages(self.conv1(x))))
         logits: Tensor = self.classifier(torch.mean(x, dim=(2, 3)))
         return logits
 
 
 def wide_resnet(channels: int, classes: int, depth: int, width: int) -> WideResNet:
-    """WRN-depth-width: depth = 6 n + 4 with n blocks per stage."""
+    """Build WRN-depth-width: depth = 6 n + 4 with n blocks per stage."""
     return WideResNet(channels, classes, depth, width)

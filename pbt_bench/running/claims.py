@@ -89,11 +89,11 @@ class Claims:
 
     @property
     def lost(self) -> bool:
-        """Whether the last renewal found the claim taken over. Reads no file, so every training step may ask."""
+        """True if the last renewal found the claim taken over. Reads no file, so every training step can check it."""
         return self._lost
 
     def release(self) -> None:
-        """Give up the claim. Removes the oldest generation first, so that a stale one is never the newest."""
+        """Release the claim. Its files are removed oldest generation first, so that a stale one is never the newest."""
         held, self._held = self._held, None
         if held and not self._lost:
             for generation in range(1, held[1] + 1):

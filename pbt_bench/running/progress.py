@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Count finished runs, and show the counts, a current run and the estimated time of the end."""
+    """Display of the counts of finished runs, a current run and the estimated time of the end."""
 
     interval = 0.5  # seconds between ticks
 
@@ -89,7 +89,7 @@ class Progress:
         self._current[spec.run_id] = f"{spec.label} (claimed by another process)"
 
     def tick(self) -> None:
-        """Redraw the bar, or print a line every `PLAIN_SECONDS`."""
+        """Update the bar, or print a line every `PLAIN_SECONDS`."""
         if self._bar is not None:
             current = next(iter(self._current.values()), "")
             self._bar.update(self._task, completed=self._done, counts=self._states(), eta=self._eta(), current=current)

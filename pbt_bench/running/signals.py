@@ -1,4 +1,4 @@
-"""How a worker process handles a request to stop: it saves the state of its run first, if it can."""
+"""Handling of requests to stop a worker process, which saves the state of its run first if it can."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STOPPED = 143  # exit code of a worker that was stopped
 
 
 class Stopped(SystemExit):
-    """Signal that this process was asked to stop; a run never raises it by itself."""
+    """Raised when this process was asked to stop; a run never raises it by itself."""
 
     def __init__(self) -> None:
         super().__init__(STOPPED)

@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100, in torchvision's place and form.
+"""CIFAR-10 and CIFAR-100, in the paths and format of torchvision.
 
-The files are Python pickles, which may run anything: torchvision unpickles them only after their MD5 is the published
-one. That check is never to be disabled.
+The files are Python pickles, which can execute arbitrary code. torchvision unpickles them only if their MD5 is the
+published one. Never disable that check.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _cifar(folder: Path, kind: str, classes: int) -> Dataset:
 
     def both(download: bool) -> Dataset:
         train, test = (read(folder, train=part, download=download) for part in (True, False))
-        # [n, h, w, c] as a view of [n, c, h, w], so turning it back costs nothing
+        # torchvision holds [n, h, w, c] as a view of [n, c, h, w]: transposing it back copies nothing
         pixels = (part.data.transpose(0, 3, 1, 2) for part in (train, test))
         return from_arrays(next(pixels), train.targets, next(pixels), test.targets, classes)
 

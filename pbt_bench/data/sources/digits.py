@@ -1,4 +1,4 @@
-"""The embedded dataset: no download."""
+"""The handwritten digits that scikit-learn contains: no download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ImageNet from its unpacked folders, streamed: it is neither downloaded nor held in memory."""
+"""ImageNet, streamed from its unpacked folders: it is neither downloaded nor held in memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from pbt_bench.data.images import Dataset
 
 SIDE = 224
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as torchvision's reference recipes normalise it
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's reference recipes
 
 
 @dataset(cite="Russakovsky et al. 2015, arXiv:1409.0575 (ILSVRC 2012)")
 def imagenet(folder: Path) -> Dataset:
     """1.28 million colour images read at 224x224 while used, 1,000 classes; its 50,000 "val" are the test set.
 
-    `folder`/imagenet/train and `folder`/imagenet/val hold a folder per class, as torchvision's `ImageNet` unpacks the
-    published archives. Fewer classes or images (a subset) are taken as they are.
+    `folder`/imagenet/train and `folder`/imagenet/val hold one folder per class, as torchvision's `ImageNet` unpacks
+    the published archives. A subset of the classes or images is accepted.
     """
     from pbt_bench.data.stream import from_folders
 

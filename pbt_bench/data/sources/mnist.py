@@ -1,7 +1,7 @@
-"""MNIST and Fashion-MNIST, in torchvision's place and form.
+"""MNIST and Fashion-MNIST, in the paths and format of torchvision.
 
-The MD5 of the unpacked files is checked, so that the .gz files may be packed anew, as Debian's package
-`dataset-fashion-mnist` does.
+The MD5 of the unpacked files is checked. Re-packed .gz files, such as those of Debian's package
+`dataset-fashion-mnist`, are therefore accepted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pbt_bench.data import dataset
 if TYPE_CHECKING:
     from pbt_bench.data.images import Dataset
 
-MD5 = {  # of the unpacked files: of MNIST as published, of Fashion-MNIST also as in Debian's 0.0~git20200523.55506a9-1
+MD5 = {  # of the unpacked files, as published; for Fashion-MNIST also as in Debian's 0.0~git20200523.55506a9-1
     "MNIST": {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -48,7 +48,7 @@ def _mnist(folder: Path, name: str, kind: str, page: str) -> Dataset:
     from pbt_bench.data.archives import Archive
     from pbt_bench.data.images import from_arrays
 
-    # without what torchvision itself saved before 2020, which nothing checks: "processed/training.pt"
+    # ignore "processed/training.pt", saved by torchvision before 2020: it has no checksum
     read: Any = type(kind, (getattr(torchvision.datasets, kind),), {"_check_legacy_exist": lambda self: False})
 
     def both(download: bool) -> Dataset:

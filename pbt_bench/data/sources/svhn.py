@@ -1,4 +1,4 @@
-"""Street View House Numbers, in torchvision's place and form."""
+"""Street View House Numbers, in the paths and format of torchvision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny ImageNet: read from its zip, whose MD5 is checked, without unpacking it; or from the unpacked folder."""
+"""Tiny ImageNet, read from its zip file after a check of the MD5, or from the unpacked folder."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CLASSES = 200
 def tiny_imagenet(folder: Path) -> Dataset:
     """110,000 colour images of 64x64 pixels, 200 classes; 10,000, its labelled "val", are the test set.
 
-    The classes are in the order of their WordNet ids. An unpacked folder is read as it is, without a checksum, but
-    every image that its lists name must be there.
+    The classes are in the order of their WordNet ids. An unpacked folder is read without a checksum, but every image
+    that its lists name must exist.
     """
     from torchvision.datasets.utils import check_integrity, download_url
 
@@ -54,13 +54,13 @@ def tiny_imagenet(folder: Path) -> Dataset:
 
 
 class _Tree(NamedTuple):
-    """The files of a zip or a folder, by their path from its root."""
+    """The files of a zip file or a folder, by their path from its root."""
 
     files: list[str]
     read: Callable[[str], bytes]
 
     def lines(self, name: str) -> list[str]:
-        """The lines of a text file."""
+        """Return the lines of a text file."""
         return self.read(f"{NAME}/{name}").decode().splitlines()
 
 
@@ -78,7 +78,7 @@ def _dataset(tree: _Tree) -> Dataset:
         if len(parts := file.split("/")) == 5 and parts[1] == "train" and file.endswith(".JPEG") and parts[2] in label
     ]
     there = set(tree.files)
-    for wnid in label:  # <wnid>_boxes.txt lists a class's images
+    for wnid in label:  # <wnid>_boxes.txt names the images of a class
         boxes = f"train/{wnid}/{wnid}_boxes.txt"
         for line in tree.lines(boxes) if f"{NAME}/{boxes}" in there else ():
             if (file := f"{NAME}/train/{wnid}/images/{line.split()[0]}") not in there:
@@ -102,7 +102,7 @@ def _pixels(tree: _Tree, items: list[tuple[str, int]]) -> NDArray[np.uint8]:
             with Image.open(io.BytesIO(tree.read(name))) as image:
                 if image.size != (SIDE, SIDE):
                     raise ValueError(f"{image.size} pixels")
-                pixels[index] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)  # a few are grey
+                pixels[index] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)  # a few images are grey
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from error
     return pixels

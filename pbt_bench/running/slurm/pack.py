@@ -18,7 +18,7 @@ _Item = TypeVar("_Item")
 
 
 def pack(specs: Sequence[RunSpec], profile: Profile) -> list[Element]:
-    """Distribute `specs` over as few elements as the profile allows.
+    """Divide `specs` among as few array elements as the profile allows.
 
     Runs of a group stay together, because they share data and statistics. An element gets at most `runs_per_job` runs;
     fewer if otherwise fewer than `array_parallelism` jobs would have runs, but not fewer than it executes at a time.

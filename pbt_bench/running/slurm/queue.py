@@ -21,7 +21,7 @@ _OVER = {
 }  # fmt: skip
 # the last message of slurmstepd in a job's log
 _CANCELLED = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+ (?:DUE TO ([A-Z ]*[A-Z]))?")
-_LAST_LINES = 100  # of a log that are searched for it
+_LAST_LINES = 100  # of a log that are searched for that message
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Entry:
 
     @property
     def over(self) -> bool:
-        """Whether the job ended."""
+        """True if the job ended."""
         return self.state in _OVER
 
 
@@ -66,7 +66,7 @@ class Past:
 
     @property
     def over(self) -> bool:
-        """Whether the job ended; accounting lags and may show an earlier state."""
+        """True if the job ended. Accounting lags and may show an earlier state."""
         return self.state in _OVER
 
     @property
@@ -92,7 +92,7 @@ def history(jobs: Collection[str]) -> dict[str, Past]:
 
 
 def left_behind(log: Path) -> Past | None:
-    """Read from its log how a job ended that Slurm no longer knows; return None without a log: it never started."""
+    """Return the end of a job that Slurm no longer knows, read from its log; None without a log: it never started."""
     if not log.exists():
         return None
     state = "ENDED, REASON UNKNOWN"
