@@ -33,7 +33,8 @@ from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.masks import Ranking
 from pbt_bench.pruning.pruners import pruners
 from pbt_bench.pruning.scoring import Scorer
-from pbt_bench.pruning.statistics import Task, compute
+from pbt_bench.pruning.statistic_values import compute
+from pbt_bench.pruning.task import Task
 from pbt_bench.running.environment import emulates_bfloat16
 from pbt_bench.running.worker import keep_freed_memory
 from pbt_bench.spec import Recipe, Scoring
@@ -119,7 +120,7 @@ def shared_scoring() -> tuple[float, str]:
     singles = [(x, y) for batch in data for x, y in zip(batch[0].split(1), batch[1].split(1), strict=True)]
 
     def shared() -> None:
-        scorer = Scorer(model, data, Scoring(), 0, ONE_SHOT)
+        scorer = Scorer(model, data, Scoring(), 0)
         for method in ONE_SHOT:
             for sparsity in SPARSITIES:
                 scorer.prune(method, sparsity)

@@ -256,7 +256,7 @@ def test_every_round_scores_the_batches_that_were_drawn_for_it(method: str) -> N
     model, x, y = published("conv")
     data = [[batch] for batch in batches(x, y, 20, 20, 20)]
     scoring = Scoring(rounds=3, new_batches=True)
-    ours = Scorer(model, data[0], scoring, 0, (), lambda round_: data[round_ - 1]).prune(method, 0.9).masks
+    ours = Scorer(model, data[0], scoring, 0, lambda round_: data[round_ - 1]).prune(method, 0.9).masks
     dense = {name: model.get_parameter(name).detach().clone() for name in ours}
     total = sum(weight.numel() for weight in dense.values())
     kept = {name: torch.ones_like(weight) for name, weight in dense.items()}

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import pbt_bench
-from pbt_bench.pruning.statistics import Task
+from pbt_bench.pruning import checks
+from pbt_bench.pruning.task import Task
 from pbt_bench.spec import Scoring
 
 _SAMPLES = 6  # per batch
@@ -76,8 +77,8 @@ def count(method: str, batches: int) -> Count:
         examples.pop()
         return result
 
-    require_output = Task.require_output
-    with _counted_backward() as backward, mock.patch.object(Task, "require_output", checked):
+    require_output = checks.require_output
+    with _counted_backward() as backward, mock.patch.object(checks, "require_output", checked):
         pbt_bench.prune(model, data, method=method, sparsity=0.5, chunk=_SAMPLES)
     return Count(len(examples), sum(examples), len(backward))
 

@@ -12,7 +12,6 @@ from formula import formula
 from grid_keys import grid_page, record_page
 from package_pages import package_pages
 from sphinx.application import Sphinx
-from symbols import SYMBOLS
 from text import cited, prose, toml_block
 
 from pbt_bench.pruning.pruners import Pruner, pruners
@@ -46,7 +45,7 @@ def method_page(entry: Pruner, cost: Cost) -> str:
     """Return a method's page: formula, source, statistics, cost, settings of the published code, and the file."""
     path = Path(_file(entry))
     text = inspect.getdoc(entry.function) or ""
-    latex = formula(entry.function, {name: symbol for name, (symbol, _) in SYMBOLS.items()})
+    latex = formula(entry.function, {name: each.symbol for name, each in statistics().items()})
     schedule = "one shot" if entry.rounds == 1 else f"{entry.rounds} rounds of score and prune"
     if entry.regrow:
         schedule += "; a pruned weight may return in a later round"
@@ -96,9 +95,8 @@ def method_page(entry: Pruner, cost: Cost) -> str:
 
 
 def _need(entry: Statistic) -> str:
-    symbol = SYMBOLS[entry.name][0]
     where = f"[`{entry.name}`](../reference/statistics.md#{anchor(entry.name)})"
-    return f"| ${symbol}$ | {where} | {cited(entry.cite)} | {'yes' if entry.data else 'no'} |"
+    return f"| ${entry.symbol}$ | {where} | {cited(entry.cite)} | {'yes' if entry.data else 'no'} |"
 
 
 def original(entry: Pruner) -> str:
@@ -151,16 +149,10 @@ def statistics_page() -> str:
         "shape. Statistics of one pass are computed together, for all methods and sparsities of a run's group.",
         "",
     ]
-    done: set[object] = set()
-    for _, first in statistics().items():
-        if first.provider in done:
-            continue
-        done.add(first.provider)
-        for name, entry in statistics().items():
-            if entry.provider is first.provider:
-                lines += [f"## {name}", "", "$$", SYMBOLS[name][1], "$$", ""]
-                lines += [f"Source: {cited(entry.cite)}. Sees {'the scoring data' if entry.data else 'no data'}.", ""]
-        lines += [prose(inspect.getdoc(first.provider) or ""), ""]
+    for name, entry in statistics().items():
+        shown = ["$$", entry.formula, "$$", ""] if entry.formula else []
+        source = f"Source: {cited(entry.cite)}. Sees {'the scoring data' if entry.data else 'no data'}."
+        lines += [f"## {name}", "", *shown, source, "", prose(inspect.getdoc(entry.function) or ""), ""]
     return "\n".join(lines)
 
 

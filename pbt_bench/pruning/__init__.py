@@ -1,8 +1,9 @@
-"""Statistics -> scores -> masks -> diagnosis. The file of a method imports `pruner` from this package.
+"""Statistics -> scores -> masks -> diagnosis. Files of methods import the decorators from this package.
 
 Importing this package does not import torch, so that listing methods is instant.
 """
 
 from pbt_bench.pruning.pruners import pruner
+from pbt_bench.pruning.statistics import statistic
 
-__all__ = ["pruner"]
+__all__ = ["pruner", "statistic"]

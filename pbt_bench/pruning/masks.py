@@ -6,7 +6,7 @@ weights (layer by layer, row-major), so a mask is a function of the scores alone
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import ROUND_FLOOR, Decimal
 from math import floor, prod
 
@@ -32,15 +32,15 @@ def _decimal(sparsity: float) -> Decimal:
 
 
 class Ranking:
-    """Masks from scores, which are sorted for any number of counts or, with `once`, searched for one threshold."""
+    """Masks from scores, which are sorted for several sparsities or, with `once`, searched for one threshold."""
 
     def __init__(self, scores: Mapping[str, Tensor], scope: str, once: bool = False) -> None:
         self._scores = dict(scores)
         self._scope = scope
-        parts = [s.flatten() for s in scores.values()]
-        self._highest = [
-            (_by_threshold if once else _by_sorting)(s) for s in ([torch.cat(parts)] if scope == "global" else parts)
-        ]
+        flat = [score.flatten() for score in scores.values()]
+        self._parts = [torch.cat(flat)] if scope == "global" else flat
+        search = once and not self._parts[0].is_cuda  # on a GPU, kthvalue is not deterministic
+        self._sorted = None if search else [part.sort().values for part in self._parts]
 
     def masks(self, sparsity: float) -> Masks:
         """Return masks that keep N - floor(sparsity · N) weights in all."""
@@ -50,40 +50,24 @@ class Ranking:
     def keep(self, kept: int, density: float, alive: Mapping[str, int] | None = None) -> Masks:
         """Return masks that keep `kept` weights in all and at most `alive` per layer."""
         if self._scope == "global":
-            parts = self._highest[0](kept).split([s.numel() for s in self._scores.values()])
+            parts = self._highest(0, kept).split([s.numel() for s in self._scores.values()])
         else:
             shapes = {name: tuple(s.shape) for name, s in self._scores.items()}
             quota = quotas(shapes, kept, density, self._scope, alive)
-            parts = tuple(highest(quota[name]) for name, highest in zip(self._scores, self._highest, strict=True))
+            parts = tuple(self._highest(index, quota[name]) for index, name in enumerate(self._scores))
         return {name: part.view(s.shape) for (name, s), part in zip(self._scores.items(), parts, strict=True)}
 
-
-Highest = Callable[[int], Tensor]  # count -> flat bool tensor, True at that many highest scores
-
-
-def _by_sorting(flat: Tensor) -> Highest:
-    """Sort once; every count then takes one comparison."""
-    order = flat.argsort(stable=True)
-    dtype = torch.int32 if flat.numel() < 2**31 else torch.int64  # int32 halves the memory where it can
-    ranks = torch.empty(flat.numel(), dtype=dtype, device=flat.device)
-    ranks[order] = torch.arange(flat.numel(), dtype=dtype, device=flat.device)
-    return lambda kept: ranks >= flat.numel() - kept
-
-
-def _by_threshold(flat: Tensor) -> Highest:
-    """Find the threshold of one count; of scores equal to it, the first ones are pruned."""
-
-    def highest(kept: int) -> Tensor:
-        pruned = flat.numel() - kept
+    def _highest(self, index: int, kept: int) -> Tensor:
+        """Return a flat mask of the `kept` highest scores of a part; of equal scores, the first are pruned."""
+        scores = self._parts[index]
+        pruned = scores.numel() - kept
         if pruned == 0:
-            return torch.ones_like(flat, dtype=torch.bool)
-        threshold = flat.kthvalue(pruned).values
-        found = flat > threshold
-        if missing := kept - int(found.count_nonzero()):
-            found[(flat == threshold).nonzero().flatten()[-missing:]] = True
-        return found
-
-    return highest
+            return torch.ones_like(scores, dtype=torch.bool)
+        threshold = self._sorted[index][pruned - 1] if self._sorted else scores.kthvalue(pruned).values
+        mask = scores > threshold
+        if missing := kept - int(mask.count_nonzero()):
+            mask[(scores == threshold).nonzero().flatten()[-missing:]] = True
+        return mask
 
 
 def quotas(

@@ -8,10 +8,12 @@ from dataclasses import replace
 import torch
 
 from pbt_bench.models.prunable import Masks
+from pbt_bench.pruning.checks import Batches
 from pbt_bench.pruning.masks import Ranking, exact_density, pruned_count
 from pbt_bench.pruning.pruners import Pruner
 from pbt_bench.pruning.score_functions import evaluate
-from pbt_bench.pruning.statistics import Task, Tensors, compute
+from pbt_bench.pruning.statistic_values import compute
+from pbt_bench.pruning.task import Task, Tensors
 
 Schedule = Callable[[float, float], float]  # (final density, share of the rounds done) -> density
 
@@ -30,22 +32,26 @@ def prune_in_rounds(
     invert: bool,
     rounds: int,
     schedule: Schedule = exponential_density,
+    batches: Callable[[int], Batches] | None = None,
 ) -> Masks:
     """Prune in `rounds` rounds, the first of which has the given scores. Call inside `preserved`.
 
     After round k of n, floor((1 - schedule(1 - sparsity, k/n)) · N) weights are pruned in all.
-    Every round computes the statistics of the network pruned so far. A pruned weight returns only with `entry.regrow`.
+    Every round computes the statistics of the network pruned so far, on the data that `batches` returns for its number
+    or on those of the first round. A pruned weight returns only with `entry.regrow`.
     """
     total = sum(p.numel() for p in task.parameters.values())
     density = exact_density(sparsity)
-    dense = {name: p.detach().clone() for name, p in task.parameters.items()}
-    task = replace(task, dense=dense)
+    dense = task.weights
+    task = replace(task, unpruned=dense, passes=None)
     masks: Masks = {}
     for index in range(1, rounds + 1):
         now = schedule(density, index / rounds)
         pruned = pruned_count(sparsity, total) if index == rounds else int((1 - now) * total)
         alive = None
         if index > 1:
+            if batches:
+                task = replace(task, batches=batches(index))
             scores = evaluate(entry, compute(task, entry.needs).values, task.parameters, invert)
             if not entry.regrow:
                 scores = {name: torch.where(masks[name], s, -torch.inf) for name, s in scores.items()}

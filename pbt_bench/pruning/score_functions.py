@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pbt_bench.errors import ScoreError
 from pbt_bench.pruning.pruners import Pruner
-from pbt_bench.pruning.statistics import Tensors
+from pbt_bench.pruning.task import Tensors
 
 
 def evaluate(entry: Pruner, values: Mapping[str, Tensors], parameters: Mapping[str, Tensor], invert: bool) -> Tensors:

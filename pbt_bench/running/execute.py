@@ -221,10 +221,9 @@ class _Shared:
             return Pruned(masks, dict.fromkeys(masks, 0), 0.0, 0)
         scoring = resolve(spec.method, spec)
         if scoring not in self._scorers:
-            same = [method for method in methods if resolve(method, spec) == scoring]
             draw = partial(_scoring_batches, self.data, scoring, spec)
             self._scorers[scoring] = Scorer(
-                self.model, draw(1), scoring, derive(spec.seed, "scores"), same, draw if scoring.new_batches else None
+                self.model, draw(1), scoring, derive(spec.seed, "scores"), draw if scoring.new_batches else None
             )
         return self._scorers[scoring].prune(spec.method, spec.sparsity, spec.scope, spec.sanity == "invert")
 

@@ -16,19 +16,20 @@ from cost import cost  # noqa: E402
 from docstrings import restructured  # noqa: E402
 from formula import formula  # noqa: E402
 from offline import requests  # noqa: E402
-from symbols import SYMBOLS  # noqa: E402
 
 from pbt_bench.pruning.pruners import pruners  # noqa: E402
 from pbt_bench.pruning.statistics import statistics  # noqa: E402
 
 
 def shown(method: str) -> str | None:
-    return formula(pruners()[method].function, {name: symbol for name, (symbol, _) in SYMBOLS.items()})
+    return formula(pruners()[method].function, {name: entry.symbol for name, entry in statistics().items()})
 
 
 def test_every_statistic_has_a_symbol_and_every_method_a_formula() -> None:
-    assert set(SYMBOLS) == set(statistics())
-    assert not any("|" in symbol for symbol, _ in SYMBOLS.values()), "it would end a cell of a table"
+    for _, entry in statistics().items():
+        assert entry.symbol
+        assert entry.formula
+        assert "|" not in entry.symbol, "it would end a cell of a table"
     for name in pruners():
         assert shown(name), name
 

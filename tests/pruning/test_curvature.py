@@ -16,7 +16,8 @@ import pbt_bench
 from pbt_bench.errors import RequestError
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
-from pbt_bench.pruning.statistics import Task, compute
+from pbt_bench.pruning.statistic_values import compute
+from pbt_bench.pruning.task import Task
 from pbt_bench.seeds import stream
 from pbt_bench.spec import Scoring
 

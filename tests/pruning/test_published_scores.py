@@ -18,7 +18,8 @@ from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.masks import exact_density, pruned_count, quotas
 from pbt_bench.pruning.scoring import Scorer
-from pbt_bench.pruning.statistics import compute
+from pbt_bench.pruning.statistic_values import compute
+from pbt_bench.pruning.task import Task
 from pbt_bench.spec import Scoring
 
 EXACT = 1e-12  # relative error; the largest one found is 1.3e-15
@@ -117,6 +118,12 @@ class GivenFirstRound(Scorer):
         return self.given
 
 
+class SharedMemory(Task):
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.parameters.items()}
+
+
 @pytest.mark.parametrize("net", NETS)
 def test_ntk_sap_is_that_of_its_code(net: str) -> None:
     """The golden draws of round 1 permute one another (version 0.1 did), as dense weights that share memory do."""
@@ -124,9 +131,8 @@ def test_ntk_sap_is_that_of_its_code(net: str) -> None:
     golden = published_values("ntk_sap")
     scorer = GivenFirstRound(model, [(x, y)], Scoring(perturbations=5), 0)
     scorer.given = golden[f"score/{net}.R5"]
-    shared = {name: p.detach() for name, p in scorer.task.parameters.items()}
     with preserved(model):
-        found = compute(replace(scorer.task, dense=shared), ["ntk_sensitivity"]).values["ntk_sensitivity"]
+        found = compute(SharedMemory(**vars(scorer.task)), ["ntk_sensitivity"]).values["ntk_sensitivity"]
     assert error({name: value.abs() for name, value in found.items()}, scorer.given) < EXACT
     for sparsity in SPARSITIES:
         assert_same_masks(scorer.prune("ntk_sap", sparsity).masks, golden[f"mask/{net}.20_rounds.{sparsity}"])
@@ -139,7 +145,7 @@ def test_every_draw_of_ntk_sap_permutes_the_dense_weights_in_every_round() -> No
     found = []
     for given in (None, dense):
         with preserved(model):
-            values = compute(replace(task, dense=given), ["ntk_sensitivity"]).values
+            values = compute(replace(task, unpruned=given), ["ntk_sensitivity"]).values
         found.append(values["ntk_sensitivity"])
     for name, value in found[0].items():
         assert torch.equal(value, found[1][name]), name

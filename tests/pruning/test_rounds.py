@@ -22,7 +22,8 @@ from pbt_bench.pruning.pruners import Pruner
 from pbt_bench.pruning.rounds import prune_in_rounds
 from pbt_bench.pruning.score_functions import evaluate
 from pbt_bench.pruning.scoring import Scorer
-from pbt_bench.pruning.statistics import Computed, Task, compute
+from pbt_bench.pruning.statistic_values import Computed, compute
+from pbt_bench.pruning.task import Task
 from pbt_bench.spec import Scoring
 
 

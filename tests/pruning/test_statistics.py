@@ -14,7 +14,9 @@ from pbt_bench.errors import RequestError
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.batchnorm import set_mode
-from pbt_bench.pruning.statistics import Task, compute, statistics
+from pbt_bench.pruning.statistic_values import compute
+from pbt_bench.pruning.statistics import statistics
+from pbt_bench.pruning.task import Task
 from pbt_bench.spec import Scoring
 
 

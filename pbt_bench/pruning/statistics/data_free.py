@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 
-from pbt_bench.pruning.statistics import Task, Tensors, provides
-from pbt_bench.seeds import stream
+from pbt_bench.pruning.statistics import statistic
+from pbt_bench.pruning.task import Task, Tensors
 
 
-@provides(data=False, weight="the model")
-def weight(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
-    """θ, the weight itself; in the rounds of an iterative method its value before any was pruned."""
-    if task.dense is not None:
-        return {"weight": dict(task.dense)}
-    return {"weight": {name: w.detach().clone() for name, w in task.parameters.items()}}
+@statistic(cite="the model", data=False, symbol=r"\theta", formula=r"\theta")
+def weight(task: Task) -> Tensors:
+    """Return the weight; in an iterative method, its value before the first round."""
+    return task.weights
 
 
-@provides(data=False, uniform="own random stream")
-def uniform(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
-    """u ~ U(0, 1) in float64, so that ties do not happen; the same numbers on every device."""
-    generator = stream(task.seed, "uniform", task.round)
+@statistic(cite="own random stream", data=False, symbol="u", formula=r"u \;\sim\; \mathcal{U}(0,\, 1)")
+def uniform(task: Task) -> Tensors:
+    """Draw uniform random numbers in float64, so that no two are equal; the same numbers on every device."""
+    generator = task.generator("uniform")
     return {
-        "uniform": {
-            name: torch.rand(p.shape, generator=generator, dtype=torch.float64).to(p.device)
-            for name, p in task.parameters.items()
-        }
+        name: torch.rand(p.shape, generator=generator, dtype=torch.float64).to(p.device)
+        for name, p in task.parameters.items()
     }

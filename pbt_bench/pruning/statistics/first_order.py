@@ -1,48 +1,65 @@
-"""Gradient and empirical Fisher diagonal out of one forward and backward pass over the scoring data."""
+"""Gradient and empirical Fisher diagonal, from one forward and backward pass over the scoring data."""
 
 from __future__ import annotations
-
-from collections.abc import Collection
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from pbt_bench.errors import RequestError
 from pbt_bench.pruning import batchnorm
-from pbt_bench.pruning.persample import group_sums
-from pbt_bench.pruning.statistics import Task, Tensors, provides
+from pbt_bench.pruning.group_gradients import group_sums
+from pbt_bench.pruning.statistics import statistic
+from pbt_bench.pruning.task import Task, Tensors, shared_pass
 
-_FISHER = "empirical Fisher diagonal; Navarrete et al. 2025, arXiv:2502.11450, Eq. 8"
+
+@statistic(
+    cite="mean gradient of the cross-entropy",
+    symbol="g",
+    formula=r"g = \frac{1}{N} \sum_{i=1}^{N} g_i, \qquad "
+    r"g_i = \frac{\partial \ell(f(x_i;\, \theta), y_i)}{\partial \theta}",
+)
+def gradient(task: Task) -> Tensors:
+    """Return g = (1/N) Σᵢ gᵢ, with gᵢ the gradient of the cross-entropy of logits / `loss_temperature` of sample i."""
+    return first_order(task)[0]
 
 
-@provides(data=True, gradient="mean gradient of the cross-entropy", fisher_diagonal=_FISHER)
-def first_order(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
-    """g = (1/N) Σᵢ gᵢ and F = (1/N) Σ_groups (Σ_{i in group} gᵢ)², gᵢ the gradient of sample i's cross-entropy.
+@statistic(
+    cite="empirical Fisher diagonal; Navarrete et al. 2025, arXiv:2502.11450, Eq. 8",
+    symbol="F",
+    formula=r"F = \frac{1}{N} \sum_{G} \left( \sum_{i \in G} g_i \right)^2, \qquad |G| = \mathrm{fisher\_batch\_size}",
+)
+def fisher_diagonal(task: Task) -> Tensors:
+    """Return F = (1/N) Σ_groups (Σ_{i in group} gᵢ)², with gᵢ as for `gradient`.
 
-    The cross-entropy is that of logits / `loss_temperature`.
     A group is `fisher_batch_size` consecutive samples, b of them: F = b · mean of squared group-mean gradients;
-    b = 1 gives the per-sample empirical Fisher diagonal. The last group may be smaller. Both are always computed
-    the same way, so the gradient has the same bits whether or not somebody asks for the Fisher diagonal too.
-    Raises RequestError for F of dependent samples (batchnorm = "batch", or layers without running statistics)
-    unless a group is a whole batch.
+    b = 1 gives the per-sample empirical Fisher diagonal. The last group may be smaller.
+    Raises RequestError if samples depend on each other (batchnorm = "batch", or layers without running statistics)
+    and a group is not a whole batch.
     """
-    size = task.scoring.fisher_batch_size
-    dependent = batchnorm.dependent(task.model, task.scoring.batchnorm)
+    size, longest = task.scoring.fisher_batch_size, max(len(targets) for _, targets in task.batches)
+    if size != longest and batchnorm.dependent(task.model, task.scoring.batchnorm):
+        raise RequestError(
+            "fisher_diagonal with batch normalisation by the batch: its samples depend on each other, so a group "
+            f"must be a whole batch; set fisher_batch_size = batch_size (they are {size} and {longest})"
+        )
+    return first_order(task)[1]
+
+
+@shared_pass
+def first_order(task: Task) -> tuple[Tensors, Tensors]:
+    """Return gradient and Fisher diagonal.
+
+    Both are always computed, so that the gradient has the same bits whether the Fisher diagonal is used or not.
+    """
+    scoring, size = task.scoring, task.scoring.fisher_batch_size
+    dependent = batchnorm.dependent(task.model, scoring.batchnorm)
     if dependent:
-        longest = max(len(targets) for _, targets in task.batches)
-        if "fisher_diagonal" in wanted and size != longest:
-            raise RequestError(
-                "fisher_diagonal with batch normalisation by the batch: its samples depend on each other, so a group "
-                f"must be a whole batch; set fisher_batch_size = batch_size (they are {size} and {longest})"
-            )
-        size = longest
+        size = max(len(targets) for _, targets in task.batches)
 
     def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits / task.scoring.loss_temperature, targets, reduction="sum")
+        return F.cross_entropy(logits / scoring.loss_temperature, targets, reduction="sum")
 
-    task.require_only(task.parameters)
-    sums, squares = group_sums(
-        task.model, task.parameters, task.batches, size, cross_entropy, dependent, task.scoring.chunk
-    )
-    values = {"gradient": sums, "fisher_diagonal": squares}
-    return {name: {key: t / task.samples for key, t in values[name].items()} for name in wanted}
+    sums, squares = group_sums(task.model, task.parameters, task.batches, size, cross_entropy, dependent, scoring.chunk)
+    for tensor in (*sums.values(), *squares.values()):
+        tensor /= task.samples
+    return sums, squares

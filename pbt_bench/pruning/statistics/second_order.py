@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,20 +11,25 @@ from torch import Tensor
 
 from pbt_bench.errors import RequestError
 from pbt_bench.pruning import batchnorm
-from pbt_bench.pruning.persample import group_sums, rechunk
-from pbt_bench.pruning.statistics import Task, Tensors, provides
+from pbt_bench.pruning.group_gradients import group_sums, rechunk
+from pbt_bench.pruning.statistics import statistic
+from pbt_bench.pruning.task import Task, Tensors
 from pbt_bench.seeds import stream
 
 MOST_PROBES = 100_000
 
 
-@provides(data=True, hessian_gradient="Wang et al. 2020, arXiv:2002.07376, Eq. 4")
-def hessian_gradient(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
+@statistic(
+    cite="Wang et al. 2020, arXiv:2002.07376, Eq. 4",
+    symbol="(Hg)",
+    formula=r"H g = \frac{\partial}{\partial \theta} \left\langle g(\theta),\, g \right\rangle, \qquad "
+    r"g = \frac{\partial}{\partial \theta} \frac{1}{N} \sum_i \ell\left(f(x_i;\, \theta) / T,\, y_i\right)",
+)
+def hessian_gradient(task: Task) -> Tensors:
     """H·g, with g and H of the mean cross-entropy of logits / temperature over all samples and prunable weights.
 
     Two passes: g first, then its derivative in the direction g (Pearlmutter 1994).
     """
-    task.require_only(task.parameters)
     temperature = task.scoring.temperature
     weights = list(task.parameters.values())
     mean = [torch.zeros_like(p) for p in weights]
@@ -33,11 +38,15 @@ def hessian_gradient(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
     product = [torch.zeros_like(p) for p in weights]
     for batch in _parts(task, task.batches):
         torch._foreach_add_(product, _products(task, _gradients(task, batch, temperature, create_graph=True), mean))
-    return {"hessian_gradient": dict(zip(task.parameters, product, strict=True))}
+    return dict(zip(task.parameters, product, strict=True))
 
 
-@provides(data=True, hessian_diagonal="Hutchinson 1990; Bekas et al. 2007, Eq. 3; or exact, Gauss-Newton")
-def hessian_diagonal(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
+@statistic(
+    cite="Hutchinson 1990; Bekas et al. 2007, Eq. 3; or exact, Gauss-Newton",
+    symbol="h",
+    formula=r"h = \frac{1}{K} \sum_{k=1}^{K} v_k \odot H v_k, \qquad v_k \in \{-1, 1\}^d",
+)
+def hessian_diagonal(task: Task) -> Tensors:
     """diag(H) of the mean cross-entropy of logits / loss_temperature, as scoring.curvature says.
 
     hutchinson  the mean of v ⊙ Hv over Rademacher probes v, which is unbiased: `probes` of them, or as many
@@ -49,11 +58,10 @@ def hessian_diagonal(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
                 logits are piecewise linear in every single weight: ReLU networks without tied weights, and with
                 batchnorm not "batch".
     """
-    task.require_only(task.parameters)
     if task.scoring.curvature == "ggn":
-        return {"hessian_diagonal": _gauss_newton_diagonal(task)}
+        return _gauss_newton_diagonal(task)
     mean = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in task.parameters.items()}
-    spread = {name: torch.zeros_like(m) for name, m in mean.items()}  # Welford's sum of squared deviations
+    deviations = {name: torch.zeros_like(m) for name, m in mean.items()}  # Welford's sum of squared deviations
     generator = stream(task.seed, "probes")
     count, goal = 0, task.scoring.probes
     while count < goal:
@@ -61,18 +69,18 @@ def hessian_diagonal(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
         for (name, m), sample in zip(mean.items(), _probed(task, generator), strict=True):
             before = sample - m
             m += before / count
-            spread[name] += before * (sample - m)
+            deviations[name] += before * (sample - m)
         if count == goal:
-            error, relative = _errors(mean, spread, count)
+            error, relative = _errors(mean, deviations, count)
             tolerance = task.scoring.probe_tolerance
             if tolerance is not None and relative > tolerance:
                 goal = min(MOST_PROBES, max(goal + 1, int(goal * min(4.0, 1.1 * (relative / tolerance) ** 2))))
     notes = {"probes": float(count), "standard_error": error, "relative_standard_error": relative}
     task.notes["hessian_diagonal"] = {name: value for name, value in notes.items() if math.isfinite(value)}
-    return {"hessian_diagonal": {name: m.to(task.parameters[name].dtype) for name, m in mean.items()}}
+    return {name: m.to(task.parameters[name].dtype) for name, m in mean.items()}
 
 
-def _errors(mean: Tensors, spread: Tensors, count: int) -> tuple[float, float]:
+def _errors(mean: Tensors, deviations: Tensors, count: int) -> tuple[float, float]:
     """‖standard error of the mean‖ over all weights, and that over ‖diagonal‖; infinite where nothing is known.
 
     ‖diagonal‖² is ‖mean‖² less the variance of the mean: the mean alone is as long as its noise, so that the quotient
@@ -80,7 +88,7 @@ def _errors(mean: Tensors, spread: Tensors, count: int) -> tuple[float, float]:
     """
     if count < 2:
         return math.inf, math.inf
-    variance = sum(float(s.sum()) for s in spread.values()) / (count - 1) / count
+    variance = sum(float(s.sum()) for s in deviations.values()) / (count - 1) / count
     square = sum(float(m.square().sum()) for m in mean.values()) - variance
     relative = math.sqrt(variance / square) if square > 0 else 0.0 if variance == 0 else math.inf
     return math.sqrt(variance), relative

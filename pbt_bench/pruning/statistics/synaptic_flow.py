@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from math import floor, inf, ldexp, log2
 from typing import Any
 
@@ -13,29 +13,41 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from pbt_bench.linear_maps import LINEAR_MAPS, split_call
-from pbt_bench.pruning.statistics import Task, Tensors, provides
+from pbt_bench.pruning import checks
+from pbt_bench.pruning.statistics import statistic
+from pbt_bench.pruning.task import Task, Tensors
 
 
-@provides(data=False, synaptic_flow="Tanaka et al. 2020, arXiv:2006.05467, Eq. 3")
-def synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
+@statistic(
+    cite="Tanaka et al. 2020, arXiv:2006.05467, Eq. 3",
+    data=False,
+    symbol=r"\frac{\partial R}{\partial \vert\theta\vert}",
+    formula=r"R = \mathbf{1}^\top f(\mathbf{1};\, \vert\theta\vert)",
+)
+def synaptic_flow(task: Task) -> Tensors:
     """Compute ∂R/∂|θ| with R = Σ f(1; |θ|): all parameters and buffers are replaced by their absolute values.
 
     Computed in float64, in eval mode with the running statistics as they stand; the input is one example of ones.
     Where the weights change the output but not its sum R, as behind a final softmax, the result is zero.
     Where R overflows float64 (hundreds of residual blocks), the result is ∂R/∂|θ| up to one common positive factor.
     """
-    return {"synaptic_flow": _flow(task, lambda parameter: parameter.abs().double())}
+    return _flow(task, lambda parameter: parameter.abs().double())
 
 
-@provides(data=False, squared_synaptic_flow="Gebhart et al. 2021, arXiv:2101.10552")
-def squared_synaptic_flow(task: Task, wanted: Collection[str]) -> dict[str, Tensors]:
+@statistic(
+    cite="Gebhart et al. 2021, arXiv:2101.10552",
+    data=False,
+    symbol=r"\frac{\partial R}{\partial \theta^2}",
+    formula=r"R = \mathbf{1}^\top f(\mathbf{1};\, \theta^2)",
+)
+def squared_synaptic_flow(task: Task) -> Tensors:
     """Compute ∂R/∂θ² with R = Σ f(1; θ²): parameters are squared, buffers absolute; otherwise as `synaptic_flow`."""
-    return {"squared_synaptic_flow": _flow(task, lambda parameter: parameter.double().square())}
+    return _flow(task, lambda parameter: parameter.double().square())
 
 
 def _flow(task: Task, positive: Callable[[Tensor], Tensor]) -> Tensors:
     """Compute the gradient of the summed output with respect to the prunable weights after `positive`."""
-    task.require_real_inputs("synaptic flow")
+    checks.require_real_inputs(task, "synaptic flow")
     tensors = {name: positive(p.detach()).contiguous() for name, p in task.model.named_parameters()}
     for name, buffer in task.model.named_buffers():
         tensors[name] = buffer.double().abs() if buffer.is_floating_point() else buffer

@@ -1,4 +1,4 @@
-/* Sums of group gradients and of their squares; pruning/persample.py calls this. */
+/* Sums of group gradients and of their squares; pruning/group_gradients.py calls this. */
 
 #ifndef T
 
@@ -6,7 +6,7 @@ enum {
   ACROSS = 64,     /* columns of a tile */
   DOWN = 32,       /* its rows */
   TOGETHER = 4,    /* rows that are multiplied together */
-  POSITIONS = 256, /* that a group may have: `POSITIONS` of persample.py */
+  POSITIONS = 256, /* that a group may have: `POSITIONS` of pruning/tuning.py */
   SLAB = 512       /* positions of the groups that a tile meets before the next */
 };
 

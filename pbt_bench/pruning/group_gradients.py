@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from pbt_bench.errors import note_once
 from pbt_bench.linear_maps import Intercept, convolution_backward, linear_map, patches, plain
+from pbt_bench.pruning.tuning import (
+    BATCHED_PRODUCT_WEIGHTS,
+    GROUP_GRADIENT_ELEMENTS,
+    GROUP_KERNEL_POSITIONS,
+    SAMPLES_AT_ONCE,
+)
 from pbt_bench.sparse import kernels
-
-# Samples that are propagated at once by default; on a CPU the activations of 32 images stay in the cache.
-CHUNK = {"cpu": 32, "cuda": 256}
-SMALL = 20_000  # weights; below, one batched product for all groups is faster than a product for each
-POSITIONS = 256  # of a group, up to which kernels/groups.h is faster than a product and two sums
-BLOCK = 2**24  # elements of group gradients that exist at a time
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits [n, classes], targets [n]) -> sum over the samples
@@ -72,7 +72,7 @@ def group_sums(
 
 def rechunk(batches: Batches, size: int, chunk: int | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the same samples in the same order, in chunks of `chunk` samples, rounded to whole groups of `size`."""
-    chunk = chunk or CHUNK.get(batches[0][0].device.type, CHUNK["cuda"])
+    chunk = chunk or SAMPLES_AT_ONCE.get(batches[0][0].device.type, SAMPLES_AT_ONCE["cuda"])
     chunk = max(size, chunk - chunk % size)
     held: list[tuple[Tensor, Tensor]] = []
     count = 0
@@ -207,13 +207,13 @@ class _GroupSums(Intercept):
         if delta.shape[3] == 1:  # (δu)² = δ²u²
             total += torch.einsum("ngop,ngkp->gok", delta, columns)
             square += torch.einsum("ngop,ngkp->gok", delta.square(), columns.square())
-        elif total.is_cuda or total.numel() <= SMALL:
-            step = max(1, BLOCK // total.numel())
+        elif total.is_cuda or total.numel() <= BATCHED_PRODUCT_WEIGHTS:
+            step = max(1, GROUP_GRADIENT_ELEMENTS // total.numel())
             for d, u in zip(delta.split(step), columns.split(step), strict=True):
                 own = d @ u.transpose(2, 3)
                 total += own.sum(0)
                 square += own.square_().sum(0)
-        elif shape[0] == 1 and delta.shape[3] <= POSITIONS and kernels.takes(total):
+        elif shape[0] == 1 and delta.shape[3] <= GROUP_KERNEL_POSITIONS and kernels.takes(total):
             _, _, rows, positions = delta.shape
             tensors = (total, square, delta.contiguous(), columns.contiguous())
             sizes = (len(delta), rows, columns.shape[2], positions)
@@ -229,7 +229,7 @@ class _GroupSums(Intercept):
 def _many_positions(gradient: Tensor, weight: Tensor) -> bool:
     """Return whether copying patches costs more than one convolution call per group (measured on CPUs)."""
     positions = gradient[0, 0].numel()
-    return not gradient.is_cuda and weight.numel() > SMALL and 10 * positions >= weight[0].numel()
+    return not gradient.is_cuda and weight.numel() > BATCHED_PRODUCT_WEIGHTS and 10 * positions >= weight[0].numel()
 
 
 def _one_group_at_a_time(

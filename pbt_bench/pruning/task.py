@@ -1,0 +1,95 @@
+"""The input of a statistic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from time import perf_counter
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pbt_bench.seeds import stream
+from pbt_bench.spec import Scoring
+
+Tensors = dict[str, Tensor]  # prunable parameter name -> tensor of its shape
+T = TypeVar("T")
+
+
+class PassResults:
+    """Results of passes over the scoring data that several statistics use, with the seconds that each pass took."""
+
+    def __init__(self) -> None:
+        self._results: dict[str, tuple[Any, float]] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Start to measure another statistic."""
+        self.used: dict[str, float] = {}  # the passes that it requests, with the seconds of each
+        self.spent = 0.0  # seconds of those passes that were not computed before
+
+    def get(self, function: Callable[[Task], T], task: Task) -> T:
+        """Return the result of `function` for `task`, computed at the first request."""
+        name = function.__name__
+        if name not in self._results:
+            start = perf_counter()
+            result = function(task)
+            synchronize(task)
+            self._results[name] = (result, perf_counter() - start)
+            self.spent += self._results[name][1]
+        found: T
+        found, self.used[name] = self._results[name]
+        return found
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its prunable weights and the scoring data, all on one device.
+
+    While a statistic is computed, the model is in eval mode with its batch normalisation as `scoring.batchnorm` says,
+    and exactly the prunable weights require gradients. The model is restored afterwards.
+    """
+
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    batches: Sequence[tuple[Tensor, Tensor]]  # (inputs [n, ...], class indices [n])
+    scoring: Scoring
+    seed: int
+    round: int = 1  # of an iterative method
+    masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None: nothing is pruned
+    unpruned: Mapping[str, Tensor] | None = None  # weights before the first round pruned; None: as they are
+    notes: dict[str, dict[str, float]] = field(default_factory=dict)  # statistic -> measurements for the record
+    passes: PassResults | None = None  # results of passes that statistics share; for speed only
+
+    @property
+    def samples(self) -> int:
+        """Number of scoring samples."""
+        return sum(len(targets) for _, targets in self.batches)
+
+    @property
+    def weights(self) -> Tensors:
+        """Copies of the prunable weights, in an iterative method as they were before its first round."""
+        source = self.parameters if self.unpruned is None else self.unpruned
+        return {name: weight.detach().clone() for name, weight in source.items()}
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Return a random generator on the CPU, which depends on the seed, the purpose and the round."""
+        return stream(self.seed, purpose, self.round)
+
+
+def shared_pass(function: Callable[[Task], T]) -> Callable[[Task], T]:
+    """Compute a function of a task once for all statistics that call it; all of them get the same tensors."""
+
+    @wraps(function)
+    def shared(task: Task) -> T:
+        return function(task) if task.passes is None else task.passes.get(function, task)
+
+    return shared
+
+
+def synchronize(task: Task) -> None:
+    """Wait until a GPU has finished, so that a clock measures its work."""
+    if any(parameter.is_cuda for parameter in task.parameters.values()):
+        torch.cuda.synchronize()
