@@ -31,7 +31,7 @@ from pbt_bench.models import build
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.masks import Ranking
-from pbt_bench.pruning.pruners import pruners
+from pbt_bench.pruning.plugins import pruners
 from pbt_bench.pruning.scoring import Scorer
 from pbt_bench.pruning.statistic_values import compute
 from pbt_bench.pruning.task import Task

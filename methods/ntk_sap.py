@@ -4,6 +4,7 @@ from pbt_bench.pruning import pruner
 @pruner(
     cite="Wang et al. 2023, arXiv:2304.02840, Eq. 8 and Alg. 1",
     rounds=20,
+    revision=2,
     original={"samples_per_class": 10, "batch_size": 256, "perturbations": 1, "perturbation_scale": 0.01},
     original_on={"cifar10": {"perturbations": 5}},
 )

@@ -5,7 +5,7 @@ CITE = (
 )
 
 
-@pruner(cite=CITE, rounds=100)
+@pruner(cite=CITE, rounds=100, revision=2)
 def synflow_l2(weight, squared_synaptic_flow):
     """|θ|·∂R/∂θ² with R = 1ᵀ(∏θ²)1, in 100 rounds; needs no data."""
     return weight.abs() * squared_synaptic_flow

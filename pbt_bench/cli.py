@@ -107,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
         help="where datasets are; default: $PBT_BENCH_DATA, then data",
     )  # fmt: skip
 
-    listing = add("list", _list, "methods, models, datasets or statistics with their sources, or recipes")
-    listing.add_argument("what", metavar="methods|models|datasets|statistics|recipes")
+    listing = add("list", _list, "methods, models, datasets, statistics or scopes with their sources, or recipes")
+    listing.add_argument("what", metavar="methods|models|datasets|statistics|scopes|recipes")
 
     show = add("show", _show, "print one record")
     show.add_argument("run_id", metavar="RUN_ID")
@@ -137,7 +137,8 @@ def _run(options: argparse.Namespace) -> int:
     if todo.missing:
         devices = select_devices(options.device, options.workers)
         check_data(todo.missing, options.data)
-        if grid.recipe.precision == "bfloat16" and "cpu" in devices and emulates_bfloat16():
+        low = any(spec.recipe.precision == "bfloat16" for spec in todo.missing)
+        if low and "cpu" in devices and emulates_bfloat16():
             note = "precision = 'bfloat16' is emulated by this processor, many times slower than 'float32'"
             print(f"note: {note}", file=sys.stderr)
         before = [r.status for r in todo.records.values() if not (options.retry_failed and r.status == "failed")]
@@ -225,22 +226,21 @@ def _audit(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     from pbt_bench.data import datasets
     from pbt_bench.models import listing
-    from pbt_bench.pruning.pruners import pruners
-
-    def statistics() -> Any:
-        from pbt_bench.pruning.statistics import statistics
-
-        return statistics()
+    from pbt_bench.pruning.plugins import pruners, scopes, statistics
 
     tables: dict[str, Callable[[], Any]] = {
         "methods": pruners,
         "models": listing,
         "datasets": datasets,
         "statistics": statistics,
+        "scopes": scopes,
     }
     if options.what == "recipes":
-        for name, (recipe, scoring) in PRESETS.items():
-            fields = [f"{key} = {value}" for key, value in (recipe | scoring).items()]
+        for name, preset in PRESETS.items():
+            fields = [f"{key} = {value}" for key, value in {**preset.recipe, **preset.scoring}.items()]
+            fields += [
+                f"{method}.{key} = {value}" for method, own in preset.options.items() for key, value in own.items()
+            ]
             print(f"{name:17}  {', '.join(fields)}")
         return 0
     if options.what not in tables:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pbt_bench.constraints import convert
+import msgspec
+
+from pbt_bench.constraints import Checked, convert, fields
 from pbt_bench.errors import RequestError, unknown
+from pbt_bench.identity import LATER_OPTIONS, OPTIONS_OF_FORMAT_1
 from pbt_bench.recipes import PRESETS
-from pbt_bench.spec import READ_BY, Grid
+from pbt_bench.spec import READ_BY, Axes, FolderName, Grid, Recipe, Scoring
+
+
+class _GridFile(Checked, frozen=True, kw_only=True):
+    """The tables of a grid file."""
+
+    name: FolderName
+    grid: Axes
+    recipe: Recipe = Recipe()
+    scoring: Scoring = Scoring()
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    dense: bool = True
 
 
 def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
@@ -47,12 +62,68 @@ def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
 
 def check_grid(table: Mapping[str, Any], where: str) -> Grid:
     """Convert plain data to a `Grid` and check every run of it. Raises RequestError that begins with `where`."""
-    grid = convert(table, Grid, where)
+    table = dict(table)
+    varied: dict[str, tuple[Any, ...]] = {}
+    for part, struct in (("recipe", Recipe), ("scoring", Scoring)):
+        table[part], lists = _lists(table.get(part, {}), struct, f"{where}: {part}")
+        varied |= {f"{part}.{name}": values for name, values in lists.items()}
+    for name in table["scoring"] if isinstance(table["scoring"], dict) else ():
+        if found := (OPTIONS_OF_FORMAT_1 | LATER_OPTIONS).get(name):
+            raise RequestError(f"{where}: scoring.{name} is an option of methods: write it in [options.{found[1][0]}]")
+    options = _option_sets(table.get("options", {}), where)
+    file = convert(table | {"options": {}}, _GridFile, where)
+    for key, values in varied.items():
+        part, name = key.split(".")
+        checked = [
+            convert({"name": file.name, "grid": table["grid"], part: table[part] | {name: value}}, _GridFile, where)
+            for value in values
+        ]
+        varied[key] = tuple(getattr(getattr(each, part), name) for each in checked)
+    grid = Grid(
+        name=file.name,
+        grid=file.grid,
+        recipe=file.recipe,
+        scoring=file.scoring,
+        varied=varied,
+        options=options,
+        dense=file.dense,
+    )
     try:
         grid.runs()
     except RequestError as error:
         raise RequestError(f"{where}: grid: {error}") from None
     return grid
+
+
+def _lists(table: Any, struct: type[msgspec.Struct], where: str) -> tuple[Any, dict[str, tuple[Any, ...]]]:
+    """Return [recipe] or [scoring] with the first value of each list that is an axis, and the values of these lists.
+
+    For a field that is a list itself, such as milestones, a list of lists is an axis.
+    """
+    if not isinstance(table, dict):
+        return table, {}
+    plural = {field.name for field in fields(struct) if isinstance(field.default, tuple)}
+    lists = {
+        name: tuple(value)
+        for name, value in table.items()
+        if isinstance(value, list) and (name not in plural or any(isinstance(each, list) for each in value))
+    }
+    if empty := [name for name, values in lists.items() if not values]:
+        raise RequestError(f"{where}.{empty[0]} is empty: a list is an axis and needs at least one value")
+    return table | {name: values[0] for name, values in lists.items()}, lists
+
+
+def _option_sets(table: Any, where: str) -> dict[str, tuple[dict[str, Any], ...]]:
+    """Return every combination of the values in `[options.METHOD]`, by method."""
+    if not isinstance(table, dict) or not all(isinstance(values, dict) for values in table.values()):
+        raise RequestError(f"{where}: options: write one table per method, for example [options.grasp]")
+    found = {}
+    for method, values in table.items():
+        lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+        if empty := [name for name, each in lists.items() if not each]:
+            raise RequestError(f"{where}: options.{method}.{empty[0]} is empty: an axis needs at least one value")
+        found[method] = tuple(dict(zip(lists, each, strict=True)) for each in product(*lists.values()))
+    return found
 
 
 def _override(table: dict[str, Any], text: str) -> None:
@@ -84,7 +155,17 @@ def _expand_preset(table: dict[str, Any], where: str) -> None:
     name = recipe.pop("preset")
     if not isinstance(name, str) or name not in PRESETS:
         raise unknown("preset", name, PRESETS, where)
-    preset, preset_scoring = PRESETS[name]
+    preset, preset_scoring, preset_options = PRESETS[name]
     changed = {choice for choice, _ in READ_BY.values() if recipe.get(choice, preset.get(choice)) != preset.get(choice)}
     inherited = {key: value for key, value in preset.items() if key not in READ_BY or READ_BY[key][0] not in changed}
-    table["recipe"], table["scoring"] = inherited | recipe, preset_scoring | scoring
+    table["recipe"], table["scoring"] = inherited | recipe, {**preset_scoring, **scoring}
+    given = table.get("options", {})
+    if isinstance(given, dict):
+        used = [method for method in preset_options if method in _methods(table)]
+        table["options"] = {method: preset_options[method] for method in used} | given
+
+
+def _methods(table: Mapping[str, Any]) -> list[Any]:
+    axes = table.get("grid", {})
+    methods = axes.get("method", []) if isinstance(axes, dict) else []
+    return methods if isinstance(methods, list) else [methods]

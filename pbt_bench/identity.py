@@ -1,7 +1,8 @@
 """Run ids: a digest of the canonical JSON of a run.
 
 The canonical JSON has sorted keys and no white space. It contains every field of format 1 (version 0.1), and a later
-field only where its value differs from its default. Adding a field therefore changes no existing run id.
+field only where its value differs from its default. Adding a field therefore changes no existing run id. Options that
+format 1 had as fields of `scoring` stand there in the canonical JSON.
 """
 
 from __future__ import annotations
@@ -18,8 +19,28 @@ FORMAT_1 = {
     "batch_size augment crop_padding label_smoothing precision validation_fraction split_seed threads "
     "test_every_epoch execution",
     "Scoring": "samples_per_class most_samples batch_size chunk fisher_batch_size augment prune_classifier batchnorm "
-    "temperature curvature probes probe_tolerance perturbations perturbation_scale inner_steps inner_learning_rate "
-    "inner_momentum rounds",
+    "rounds",
+}
+# Raised when numbers change on purpose:
+TRAINING_REVISION = 1  # of the training procedure
+ORIGINAL_REVISION = 2  # of the settings of published code, for protocol = "original"
+_HUTCHINSON = ("hts", "hutchinson_diagonal", "hutchinson_pruning")
+# Fields of Scoring in format 1 that are options now: default, and the methods that read them.
+OPTIONS_OF_FORMAT_1: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "temperature": (200.0, ("grasp",)),
+    "curvature": ("hutchinson", _HUTCHINSON),
+    "probes": (100, _HUTCHINSON),
+    "probe_tolerance": (None, _HUTCHINSON),
+    "perturbations": (5, ("ntk_sap",)),
+    "perturbation_scale": (0.01, ("ntk_sap",)),
+    "inner_steps": (3, ("prospr",)),
+    "inner_learning_rate": (0.1, ("prospr",)),
+    "inner_momentum": (0.0, ("prospr",)),
+}
+# Later fields of Scoring, before version 0.2, that are options now.
+LATER_OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "probes_per_batch": (False, _HUTCHINSON),
+    "signed": (False, _HUTCHINSON[1:]),
 }
 
 
@@ -30,7 +51,28 @@ def run_id(spec: msgspec.Struct) -> str:
 
 def canonical_json(spec: msgspec.Struct) -> bytes:
     """Return the canonical JSON of `spec`."""
-    return msgspec.json.encode(_canonical(spec), order="sorted")
+    table = _canonical(spec)
+    if "scoring" in table:
+        options = dict(table.pop("options", {}))
+        for name, (default, methods) in OPTIONS_OF_FORMAT_1.items():
+            table["scoring"][name] = options.pop(name, default) if table["method"] in methods else default
+        if options:
+            table["options"] = options
+    return msgspec.json.encode(table, order="sorted")
+
+
+def with_options(table: Any) -> Any:
+    """Return the plain data of a run with the options that format 1 had in `scoring` where they are now.
+
+    An option that the method does not read is left out: it changes nothing.
+    """
+    if not isinstance(table, dict) or not isinstance(table.get("scoring"), dict):
+        return table
+    scoring, options = dict(table["scoring"]), dict(table.get("options", {}))
+    for name, (default, methods) in (OPTIONS_OF_FORMAT_1 | LATER_OPTIONS).items():
+        if name in scoring and (value := scoring.pop(name)) != default and table.get("method") in methods:
+            options[name] = value
+    return table | {"scoring": scoring} | ({"options": options} if options else {})
 
 
 def _canonical(struct: msgspec.Struct) -> dict[str, Any]:
@@ -46,4 +88,7 @@ def _canonical(struct: msgspec.Struct) -> dict[str, Any]:
 def _fields(struct: type[msgspec.Struct]) -> list[tuple[str, bool, Any]]:
     """Return (name, whether it is a field of format 1, default) of each field."""
     always = FORMAT_1[struct.__name__].split()
-    return [(field.name, field.name in always, field.default) for field in msgspec.structs.fields(struct)]
+    return [
+        (field.name, field.name in always, {} if field.default is msgspec.NODEFAULT else field.default)
+        for field in msgspec.structs.fields(struct)
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -46,14 +48,23 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries or name in self._aliases
 
+    def origin(self, name: str) -> str:
+        """Return `file:line` of the definition of an entry."""
+        return self._entries[self._aliases.get(name, name)][1]
+
     def items(self) -> list[tuple[str, T]]:
         """Return (name, entry) sorted by name, without aliases."""
         return [(name, self._entries[name][0]) for name in self]
 
-    def clear(self) -> None:
-        """Remove all entries and aliases."""
-        self._entries.clear()
-        self._aliases.clear()
+    def remove_from(self, file: Path) -> None:
+        """Remove all entries, and their aliases, that are defined in `file`."""
+        self._entries = {name: each for name, each in self._entries.items() if each[1].rpartition(":")[0] != str(file)}
+        self._aliases = {alias: name for alias, name in self._aliases.items() if name in self._entries}
+
+    def keep_from(self, folder: Path) -> None:
+        """Remove all entries, and their aliases, that are not defined in a file below `folder`."""
+        self._entries = {name: each for name, each in self._entries.items() if each[1].startswith(f"{folder}{os.sep}")}
+        self._aliases = {alias: name for alias, name in self._aliases.items() if name in self._entries}
 
 
 def origin(function: Callable[..., Any]) -> str:
@@ -62,20 +73,49 @@ def origin(function: Callable[..., Any]) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
+_PACKAGE = Path(__file__).parent
+
+
+def revision(where: str, declared: int) -> int | str:
+    """Return the revision of what is defined at `where` (file:line).
+
+    It is the declared number in a file of the project, and a digest of the file's code in any other file, so that
+    an edited formula is never served old results. Comments, docstrings and layout do not count.
+    """
+    path = Path(where.rpartition(":")[0])
+    if path.is_relative_to(_PACKAGE) or path.parent == _PACKAGE.parent / "methods":
+        return declared
+    return source_digest(path)
+
+
+def source_digest(path: Path) -> str:
+    """Return 12 hex digits of the SHA-256 of a file's parsed code, without comments and docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+
+
 def load_folder(folder: Path, package: str) -> None:
     """Import every `*.py` of `folder` whose name has no leading underscore, as module `<package>_<stem>`."""
     for path in sorted(folder.glob("[!_]*.py")):
-        spec = util.spec_from_file_location(f"{package}_{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = util.module_from_spec(spec)
-        sys.modules[module.__name__] = module
-        try:
-            spec.loader.exec_module(module)
-        except RequestError:
-            raise
-        except Exception as error:
-            raise RequestError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        load_file(path, package)
+
+
+def load_file(path: Path, package: str) -> None:
+    """Import a file as module `<package>_<stem>`. Raises RequestError, naming the file, if that fails."""
+    spec = util.spec_from_file_location(f"{package}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    try:
+        spec.loader.exec_module(module)
+    except RequestError:
+        raise
+    except Exception as error:
+        raise RequestError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def extra_folders(variable: str) -> list[Path]:

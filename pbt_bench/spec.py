@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -22,7 +23,8 @@ Count = Annotated[int, at_least(0)]
 Positive = Annotated[int, at_least(1)]
 Fraction = Annotated[float, between(0, 1)]
 Rate = Annotated[float, at_least(0)]
-Temperature = Annotated[float, at_least(1e-6)]
+Value = bool | int | float | str
+Revision = int | str  # a number, or a digest of the source of a file outside the project
 Seed = Annotated[int, Constraint("at least 0 and below 2^63", lambda value: 0 <= value < 2**63)]
 Sparsity = Annotated[float, Constraint("at least 0 and below 1", lambda value: 0 <= value < 1)]
 Warmup = Annotated[
@@ -108,27 +110,13 @@ class Scoring(Checked, frozen=True, kw_only=True):
     # BatchNorm while scoring: the running statistics of the model, those of each batch, or running statistics that are
     # computed on the scoring data first
     batchnorm: Annotated[str, one_of("running", "batch", "calibrated")] = "running"
-    temperature: Temperature = 200.0  # GraSP: divides the logits in the loss
-    # hessian_diagonal: Hutchinson's estimate, or the generalised Gauss-Newton diagonal, exact for ReLU networks
-    curvature: Annotated[str, one_of("hutchinson", "ggn")] = "hutchinson"
-    probes: Positive = 100  # Hutchinson: number of Rademacher vectors, the least number with probe_tolerance
-    # Hutchinson: draw further probes until the relative standard error of the estimate is at most this
-    probe_tolerance: Annotated[float, at_least(1e-4)] | None = None
-    perturbations: Positive = 5  # NTK-SAP: draws of weights, inputs and perturbations per batch and round
-    perturbation_scale: Annotated[float, at_least(1e-12)] = (
-        0.01  # NTK-SAP: standard deviation of the weight perturbation
-    )
-    inner_steps: Positive = 3  # ProsPr: training steps through which the score is differentiated
-    inner_learning_rate: Rate = 0.1
-    inner_momentum: Fraction = 0.0
     rounds: Positive | None = None  # of an iterative method; None: the number that the method declares
     batches: Positive | None = None  # number of batches, equal up to one sample; replaces batch_size
     # order of the scoring samples: "class" sorts them by class, "cycle" takes one sample of each class in turn
     order: Annotated[str, one_of("shuffled", "class", "cycle")] = "shuffled"
     new_batches: bool = False  # an iterative method draws new scoring samples in every round
-    loss_temperature: Temperature = 1.0  # divides the logits in gradient, fisher_diagonal and hessian_diagonal
-    probes_per_batch: bool = False  # Hutchinson: draw `probes` new probes for every batch
-    signed: bool = False  # hutchinson_diagonal and hutchinson_pruning rank the signed score, not its absolute value
+    # divides the logits in gradient, fisher_diagonal and hessian_diagonal
+    loss_temperature: Annotated[float, at_least(1e-6)] = 1.0
 
 
 class RunSpec(Checked, frozen=True, kw_only=True):
@@ -139,7 +127,7 @@ class RunSpec(Checked, frozen=True, kw_only=True):
     method: str
     sparsity: Sparsity
     seed: Seed
-    scope: Annotated[str, one_of("global", "layer", "erk", "uniform")] = "global"
+    scope: str = "global"
     sanity: Annotated[str, one_of("none", "shuffle", "reinit", "invert")] = "none"
     warmup: Warmup = "none"
     rewind: bool = False
@@ -147,6 +135,15 @@ class RunSpec(Checked, frozen=True, kw_only=True):
     protocol: Annotated[str, one_of("common", "original")] = "common"
     recipe: Recipe = Recipe()
     scoring: Scoring = Scoring()
+    options: dict[str, Value] = msgspec.field(
+        default_factory=dict
+    )  # of the method and its statistics, where they differ from the default
+    revisions: dict[str, Revision] = msgspec.field(
+        default_factory=dict
+    )  # of the code that the result depends on, where it is not 1
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
 
     @property
     def run_id(self) -> str:
@@ -162,12 +159,15 @@ class RunSpec(Checked, frozen=True, kw_only=True):
 
     @classmethod
     def from_json(cls, text: bytes | str) -> RunSpec:
-        """Read the output of `to_json`. Raises RequestError for invalid JSON, unknown fields and invalid values."""
+        """Read the output of `to_json`, also of version 0.1.
+
+        Raises RequestError for invalid JSON, unknown fields and invalid values.
+        """
         try:
             table = msgspec.json.decode(text)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"run: not JSON: {error}") from None
-        return convert(table, cls, "run")
+        return convert(identity.with_options(table), cls, "run")
 
     @property
     def group(self) -> tuple[object, ...]:
@@ -185,7 +185,17 @@ class RunSpec(Checked, frozen=True, kw_only=True):
             for name in ("scope", "sanity", "warmup", "init", "protocol")
             if (value := getattr(self, name)) not in ("global", "none", "default", "common")
         ]
-        return " ".join([self.dataset, self.model, self.method, f"{self.sparsity:g}", f"seed {self.seed}", *extras])
+        return " ".join([self.dataset, self.model, self.variant, f"{self.sparsity:g}", f"seed {self.seed}", *extras])
+
+    @property
+    def variant(self) -> str:
+        """The method with its options, for example `fts` or `fts (alpha 0.3)`."""
+        options = ", ".join(f"{name} {_shown(value)}" for name, value in sorted(self.options.items()))
+        return f"{self.method} ({options})" if options else self.method
+
+
+def _shown(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Axes(Checked, frozen=True, kw_only=True):
@@ -210,30 +220,59 @@ class Axes(Checked, frozen=True, kw_only=True):
 
 
 class Grid(Checked, frozen=True, kw_only=True):
-    """A study: the product of its axes, with one recipe and one scoring. Its results are kept in `results/<name>/`."""
+    """A study: the product of its axes. Its results are kept in `results/<name>/`."""
 
     name: FolderName
     grid: Axes
     recipe: Recipe = Recipe()
     scoring: Scoring = Scoring()
+    varied: dict[str, tuple[Any, ...]] = msgspec.field(
+        default_factory=dict
+    )  # "recipe.learning_rate" -> the values of a list in [recipe] or [scoring]
+    options: dict[str, tuple[dict[str, Value], ...]] = msgspec.field(
+        default_factory=dict
+    )  # method -> the option sets with which it is run
+    revisions: dict[str, dict[str, Revision]] = msgspec.field(default_factory=dict)  # "method NAME" -> those of a run
     dense: bool = True
 
     def runs(self) -> list[RunSpec]:
         """Return all runs without duplicates, group by group, the dense baseline of a group first.
 
-        Without a warm-up, `rewind` has no effect: runs that differ only in `rewind` are one run.
+        Without a warm-up, `rewind` has no effect: runs that differ only in `rewind` are one run. Options have no effect
+        with protocol = "original". The dense baseline is not scored: it has the first values of [scoring].
         """
         axes = msgspec.structs.asdict(self.grid)
         inner = ("method", "scope", "sanity", "protocol", "sparsity")
         outer = [name for name in axes if name not in inner]
-        shared: dict[str, Any] = {"recipe": self.recipe, "scoring": self.scoring}
         found: dict[RunSpec, None] = {}
         for outer_values in itertools.product(*(axes[name] for name in outer)):
-            group = dict(zip(outer, outer_values, strict=True)) | shared
+            group = dict(zip(outer, outer_values, strict=True))
             group["rewind"] = group["rewind"] and group["warmup"] != "none"
-            if self.dense:
-                base = {name: group[name] for name in ("dataset", "model", "seed", "init")}
-                found[RunSpec(method=DENSE, sparsity=0.0, **base, **shared)] = None
-            for inner_values in itertools.product(*(axes[name] for name in inner)):
-                found[RunSpec(**group, **dict(zip(inner, inner_values, strict=True)))] = None
+            for settings in self._settings():
+                if self.dense:
+                    base = {name: group[name] for name in ("dataset", "model", "seed", "init")}
+                    base |= {"method": DENSE, "sparsity": 0.0, "recipe": settings["recipe"], "scoring": self.scoring}
+                    found[RunSpec(**base, revisions=self._revisions(base))] = None
+                for inner_values in itertools.product(*(axes[name] for name in inner)):
+                    run = group | settings | dict(zip(inner, inner_values, strict=True))
+                    run["revisions"] = self._revisions(run)
+                    for options in self.options.get(run["method"], ({},)):
+                        found[RunSpec(**run, options={} if run["protocol"] == "original" else options)] = None
         return list(found)
+
+    def _revisions(self, run: Mapping[str, Any]) -> dict[str, Revision]:
+        """Return the revisions of everything that a run depends on."""
+        keys = [
+            "training",
+            *(f"{axis} {run.get(axis)}" for axis in ("dataset", "model", "method", "scope", "protocol")),
+        ]
+        return {name: value for key in keys for name, value in self.revisions.get(key, {}).items()}
+
+    def _settings(self) -> Iterator[dict[str, Any]]:
+        """Yield recipe and scoring for every combination of their varied fields."""
+        for values in itertools.product(*self.varied.values()):
+            settings: dict[str, Any] = {"recipe": self.recipe, "scoring": self.scoring}
+            for key, value in zip(self.varied, values, strict=True):
+                part, name = key.split(".")
+                settings[part] = msgspec.structs.replace(settings[part], **{name: value})
+            yield settings

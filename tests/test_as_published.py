@@ -21,7 +21,7 @@ from torch import Tensor
 from pbt_bench.data import images
 from pbt_bench.data.images import Data, Dataset, from_arrays
 from pbt_bench.errors import RequestError
-from pbt_bench.pruning.pruners import pruners
+from pbt_bench.pruning.plugins import pruners
 from pbt_bench.pruning.scoring import Scorer, resolve
 from pbt_bench.running import execute
 from pbt_bench.running.execute import Executor
@@ -163,15 +163,17 @@ def test_the_original_protocol_is_that_of_the_published_code(method: str, code: 
         field for field in values if "." in field
     }
     for dataset in DATASETS:
-        found = resolve(method, run(method, dataset))
+        scoring, options = resolve(method, run(method, dataset))
+        defaults = {name: option.default for name, option in entry.options.items()}
+        found = defaults | msgspec.structs.asdict(scoring) | dict(options)
         for field, value in everywhere.items():
-            assert getattr(found, field) == values.get(f"{dataset}.{field}", value), f"{dataset} {field}"
+            assert found.get(field, False) == values.get(f"{dataset}.{field}", value), f"{dataset} {field}"
 
 
 def test_a_method_keeps_the_classifier_only_if_its_own_code_does() -> None:
     for method in pruners():
         for grid in (True, False):
-            found = resolve(method, run(method, prune_classifier=grid)).prune_classifier
+            found = resolve(method, run(method, prune_classifier=grid))[0].prune_classifier
             assert found == pruners()[method].original.get("prune_classifier", grid)
 
 

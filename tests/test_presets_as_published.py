@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
-from pbt_bench.pruning.pruners import pruners
+from pbt_bench.pruning.plugins import pruners
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import Recipe, Scoring
 
@@ -355,9 +356,20 @@ PUBLISHED = {
 }
 
 
-def effective(name: str) -> tuple[Recipe, Scoring]:
-    recipe, scoring = PRESETS[name]
-    return Recipe(**{**recipe, "milestones": tuple(recipe["milestones"])}), Scoring(**scoring)
+def effective(name: str) -> tuple[Recipe, Scoring, dict[str, Any]]:
+    """Recipe, scoring and options of a preset; an option has one value for all methods of the preset."""
+    preset = PRESETS[name]
+    options: dict[str, Any] = {}
+    for _, entry in pruners().items():
+        own = preset.options.get(entry.name, {})
+        for key, option in entry.options.items():
+            if key in own or key not in options:
+                options[key] = own.get(key, option.default)
+    return (
+        Recipe(**{**preset.recipe, "milestones": tuple(preset.recipe["milestones"])}),
+        Scoring(**preset.scoring),
+        options,
+    )
 
 
 def test_every_preset_is_listed() -> None:
@@ -370,28 +382,30 @@ def test_every_field_of_a_preset_has_a_source_and_its_value(name: str) -> None:
     assert re.fullmatch(r"[0-9a-f]{40}", published.commit)
     training = {"epochs", "batch_size", "optimizer", "learning_rate", "momentum", "nesterov", "weight_decay"}
     training |= {"schedule", "milestones", "gamma", "augment", "crop_padding"}
-    for table, given, always, used in zip(
-        (published.recipe, published.scoring),
-        PRESETS[name],
-        (training, {"prune_classifier"}),
-        effective(name),
-        strict=True,
+    preset = PRESETS[name]
+    recipe, scoring, options = effective(name)
+    given = {*preset.scoring, *(key for own in preset.options.values() for key in own)}
+    assert preset.recipe.keys() | training <= published.recipe.keys(), "a field without a source"
+    assert given | {"prune_classifier"} <= published.scoring.keys(), "a field without a source"
+    for table, used in (
+        (published.recipe, msgspec.structs.asdict(recipe)),
+        (published.scoring, options | msgspec.structs.asdict(scoring)),
     ):
-        assert given.keys() | always <= table.keys(), "a field without a source"
         for field, (value, source) in table.items():
             assert re.search(r"[\w/]\.(py|json|md|sh):\d+(-\d+)?$", source) or source == SNIP_PAPER, field
-            assert getattr(used, field) == (tuple(value) if isinstance(value, list) else value), field
+            assert used[field] == (tuple(value) if isinstance(value, list) else value), field
 
 
 def published_scoring(method: str, dataset: str) -> dict[str, Any]:
     """The scoring fields that the method's own code sets on a dataset."""
-    return {**pruners()[method].original, **pruners()[method].original_on.get(dataset, {})}
+    values = pruners()[method].published(dataset)
+    return {name: value for name, value in values.items() if name in Scoring.__struct_fields__}
 
 
 @pytest.mark.parametrize(
     ("preset", "method", "dataset", "beside"),
     [
-        ("fts-2025", "fts", "cifar10", {"temperature": 1.0}),  # GraSP's: FTS does not read it
+        ("fts-2025", "fts", "cifar10", {}),
         ("grasp-2020-vgg", "grasp", "cifar10", {}),
         ("grasp-2020-resnet", "grasp", "cifar10", {}),
         ("snip-2019", "snip", "cifar10", {}),
@@ -403,7 +417,7 @@ def published_scoring(method: str, dataset: str) -> dict[str, Any]:
         ("prospr-2022", "prospr", "cifar10", {}),
         ("ntk-sap-2023", "ntk_sap", "cifar10", {"augment": True, "batchnorm": "batch"}),  # NTK-SAP reads neither
         # One temperature for all methods of a grid: only `protocol = "original"` gives the Hutchinson methods 200.
-        ("fts-2025-v2", "hutchinson_pruning", "cifar10", {"temperature": 1.0, "loss_temperature": 1.0}),
+        ("fts-2025-v2", "hutchinson_pruning", "cifar10", {"loss_temperature": 1.0}),
     ],
 )
 def test_the_scoring_of_a_preset_is_that_of_the_methods_own_code(

@@ -90,6 +90,7 @@ def recipes_page() -> str:
         "[a grid file](grid.md).",
         "",
     ]
-    for name, (recipe, scoring) in PRESETS.items():
-        lines += [f"## {name}", "", *toml_block({"recipe": recipe, "scoring": scoring}), ""]
+    for name, preset in PRESETS.items():
+        options = {f"options.{method}": own for method, own in preset.options.items()}
+        lines += [f"## {name}", "", *toml_block({"recipe": preset.recipe, "scoring": preset.scoring} | options), ""]
     return "\n".join(lines)

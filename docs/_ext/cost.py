@@ -13,8 +13,8 @@ from torch import nn
 
 import pbt_bench
 from pbt_bench.pruning import checks
+from pbt_bench.pruning.plugins import statistics
 from pbt_bench.pruning.task import Task
-from pbt_bench.spec import Scoring
 
 _SAMPLES = 6  # per batch
 
@@ -100,6 +100,8 @@ def _counted_backward() -> Iterator[list[None]]:
 
 
 def defaults() -> str:
-    """Return the numbers of `Scoring` that the counts depend on, as text."""
-    scoring = Scoring()
-    return f"{scoring.probes} probes, {scoring.perturbations} perturbations, {scoring.inner_steps} inner steps"
+    """Return the defaults of the options that the counts depend on, as text."""
+    options = {name: option for _, entry in statistics().items() for name, option in entry.options.items()}
+    return ", ".join(
+        f"{options[name].default} {name.replace('_', ' ')}" for name in ("probes", "perturbations", "inner_steps")
+    )

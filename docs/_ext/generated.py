@@ -14,8 +14,7 @@ from package_pages import package_pages
 from sphinx.application import Sphinx
 from text import cited, prose, toml_block
 
-from pbt_bench.pruning.pruners import Pruner, pruners
-from pbt_bench.pruning.statistics import Statistic, statistics
+from pbt_bench.pruning.plugins import Pruner, Statistic, pruners, statistics
 
 ROOT = Path(__file__).parents[2]
 

@@ -147,7 +147,7 @@ def differences(published: Published, panel: Panel, rows: pd.DataFrame) -> list[
 def _unlike(about: About, panel: Panel) -> list[str]:
     """Describe every field of the published recipe whose value differs from that of the panel's runs."""
     first = panel.runs.iloc[0]
-    recipe, scoring = PRESETS[about.recipe]
+    recipe, scoring, _ = PRESETS[about.recipe]
     fields = [("init", first["init"], about.init)]
     fields += [(key, getattr(first["recipe"], key), value) for key, value in recipe.items()]
     if first["protocol"] == "common":

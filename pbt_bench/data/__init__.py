@@ -26,6 +26,7 @@ class Source:
     cite: str
     summary: str
     origin: str
+    revision: int = 1  # raised when its arrays change on purpose
 
     def load(self, folder: Path) -> Dataset:
         """Read the dataset from `folder`. Raises RequestError, one line, if it cannot be read, downloaded or used.
@@ -49,12 +50,12 @@ class Source:
 _SOURCES: registry.Registry[Source] = registry.Registry("dataset")
 
 
-def dataset(*, cite: str, name: str = "") -> Callable[[Reader], Reader]:
+def dataset(*, cite: str, name: str = "", revision: int = 1) -> Callable[[Reader], Reader]:
     """Register a function of the data folder as a dataset, under `name` or the function's name; see `Source.load`."""
 
     def register(read: Reader) -> Reader:
         summary = (read.__doc__ or "").strip().split("\n", 1)[0]
-        source = Source(name or read.__name__, read, cite, summary, registry.origin(read))
+        source = Source(name or read.__name__, read, cite, summary, registry.origin(read), revision)
         _SOURCES.add(source.name, source, source.origin)
         return read
 
@@ -67,6 +68,11 @@ def datasets() -> registry.Registry[Source]:
     for folder in (Path(__file__).parent / "sources", *registry.extra_folders("PBT_BENCH_DATASETS")):
         registry.load_folder(folder, "pbt_bench_datasets")
     return _SOURCES
+
+
+def dataset_revision(name: str) -> int | str:
+    """Return the revision of a dataset: its number, or a digest of its file outside the project."""
+    return registry.revision(datasets().origin(name), datasets()[name].revision)
 
 
 def load(name: str, folder: Path) -> Dataset:

@@ -46,6 +46,7 @@ class Model(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     size: Literal["any", "optional", "needed"] = "any"
     own: Callable[..., nn.Module] | None = None
+    revision: int = 1  # raised when its numbers change on purpose
 
 
 def model(
@@ -142,7 +143,7 @@ def _four_stages(blocks: tuple[int, ...], bottleneck: bool, stem: str, rest: str
 
 MODELS: registry.Registry[Model] = registry.Registry("model")
 for _name, _entry in _catalogue():
-    MODELS.add(_name, _entry, __file__)
+    MODELS.add(_name, _entry, f"{__file__}:1")
 
 LIBRARIES = {  # prefix -> the models of a library
     "torchvision": Model(
@@ -152,6 +153,11 @@ LIBRARIES = {  # prefix -> the models of a library
         "external", "timm", "https://github.com/huggingface/pytorch-image-models", "any of timm's", size="optional"
     ),
 }
+
+
+def model_revision(name: str) -> int | str:
+    """Return the revision of a model: its number, or a digest of its file outside the project."""
+    return registry.revision(models().origin(name), find(name).revision) if name in models() else find(name).revision
 
 
 def find(name: str) -> Model:

@@ -3,7 +3,6 @@
 Importing this package does not import torch, so that listing methods is instant.
 """
 
-from pbt_bench.pruning.pruners import pruner
-from pbt_bench.pruning.statistics import statistic
+from pbt_bench.pruning.plugins import pruner, scope, statistic
 
-__all__ = ["pruner", "statistic"]
+__all__ = ["pruner", "scope", "statistic"]

@@ -13,7 +13,8 @@ from pbt_bench.constraints import convert
 from pbt_bench.errors import RequestError, unknown
 from pbt_bench.pruning.diagnosis import diagnose
 from pbt_bench.pruning.masks import check_masks
-from pbt_bench.pruning.scoring import Scorer
+from pbt_bench.pruning.plugins import Method, Pruner, find_pruner, scopes
+from pbt_bench.pruning.scoring import NO_OPTIONS, Scorer
 from pbt_bench.spec import Scoring
 
 __all__ = ["apply", "diagnose", "prune", "score"]
@@ -23,39 +24,51 @@ _OF_GRIDS = ("samples_per_class", "most_samples", "batch_size", "augment", "batc
 
 
 def score(
-    model: nn.Module, batches: Batches, *, method: str, generator: torch.Generator | None = None, **scoring: Any
+    model: nn.Module,
+    batches: Batches,
+    *,
+    method: Method,
+    options: Mapping[str, Any] = NO_OPTIONS,
+    generator: torch.Generator | None = None,
+    **scoring: Any,
 ) -> dict[str, Tensor]:
     """Return a score per prunable weight (higher is kept); of the first round if the method is iterative.
 
-    `batches` are (inputs, class indices); `scoring` are fields of `Scoring` (fisher_batch_size, batchnorm,
-    prune_classifier, temperature, ...). Keys are parameter names, tensors have the parameters' shapes. The
-    model comes back bit-identical; one in half precision is scored in a float32 copy. Raises RequestError for an
-    unknown method or option, for a model that cannot be scored and for batches that do not fit it; ScoreError for
-    scores that are not finite or all exactly zero.
+    `method` is a name, a score function, or the path of a file with one method; `options` are its options. `batches`
+    are (inputs, class indices); `scoring` are fields of `Scoring` (fisher_batch_size, batchnorm, prune_classifier,
+    ...). Keys are parameter names, tensors have the parameters' shapes. The model comes back bit-identical; one in half
+    precision is scored in a float32 copy. Raises RequestError for an unknown method or option, for a method that
+    depends on the sparsity, for a model that cannot be scored and for batches that do not fit it; ScoreError for scores
+    that are not finite or all exactly zero.
     """
-    return dict(_scorer(model, batches, generator, scoring).scores(method))
+    entry = find_pruner(method)
+    scorer, given = _scorer(model, batches, generator, entry, {**options, **scoring})
+    return dict(scorer.scores(entry, options=given))
 
 
 def prune(
     model: nn.Module,
     batches: Batches,
     *,
-    method: str,
+    method: Method,
     sparsity: float,
     scope: str = "global",
+    options: Mapping[str, Any] = NO_OPTIONS,
     generator: torch.Generator | None = None,
     **scoring: Any,
 ) -> dict[str, Tensor]:
     """Return bool masks (True = kept) that prune exactly floor(sparsity · N) of the N prunable weights.
 
-    `scope` is "global", "layer", "erk" or "uniform"; the rest as for `score`. The model is not changed: see `apply`.
+    `scope` is "global", "layer", "uniform", "erk" or the name of a registered scope; the rest as for `score`. The model
+    is not changed: see `apply`.
     """
     given: object = sparsity  # numpy's numbers are no subclasses of float
     if not isinstance(given, Real) or not 0 <= sparsity < 1:
         raise RequestError(f"sparsity = {sparsity!r} must be at least 0 and below 1")
-    if scope not in ("global", "layer", "erk", "uniform"):
-        raise unknown("scope", scope, ("global", "layer", "erk", "uniform"))
-    return _scorer(model, batches, generator, scoring).prune(method, sparsity, scope).masks
+    scopes()[scope]
+    entry = find_pruner(method)
+    scorer, given = _scorer(model, batches, generator, entry, {**options, **scoring})
+    return scorer.prune(entry, sparsity, scope, options=given).masks
 
 
 def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -69,16 +82,22 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             parameters[name].masked_fill_(~mask, 0)
 
 
-def _scorer(model: nn.Module, batches: Batches, generator: torch.Generator | None, scoring: dict[str, Any]) -> Scorer:
+def _scorer(
+    model: nn.Module, batches: Batches, generator: torch.Generator | None, entry: Pruner, given: Mapping[str, Any]
+) -> tuple[Scorer, dict[str, Any]]:
+    """Return the scorer, and those of the given values that are options of the method."""
+    options = {name: given[name] for name in given if name in entry.options}
+    scoring = {name: given[name] for name in given if name not in options}
     for name in scoring:
         if name not in Scoring.__struct_fields__:
-            raise unknown("scoring option", name, sorted(set(Scoring.__struct_fields__) - set(_OF_GRIDS)))
+            valid = {*Scoring.__struct_fields__, *entry.options} - set(_OF_GRIDS)
+            raise unknown("scoring field or option", name, sorted(valid), f"method {entry.name!r}")
         if name in _OF_GRIDS:
             raise RequestError(
                 f"scoring option {name!r} has no effect here: `batches` decides what is scored, and in what order"
             )
-    options = convert(scoring, Scoring, "scoring")
+    settings = convert(scoring, Scoring, "scoring")
     if not isinstance(generator, torch.Generator | None):
         raise RequestError(f"generator is {type(generator).__name__}, not a torch.Generator")
     seed = 0 if generator is None else int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    return Scorer(model, batches, options, seed)
+    return Scorer(model, batches, settings, seed), entry.checked_options(options, "options")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import ROUND_FLOOR, Decimal
-from math import floor, prod
+from math import floor, inf, nan, prod
 
 import torch
 from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
 from pbt_bench.models.prunable import Masks, check_network
+from pbt_bench.pruning.plugins import scopes
 
 
 def pruned_count(sparsity: float, prunable: int) -> int:
@@ -45,15 +46,15 @@ class Ranking:
     def masks(self, sparsity: float) -> Masks:
         """Return masks that keep N - floor(sparsity · N) weights in all."""
         total = sum(s.numel() for s in self._scores.values())
-        return self.keep(total - pruned_count(sparsity, total), exact_density(sparsity))
+        return self.keep(total - pruned_count(sparsity, total))
 
-    def keep(self, kept: int, density: float, alive: Mapping[str, int] | None = None) -> Masks:
+    def keep(self, kept: int, alive: Mapping[str, int] | None = None) -> Masks:
         """Return masks that keep `kept` weights in all and at most `alive` per layer."""
         if self._scope == "global":
             parts = self._highest(0, kept).split([s.numel() for s in self._scores.values()])
         else:
             shapes = {name: tuple(s.shape) for name, s in self._scores.items()}
-            quota = quotas(shapes, kept, density, self._scope, alive)
+            quota = quotas(shapes, kept, self._scope, alive)
             parts = tuple(self._highest(index, quota[name]) for index, name in enumerate(self._scores))
         return {name: part.view(s.shape) for (name, s), part in zip(self._scores.items(), parts, strict=True)}
 
@@ -71,40 +72,25 @@ class Ranking:
 
 
 def quotas(
-    shapes: Mapping[str, tuple[int, ...]],
-    kept: int,
-    density: float,
-    scope: str,
-    alive: Mapping[str, int] | None = None,
+    shapes: Mapping[str, tuple[int, ...]], kept: int, scope: str, alive: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Return how many weights every layer keeps, `kept` in all.
+    """Return how many weights every layer keeps, `kept` in all and at most `alive` per layer.
 
-    layer    the same density everywhere;
-    uniform  the first layer dense, the same density everywhere else (Evci et al. 2020, arXiv:1911.11134, Sec. 3);
-    erk      density proportional to (sum of dimensions) / (product of dimensions), layers that would exceed 1
-             dense (Erdős-Rényi-Kernel, same section).
-
-    The real-valued shares are rounded by largest remainders. Raises RequestError if `uniform` has too few weights.
+    The shares that the scope returns are rounded by largest remainders. Raises RequestError if they are not a finite
+    number for every layer that is not negative.
     """
-    limit = {name: prod(shape) for name, shape in shapes.items()} if alive is None else dict(alive)
     sizes = {name: prod(shape) for name, shape in shapes.items()}
-    if scope == "layer":
-        weight = {name: float(sizes[name]) for name in sizes}
-    elif scope == "erk":
-        weight = {name: float(sum(shape)) for name, shape in shapes.items()}
-    elif scope == "uniform":
-        first = next(iter(sizes))
-        if kept < limit[first]:
+    function = scopes()[scope].function
+    if function is None:
+        raise RequestError(f"scope = {scope!r} has no shares of layers")
+    shares = function(shapes, kept / sum(sizes.values()))
+    weight = {name: float(shares[name] * size) if name in shares else nan for name, size in sizes.items()}
+    for name, value in weight.items():
+        if not 0 <= value < inf:
             raise RequestError(
-                f"scope = 'uniform' keeps the first layer ({first}, {limit[first]} weights) dense, "
-                f"but density {density:g} leaves {kept} weights in all"
+                f"scope {scope!r}: share of {name!r} is {shares.get(name)!r}, not a number of at least 0"
             )
-        rest = {name: float(size) for name, size in sizes.items() if name != first}
-        shares = _shares(rest, {name: limit[name] for name in rest}, kept - limit[first])
-        return {first: limit[first], **shares}
-    else:
-        raise RequestError(f"scope = {scope!r} has no quotas")
-    return _shares(weight, limit, kept)
+    return _shares(weight, dict(alive or sizes), kept)
 
 
 def _shares(weight: Mapping[str, float], limit: Mapping[str, int], kept: int) -> dict[str, int]:
@@ -113,7 +99,9 @@ def _shares(weight: Mapping[str, float], limit: Mapping[str, int], kept: int) ->
     while True:
         free = {name: w for name, w in weight.items() if name not in full}
         left = kept - sum(full.values())
-        scale = left / sum(free.values()) if free else 0.0
+        if left and not any(free.values()):  # the shares leave nothing to scale: the same density in the other layers
+            free = {name: float(limit[name]) for name in free}
+        scale = left / sum(free.values()) if left else 0.0
         over = [name for name, w in free.items() if w * scale > limit[name]]
         if not over:
             break

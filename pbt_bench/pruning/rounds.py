@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.checks import Batches
 from pbt_bench.pruning.masks import Ranking, exact_density, pruned_count
-from pbt_bench.pruning.pruners import Pruner
+from pbt_bench.pruning.plugins import Pruner
 from pbt_bench.pruning.score_functions import evaluate
 from pbt_bench.pruning.statistic_values import compute
 from pbt_bench.pruning.task import Task, Tensors
@@ -33,6 +34,7 @@ def prune_in_rounds(
     rounds: int,
     schedule: Schedule = exponential_density,
     batches: Callable[[int], Batches] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Masks:
     """Prune in `rounds` rounds, the first of which has the given scores. Call inside `preserved`.
 
@@ -52,11 +54,12 @@ def prune_in_rounds(
         if index > 1:
             if batches:
                 task = replace(task, batches=batches(index))
-            scores = evaluate(entry, compute(task, entry.needs).values, task.parameters, invert)
+            values = {name: each.values for name, each in compute(task, entry.needs, options).items()}
+            scores = evaluate(entry, values, task.parameters, invert)
             if not entry.regrow:
                 scores = {name: torch.where(masks[name], s, -torch.inf) for name, s in scores.items()}
                 alive = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
-        masks = Ranking(scores, scope, once=True).keep(total - pruned, now, alive)
+        masks = Ranking(scores, scope, once=True).keep(total - pruned, alive)
         task = replace(task, round=index + 1, masks=masks)
         with torch.no_grad():
             for name, parameter in task.parameters.items():

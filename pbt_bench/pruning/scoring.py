@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
-from pbt_bench.errors import ScoreError, note_once, shortened
+from pbt_bench.errors import RequestError, ScoreError, note_once, shortened
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.checks import Batches, checked_task, joined_batches
-from pbt_bench.pruning.masks import Ranking
-from pbt_bench.pruning.pruners import Pruner, pruners
+from pbt_bench.pruning.masks import Ranking, pruned_count
+from pbt_bench.pruning.plugins import Method, Pruner, find_pruner, pruners, statistics
 from pbt_bench.pruning.rounds import prune_in_rounds
 from pbt_bench.pruning.score_functions import evaluate
-from pbt_bench.pruning.statistic_values import Computed, compute
-from pbt_bench.pruning.task import PassResults, Tensors
+from pbt_bench.pruning.statistic_values import Measured, compute
+from pbt_bench.pruning.task import PassResults, Task, Tensors
 from pbt_bench.spec import RunSpec, Scoring
+
+Options = Mapping[str, Any]
+NO_OPTIONS: Options = MappingProxyType({})
+Key = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -50,60 +57,106 @@ class Scorer:
     ) -> None:
         self.task = replace(checked_task(model, batches, scoring, seed), passes=PassResults())
         self._draw = draw
-        self._computed = Computed({}, {}, {})
-        self._scores: dict[tuple[str, bool], Tensors] = {}
-        self._rankings: dict[tuple[str, str, bool], Ranking] = {}
+        self._measured: dict[Key, Measured] = {}
+        self._scores: dict[Key, Tensors] = {}
+        self._rankings: dict[Key, Ranking] = {}
 
-    def scores(self, method: str, invert: bool = False) -> Tensors:
-        """Return the scores of `method` (of its first round), a tensor per layer; higher is kept."""
-        key = (method, invert)
-        if key not in self._scores:
-            entry = pruners()[method].bound(self.task.scoring)
-            self._prepare(entry)
-            scores = evaluate(entry, self._computed.values, self.task.parameters, invert)
-            _report_zeros(entry.name, scores, self.task.parameters)
-            self._scores[key] = scores
-        return self._scores[key]
+    def scores(self, method: Method, invert: bool = False, options: Options = NO_OPTIONS) -> Tensors:
+        """Return the scores of `method` (of its first round), a tensor per layer; higher is kept.
 
-    def prune(self, method: str, sparsity: float, scope: str = "global", invert: bool = False) -> Pruned:
-        """Return masks of `method` that keep N - floor(sparsity · N) weights."""
-        entry = pruners()[method].bound(self.task.scoring)
+        Raises RequestError if the method depends on the sparsity.
+        """
+        entry = find_pruner(method)
+        for name in entry.needs:
+            if statistics()[name].per_sparsity:
+                raise RequestError(f"method {entry.name!r} has no scores without a sparsity: {name} depends on it")
+        return self._evaluated(entry, self.task, invert, options)
+
+    def prune(
+        self,
+        method: Method,
+        sparsity: float,
+        scope: str = "global",
+        invert: bool = False,
+        options: Options = NO_OPTIONS,
+    ) -> Pruned:
+        """Return masks of `method` that keep N - floor(sparsity · N) weights.
+
+        Raises ScoreError if the method returns masks that keep another number.
+        """
+        entry = find_pruner(method)
         scope = entry.in_scope(scope)
-        rounds = (self.task.scoring.rounds or entry.rounds) if entry.rounds > 1 else 1
-        self._prepare(entry)
+        total = sum(p.numel() for p in self.task.parameters.values())
+        task = replace(self.task, sparsity=sparsity, kept=total - pruned_count(sparsity, total))
+        measured = self._statistics(entry, task, options)
         start = perf_counter()
-        scores = self.scores(method, invert)
-        if rounds > 1:
+        scores = self._evaluated(entry, task, invert, options)
+        rounds = (self.task.scoring.rounds or entry.rounds) if entry.rounds > 1 else 1
+        if _are_masks(scores):
+            masks = _checked_masks(entry.name, scores, task, scope)
+        elif rounds > 1:
             with preserved(self.task.model):
                 masks = prune_in_rounds(
-                    entry, self.task, scores, sparsity, scope, invert, rounds, batches=self._later_batches
-                )
+                    entry.bound(options), task, scores, sparsity, scope, invert, rounds,
+                    batches=self._later_batches, options=options,
+                )  # fmt: skip
         else:
-            key = (method, scope, invert)
+            key = (self._key(entry.name, entry.needs, task, options), scope, invert)
             if key not in self._rankings:
                 self._rankings[key] = Ranking(scores, scope)
             masks = self._rankings[key].masks(sparsity)
-        zeros = {name: int((s == 0).sum()) for name, s in scores.items()}
+        zeros = {name: 0 if _are_masks(scores) else int((s == 0).sum()) for name, s in scores.items()}
         notes = {name: self.task.notes[name] for name in entry.needs if name in self.task.notes}
-        return Pruned(masks, zeros, self._cost(entry) + perf_counter() - start, rounds, notes)
+        passes: dict[str, float] = {}
+        for each in measured.values():
+            passes |= each.passes
+        shared = sum(each.seconds for each in measured.values()) + sum(passes.values())
+        return Pruned(masks, zeros, shared + perf_counter() - start, rounds, notes)
 
     def _later_batches(self, number: int) -> Batches:
         if self._draw is None:
             return self.task.batches
         return joined_batches(self.task.model, self._draw(number), self.task.scoring)[0]
 
-    def _prepare(self, entry: Pruner) -> None:
-        """Compute the statistics of `entry` that are not there yet."""
-        if missing := set(entry.needs) - self._computed.values.keys():
-            with preserved(self.task.model):
-                self._computed.update(compute(self.task, missing))
+    def _key(self, name: str, needs: Iterable[str], task: Task, options: Options) -> Key:
+        """Return a key of everything that the statistics `needs` depend on, with the name of what is made of them."""
+        per_sparsity = any(statistics()[need].per_sparsity for need in needs)
+        return (name, tuple(sorted(options.items())), task.sparsity if per_sparsity else None)
 
-    def _cost(self, entry: Pruner) -> float:
-        """Return the seconds of the statistics and passes that `entry` needs, each pass counted once."""
-        passes: dict[str, float] = {}
+    def _statistics(self, entry: Pruner, task: Task, options: Options) -> dict[str, Measured]:
+        """Return the statistics of `entry`; those that are not there yet are computed."""
+        keys = {}
         for name in entry.needs:
-            passes |= self._computed.passes[name]
-        return sum(self._computed.seconds[name] for name in entry.needs) + sum(passes.values())
+            own = {option: value for option, value in options.items() if option in statistics()[name].options}
+            keys[name] = self._key(name, [name], task, own)
+        if missing := [name for name, key in keys.items() if key not in self._measured]:
+            with preserved(task.model):
+                computed = compute(task, missing, options)
+            self._measured |= {keys[name]: each for name, each in computed.items()}
+        return {name: self._measured[key] for name, key in keys.items()}
+
+    def _evaluated(self, entry: Pruner, task: Task, invert: bool, options: Options) -> Tensors:
+        key = (self._key(entry.name, entry.needs, task, options), invert)
+        if key not in self._scores:
+            values = {name: each.values for name, each in self._statistics(entry, task, options).items()}
+            scores = evaluate(entry.bound(options), values, task.parameters, invert)
+            _report_zeros(entry.name, scores, task.parameters)
+            self._scores[key] = scores
+        return self._scores[key]
+
+
+def _are_masks(scores: Tensors) -> bool:
+    return next(iter(scores.values())).dtype == torch.bool
+
+
+def _checked_masks(method: str, masks: Masks, task: Task, scope: str) -> Masks:
+    """Return the masks of a method that searches them. Raises ScoreError unless they keep the requested number."""
+    if scope != "global":
+        raise RequestError(f"scope = {scope!r} changes nothing for method {method!r}: it returns masks")
+    kept, expected = sum(int(mask.sum()) for mask in masks.values()), task.kept
+    if kept != expected:
+        raise ScoreError(f"method {method!r}: its masks keep {kept} weights, but sparsity {task.sparsity:g} {expected}")
+    return masks
 
 
 def _report_zeros(method: str, scores: Tensors, parameters: Mapping[str, Tensor]) -> None:
@@ -117,14 +170,19 @@ def _report_zeros(method: str, scores: Tensors, parameters: Mapping[str, Tensor]
         note_once(f"method {method!r} scores every weight of a layer exactly zero, so position decides there: {layers}")
 
 
-def resolve(method: str, spec: RunSpec) -> Scoring:
-    """Return the scoring that `method` has in a run: the grid's, or the published code's if protocol is "original".
+def resolve(method: str, spec: RunSpec) -> tuple[Scoring, Options]:
+    """Return scoring and options of `method` in a run: the grid's, or the published code's if protocol is "original".
 
     The published code decides every field but `chunk`, which changes no number, and `prune_classifier`, which
     stays the grid's unless the method's `original` sets it.
     """
     if spec.protocol != "original":
-        return spec.scoring
+        return spec.scoring, spec.options
     entry = pruners()[method]
     plain = Scoring(prune_classifier=spec.scoring.prune_classifier, chunk=spec.scoring.chunk)
-    return msgspec.structs.replace(plain, **{**entry.original, **entry.original_on.get(spec.dataset, {})})
+    values = entry.published(spec.dataset)
+    fields = {name: value for name, value in values.items() if name in Scoring.__struct_fields__}
+    options = {name: value for name, value in values.items() if name not in fields}
+    if options:
+        options = entry.checked_options(options, f"{entry.file}: original")
+    return msgspec.structs.replace(plain, **fields), options

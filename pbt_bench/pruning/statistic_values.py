@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pbt_bench.errors import RequestError
 from pbt_bench.pruning.batchnorm import set_mode
 from pbt_bench.pruning.checks import require_classes
-from pbt_bench.pruning.statistics import statistics
+from pbt_bench.pruning.plugins import Statistic, statistics
 from pbt_bench.pruning.task import PassResults, Task, Tensors, synchronize
 
 
 @dataclass(frozen=True)
-class Computed:
-    """Statistics by name, with the seconds that each took."""
+class Measured:
+    """A computed statistic."""
 
-    values: dict[str, Tensors]
-    seconds: dict[str, float]  # without shared passes
-    passes: dict[str, dict[str, float]]  # statistic -> shared pass -> its seconds
-
-    def update(self, other: Computed) -> None:
-        """Add the statistics of `other`."""
-        self.values.update(other.values)
-        self.seconds.update(other.seconds)
-        self.passes.update(other.passes)
+    values: Tensors
+    seconds: float  # without shared passes
+    passes: Mapping[str, float]  # shared pass -> its seconds
 
 
-def compute(task: Task, names: Collection[str]) -> Computed:
+def compute(task: Task, names: Collection[str], options: Mapping[str, Any] | None = None) -> dict[str, Measured]:
     """Compute every statistic in `names`, those that need no data first. Call inside `preserved`.
 
-    Raises RequestError for an unknown name and for a network or data for which a statistic is not defined.
+    A statistic takes those of `options` that it declares. Raises RequestError for an unknown name, for a network or
+    data for which a statistic is not defined, and for a result that is not a tensor of every weight's shape.
     """
     task.model.eval()
     for parameter in task.model.parameters():
@@ -42,8 +39,9 @@ def compute(task: Task, names: Collection[str]) -> Computed:
     for parameter in task.parameters.values():
         parameter.requires_grad_(True)
     passes = task.passes or PassResults()
-    task = replace(task, passes=passes)
-    computed = Computed({}, {}, {})
+    target = replace(task, passes=passes)
+    task = replace(target, sparsity=None, kept=None)
+    computed = {}
     ready = False
     for entry in sorted((statistics()[name] for name in names), key=lambda entry: (entry.data, entry.name)):
         if entry.data and not ready:
@@ -55,11 +53,24 @@ def compute(task: Task, names: Collection[str]) -> Computed:
         passes.begin()
         start = perf_counter()
         with _explained(entry.name), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
-            computed.values[entry.name] = entry.function(task)
+            own = {name: value for name, value in (options or {}).items() if name in entry.options}
+            values = _checked(entry, entry.function(target if entry.per_sparsity else task, **own), task)
         synchronize(task)
-        computed.seconds[entry.name] = perf_counter() - start - passes.spent
-        computed.passes[entry.name] = passes.used
+        computed[entry.name] = Measured(values, perf_counter() - start - passes.spent, passes.used)
     return computed
+
+
+def _checked(entry: Statistic, values: object, task: Task) -> Tensors:
+    """Return the values of a statistic. Raises RequestError unless they are a tensor of every weight's shape."""
+    where = f"statistic {entry.name!r}"
+    if not isinstance(values, Mapping):
+        raise RequestError(f"{where} returned {type(values).__name__}, not a mapping from parameter names to tensors")
+    for name, parameter in task.parameters.items():
+        value = values.get(name)
+        if not isinstance(value, Tensor) or value.shape != parameter.shape:
+            found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise RequestError(f"{where}, layer {name!r}: {found}, expected a tensor of shape {list(parameter.shape)}")
+    return dict(values)
 
 
 @contextmanager

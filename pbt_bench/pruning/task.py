@@ -30,12 +30,12 @@ class PassResults:
         self.used: dict[str, float] = {}  # the passes that it requests, with the seconds of each
         self.spent = 0.0  # seconds of those passes that were not computed before
 
-    def get(self, function: Callable[[Task], T], task: Task) -> T:
-        """Return the result of `function` for `task`, computed at the first request."""
-        name = function.__name__
+    def get(self, function: Callable[..., T], task: Task, options: dict[str, Any]) -> T:
+        """Return the result of `function` for `task` and `options`, computed at the first request."""
+        name = f"{function.__name__} {options}"
         if name not in self._results:
             start = perf_counter()
-            result = function(task)
+            result = function(task, **options)
             synchronize(task)
             self._results[name] = (result, perf_counter() - start)
             self.spent += self._results[name][1]
@@ -57,6 +57,8 @@ class Task:
     batches: Sequence[tuple[Tensor, Tensor]]  # (inputs [n, ...], class indices [n])
     scoring: Scoring
     seed: int
+    sparsity: float | None = None  # target of the run, and
+    kept: int | None = None  # number of weights that it keeps: for statistics with per_sparsity=True
     round: int = 1  # of an iterative method
     masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None: nothing is pruned
     unpruned: Mapping[str, Tensor] | None = None  # weights before the first round pruned; None: as they are
@@ -79,12 +81,12 @@ class Task:
         return stream(self.seed, purpose, self.round)
 
 
-def shared_pass(function: Callable[[Task], T]) -> Callable[[Task], T]:
-    """Compute a function of a task once for all statistics that call it; all of them get the same tensors."""
+def shared_pass(function: Callable[..., T]) -> Callable[..., T]:
+    """Compute a function of a task, and of options, once for all statistics; all of them get the same tensors."""
 
     @wraps(function)
-    def shared(task: Task) -> T:
-        return function(task) if task.passes is None else task.passes.get(function, task)
+    def shared(task: Task, **options: Any) -> T:
+        return function(task, **options) if task.passes is None else task.passes.get(function, task, options)
 
     return shared
 

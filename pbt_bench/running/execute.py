@@ -219,13 +219,13 @@ class _Shared:
         if spec.method == DENSE:
             masks = all_kept(self.model, spec.scoring.prune_classifier)
             return Pruned(masks, dict.fromkeys(masks, 0), 0.0, 0)
-        scoring = resolve(spec.method, spec)
+        scoring, options = resolve(spec.method, spec)
         if scoring not in self._scorers:
             draw = partial(_scoring_batches, self.data, scoring, spec)
             self._scorers[scoring] = Scorer(
                 self.model, draw(1), scoring, derive(spec.seed, "scores"), draw if scoring.new_batches else None
             )
-        return self._scorers[scoring].prune(spec.method, spec.sparsity, spec.scope, spec.sanity == "invert")
+        return self._scorers[scoring].prune(spec.method, spec.sparsity, spec.scope, spec.sanity == "invert", options)
 
 
 def _scoring_batches(data: Data, scoring: Scoring, spec: RunSpec, round_: int) -> list[tuple[Tensor, Tensor]]:

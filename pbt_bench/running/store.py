@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbt_bench.errors import RequestError, StoreError
+from pbt_bench.identity import with_options
 from pbt_bench.running.record import Layer, RunRecord, digest
 
 FOREIGN_SECONDS = 3600.0  # age at which another machine's incomplete file counts as abandoned
@@ -133,13 +134,24 @@ class Store:
         """Read the record of `run_id`; return None, with a warning on stderr, if its file is damaged."""
         path = self.path(run_id)
         try:
-            record = _DECODER.decode(content(path))
+            record = decoded(content(path))
             if record.run_id != run_id or record.spec.run_id != run_id:
                 raise ValueError(f"it describes run {record.spec.run_id}, not {run_id}")
             return record
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             print(f"warning: {path} is not a record ({error}); ignored, its run counts as missing", file=sys.stderr)
             return None
+
+
+def decoded(text: bytes) -> RunRecord:
+    """Decode a record, also of version 0.1. Raises ValueError if it is not a record."""
+    try:
+        return _DECODER.decode(text)
+    except msgspec.ValidationError:
+        table = msgspec.json.decode(text)
+        if isinstance(table, dict) and isinstance(table.get("spec"), dict):
+            table["spec"] = with_options(table["spec"])
+        return msgspec.convert(table, RunRecord)
 
 
 def content(path: Path) -> bytes:

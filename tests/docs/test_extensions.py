@@ -17,8 +17,10 @@ from docstrings import restructured  # noqa: E402
 from formula import formula  # noqa: E402
 from offline import requests  # noqa: E402
 
-from pbt_bench.pruning.pruners import pruners  # noqa: E402
-from pbt_bench.pruning.statistics import statistics  # noqa: E402
+from pbt_bench.pruning.plugins import (  # noqa: E402
+    pruners,
+    statistics,
+)
 
 
 def shown(method: str) -> str | None:

@@ -131,7 +131,7 @@ REASONS = {
     "p_shape": "method 'p_shape', layer 'features.0.weight': scores have shape [1, 1, 3, 3]",
     "p_keys": "method 'p_keys', layer 'features.0.weight': scores have dict",
     "p_integer": "method 'p_integer': every score is exactly zero, so nothing ranks the weights: features.0.weight",
-    "p_complex": "method 'p_complex', layer 'features.0.weight': scores have torch.complex64",
+    "p_complex": "method 'p_complex', layer 'features.0.weight': scores have complex64",
     "p_raise": "LookupError: nothing",
     "p_unsaid": "ValueError: ??[31mxxxxxxxxxx",
     "p_leave": "SystemExit: 143",

@@ -91,7 +91,7 @@ def test_the_threshold_of_one_count_keeps_what_a_stable_sort_keeps(
 ) -> None:
     given_scores = {str(i): torch.tensor(v, dtype=dtype) for i, v in enumerate(values)}
     count = int(share * sum(map(len, values)))
-    found, expected = (Ranking(given_scores, scope, once).keep(count, 0.5) for once in (True, False))
+    found, expected = (Ranking(given_scores, scope, once).keep(count) for once in (True, False))
     assert kept(found) == count
     assert all(torch.equal(found[name], expected[name]) for name in given_scores)
 
@@ -115,11 +115,11 @@ def test_erk_follows_its_formula_and_keeps_overfull_layers_dense() -> None:
     shapes = {"a": (16, 3, 3, 3), "b": (64, 16, 3, 3), "c": (10, 64)}
     sizes = {"a": 432, "b": 9216, "c": 640}
     total = sum(sizes.values())
-    found = quotas(shapes, total // 10, 0.1, "erk")
+    found = quotas(shapes, total // 10, "erk")
     scale = (total // 10) / (25 + 86 + 74)
     for name, dimensions in {"a": 25, "b": 86, "c": 74}.items():
         assert abs(found[name] - scale * dimensions) < 1
-    dense = quotas(shapes, total // 2, 0.5, "erk")
+    dense = quotas(shapes, total // 2, "erk")
     assert dense["a"] == 432
     assert dense["c"] == 640
     assert sum(dense.values()) == total // 2
@@ -139,25 +139,25 @@ def test_quotas_add_up_and_respect_the_layers(sizes: list[int], sparsity: float,
     keep = total - int(sparsity * total)
     alive = {name: 2 * size - (i % 2) for i, (name, size) in enumerate(zip(shapes, sizes, strict=True))}
     keep = min(keep, sum(alive.values()))
-    found = quotas(shapes, keep, 1 - sparsity, scope, alive)
+    found = quotas(shapes, keep, scope, alive)
     assert sum(found.values()) == keep
     assert all(0 <= found[name] <= alive[name] for name in shapes)
 
 
 def test_the_largest_remainders_are_rounded_up() -> None:
     """Shares 3.9, 0.2 and 1.9 of six weights."""
-    assert quotas({"a": (39,), "b": (2,), "c": (19,)}, 6, 0.1, "layer") == {"a": 4, "b": 0, "c": 2}
+    assert quotas({"a": (39,), "b": (2,), "c": (19,)}, 6, "layer") == {"a": 4, "b": 0, "c": 2}
 
 
 def test_uniform_may_keep_the_first_layer_alone() -> None:
-    assert quotas({"a": (4,), "b": (9,)}, 4, 0.3, "uniform") == {"a": 4, "b": 0}
+    assert quotas({"a": (4,), "b": (9,)}, 4, "uniform") == {"a": 4, "b": 0}
     with pytest.raises(RequestError, match=r"keeps the first layer \(a, 4 weights\) dense, .* leaves 3 weights in all"):
-        quotas({"a": (4,), "b": (9,)}, 3, 0.2, "uniform")
+        quotas({"a": (4,), "b": (9,)}, 3, "uniform")
 
 
 def test_a_scope_without_quotas_is_refused() -> None:
-    with pytest.raises(RequestError, match="scope = 'global' has no quotas"):
-        quotas({"a": (4,)}, 2, 0.5, "global")
+    with pytest.raises(RequestError, match="scope = 'global' has no shares of layers"):
+        quotas({"a": (4,)}, 2, "global")
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,6 @@ def test_masks_that_fit_give_their_parameters() -> None:
 @pytest.mark.parametrize("kept", [0, 1, 6])
 def test_masks_are_bool_whatever_the_count(kept: int) -> None:
     for once in (False, True):
-        mask = Ranking({"a": torch.arange(6.0)}, "global", once).keep(kept, 0.5)["a"]
+        mask = Ranking({"a": torch.arange(6.0)}, "global", once).keep(kept)["a"]
         assert mask.dtype == torch.bool
         assert mask.tolist() == [False] * (6 - kept) + [True] * kept

@@ -19,10 +19,9 @@ from torch.utils.checkpoint import checkpoint
 import pbt_bench
 from pbt_bench.errors import RequestError, ScoreError, note_once
 from pbt_bench.models.prunable import prunable
-from pbt_bench.pruning import pruners as module
-from pbt_bench.pruning.pruners import folders, pruner, pruners
+from pbt_bench.pruning import plugins as module
+from pbt_bench.pruning.plugins import folders, pruner, pruners, statistics
 from pbt_bench.pruning.scoring import resolve
-from pbt_bench.pruning.statistics import statistics
 from pbt_bench.spec import RunSpec, Scoring
 
 METHODS = list(pruners())
@@ -193,12 +192,12 @@ def test_every_method_that_runs_the_network_names_inputs_that_do_not_fit(method:
 
 
 def test_the_original_protocol_leaves_no_choice_of_the_grid_but_those_that_change_no_score() -> None:
-    odd = Scoring(rounds=3, batch_size=16, most_samples=9, probe_tolerance=0.5, curvature="ggn", chunk=8)
+    odd = Scoring(rounds=3, batch_size=16, most_samples=9, chunk=8)
     for method in METHODS:
         run = RunSpec(dataset="digits", model="vgg8", method=method, sparsity=0.9, seed=0, scoring=odd)
-        original = msgspec.structs.replace(run, protocol="original")
-        plain = resolve(method, msgspec.structs.replace(original, scoring=Scoring()))
-        assert resolve(method, original) == msgspec.structs.replace(plain, chunk=8)
+        original = msgspec.structs.replace(run, protocol="original", options={"probe_tolerance": 0.5})
+        plain, options = resolve(method, msgspec.structs.replace(original, scoring=Scoring(), options={}))
+        assert resolve(method, original) == (msgspec.structs.replace(plain, chunk=8), options)
         assert resolve(method, run) == odd
 
 
@@ -334,10 +333,10 @@ OPTION = '''
 from pbt_bench.pruning import pruner
 
 
-@pruner(cite="arXiv:0000.00000", original={"signed": True}, original_on={"digits": {"probes": 3}})
-def flow(weight, *, signed=False, probes):
-    """θ, or |θ| unless `signed`; plus the number of probes."""
-    return (weight if signed else weight.abs()) + probes
+@pruner(cite="arXiv:0000.00000", original={"signed": True, "batch_size": 4}, original_on={"digits": {"lift": 3}})
+def flow(weight, *, signed=False, lift=100.0):
+    """θ, or |θ| unless `signed`; plus `lift`."""
+    return (weight if signed else weight.abs()) + lift
 '''
 
 
@@ -351,23 +350,24 @@ def test_keyword_only_arguments_are_fields_of_the_scoring_in_force(
     net, x, y, _ = golden()
     weight = net.linear.weight.detach()
     for options, expected in (
-        ({"probes": 7}, weight.abs() + 7),
+        ({"lift": 7, "signed": False}, weight.abs() + 7.0),
         ({"signed": True}, weight + 100),
     ):
         assert torch.equal(pbt_bench.score(net, batches(x, y, 48), method="flow", **options)["linear.weight"], expected)
     run = RunSpec(dataset="digits", model="vgg8", method="flow", sparsity=0.9, seed=0, protocol="original")
-    assert resolve("flow", run) == Scoring(signed=True, probes=3)
-    assert resolve("flow", msgspec.structs.replace(run, dataset="mnist")) == Scoring(signed=True)
+    assert resolve("flow", run) == (Scoring(batch_size=4), {"signed": True, "lift": 3.0})
+    assert resolve("flow", msgspec.structs.replace(run, dataset="mnist")) == (Scoring(batch_size=4), {"signed": True})
 
 
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("signed=False", "sined=False", r"flow\.py:5: unknown scoring field 'sined'; did you mean 'signed'\?"),
-        ('"signed"', '"sined"', r"flow\.py:5: original: unknown key 'sined'; did you mean 'signed'\?"),
-        ('"probes": 3', '"probes": 0', r"flow\.py:5: original: probes = 0 must be at least 1"),
-        ('"probes": 3', '"probes": "3"', r"flow\.py:5: original: probes: Expected `int`, got `str`"),
+        ("signed=False", "signed", r"flow\.py:5: option 'signed' of method 'flow' needs a default"),
+        ("signed=False", "signed=()", r"flow\.py:5: option 'signed' of method 'flow' needs a default"),
+        ("*, signed", "*names, signed", r"flow\.py:5: method 'flow' has the argument \*names: name every argument"),
+        ("weight, *, ", "*, weight=0, ", r"flow\.py:5: method 'flow' has no arguments: they name the statistics"),
+        ('"batch_size": 4', '"batch_size": 0', r"flow\.py:5: original: batch_size = 0 must be at least 1"),
     ],
 )
 def test_an_option_or_an_original_value_that_is_none_is_named_when_the_file_is_loaded(
@@ -380,6 +380,36 @@ def test_an_option_or_an_original_value_that_is_none_is_named_when_the_file_is_l
         pruners()
 
 
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("weight,", "weigth,", "unknown statistic 'weigth'; did you mean 'weight'"),
+        (
+            '"signed": True',
+            '"sined": True',
+            r"flow\.py: original: method 'flow': unknown option 'sined'; did you mean 'sig",
+        ),
+        ('"lift": 3', '"lift": "3"', r"original: option 'lift' of method 'flow': Expected `float`, got `str`, not '3'"),
+        ('"lift": 3', '"lift": float("inf")', r"original: option 'lift' of method 'flow' = inf must be finite"),
+    ],
+)
+def test_statistics_and_original_options_are_checked_before_any_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, says: str
+) -> None:
+    assert old in OPTION
+    (tmp_path / "flow.py").write_text(OPTION.replace(old, new))
+    monkeypatch.setenv("PBT_BENCH_METHODS", str(tmp_path))
+    with pytest.raises(RequestError, match=says):
+        pruners()["flow"].check()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shipped_methods_hold_the_checks_of_own_methods(method: str) -> None:
+    pruners()[method].check()
+    assert pruners()[method].shipped
+
+
 def test_unknown_method_lists_the_valid_ones_and_the_nearest() -> None:
     net, x, y, _ = golden()
     with pytest.raises(RequestError, match="unknown method 'snipp'; did you mean 'snip'.*valid: .*fts.*synflow"):
@@ -388,7 +418,9 @@ def test_unknown_method_lists_the_valid_ones_and_the_nearest() -> None:
 
 def test_unknown_scoring_option_lists_the_valid_ones() -> None:
     net, x, y, _ = golden()
-    with pytest.raises(RequestError, match="unknown scoring option 'fisher_batch'; did you mean 'fisher_batch_size'"):
+    with pytest.raises(
+        RequestError, match="unknown scoring field or option 'fisher_batch'; did you mean 'fisher_batch_size'"
+    ):
         pbt_bench.score(net, batches(x, y, 48), method="fts", fisher_batch=1)
 
 

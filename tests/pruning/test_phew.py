@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from pbt_bench.pruning.masks import Ranking
 from pbt_bench.pruning.statistics import path_walks as module
 
 
-def score(model: nn.Module, *shape: int, seed: int = 0, **scoring: bool) -> dict[str, Tensor]:
+def score(model: nn.Module, *shape: int, seed: int = 0, **scoring: Any) -> dict[str, Tensor]:
     data = [(torch.zeros(2, *shape), torch.zeros(2).long())]
     return pbt_bench.score(model, data, method="phew", generator=torch.Generator().manual_seed(seed), **scoring)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,11 @@ from pbt_bench.models import build
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning import rounds as module
-from pbt_bench.pruning.pruners import Pruner
+from pbt_bench.pruning.plugins import Pruner
 from pbt_bench.pruning.rounds import prune_in_rounds
 from pbt_bench.pruning.score_functions import evaluate
 from pbt_bench.pruning.scoring import Scorer
-from pbt_bench.pruning.statistic_values import Computed, compute
+from pbt_bench.pruning.statistic_values import Measured, compute
 from pbt_bench.pruning.task import Task
 from pbt_bench.spec import Scoring
 
@@ -84,7 +85,9 @@ def test_a_score_that_depends_on_the_whole_tensor_is_given_whole_tensors_in_ever
     entry = Pruner("per_filter", per_filter, ("weight", "gradient"), "here", rounds=10)
     task = Scorer(net, batches(x, y, 48), Scoring(), 0).task
     with preserved(net):
-        scores = evaluate(entry, compute(task, entry.needs).values, task.parameters, False)
+        scores = evaluate(
+            entry, {name: each.values for name, each in compute(task, entry.needs).items()}, task.parameters, False
+        )
         masks = prune_in_rounds(entry, task, scores, 0.9, "global", False, 10)
     assert shapes == [p.shape for p in prunable(net).values()] * 10
     assert sum(int((~m).sum()) for m in masks.values()) == 3448
@@ -104,7 +107,7 @@ def scored(function: Callable[[Tensor], object], rounds: int = 1, invert: bool =
         (lambda w: w.tolist(), "scores have list, expected a tensor of shape [2, 3]"),
         (lambda w: w.to_sparse(), "scores are torch.sparse_coo on cpu, expected a dense tensor"),
         (lambda w: w.to("meta"), "scores are torch.strided on meta, expected a dense tensor"),
-        (lambda w: w + 1j, "scores have torch.complex64, expected real numbers"),
+        (lambda w: w + 1j, "scores have complex64, expected floating-point numbers, or bool for a mask"),
         (lambda w: w / w, "1 of 6 scores are NaN or infinite"),
         (lambda w: 1 / (w > 1), "2 of 6 scores are NaN or infinite"),
     ],
@@ -136,7 +139,9 @@ def test_inverted_scores_keep_the_lowest_in_every_round() -> None:
     for invert, kept in ((False, [8, 9]), (True, [0, 1])):
         task = Task(model, prunable(model), [], Scoring(), seed=0)
         with preserved(model):
-            scores = evaluate(entry, compute(task, entry.needs).values, task.parameters, invert)
+            scores = evaluate(
+                entry, {name: each.values for name, each in compute(task, entry.needs).items()}, task.parameters, invert
+            )
             masks = prune_in_rounds(entry, task, scores, 0.8, "global", invert, 3)
         assert masks["weight"].nonzero()[:, 1].tolist() == kept
 
@@ -144,9 +149,9 @@ def test_inverted_scores_keep_the_lowest_in_every_round() -> None:
 def test_every_round_has_its_number_and_the_masked_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
 
-    def watching(task: Task, names: Collection[str]) -> Computed:
+    def watching(task: Task, names: Collection[str], options: Mapping[str, Any] | None = None) -> dict[str, Measured]:
         seen.append((task.round, sum(int(p.count_nonzero()) for p in task.parameters.values())))
-        return compute(task, names)
+        return compute(task, names, options)
 
     monkeypatch.setattr(module, "compute", watching)
     net, x, y, _ = golden()
@@ -159,10 +164,10 @@ def test_the_density_falls_exponentially_not_the_sparsity(monkeypatch: pytest.Mo
     net, x, y, _ = golden()
     kept: list[int] = []
 
-    def watching(task: Task, names: Collection[str]) -> Computed:
+    def watching(task: Task, names: Collection[str], options: Mapping[str, Any] | None = None) -> dict[str, Measured]:
         assert task.masks
         kept.append(sum(int(mask.sum()) for mask in task.masks.values()))
-        return compute(task, names)
+        return compute(task, names, options)
 
     monkeypatch.setattr(module, "compute", watching)
     masks = pbt_bench.prune(net, batches(x, y, 48), method="synflow", sparsity=0.9)

@@ -14,8 +14,8 @@ from pbt_bench.errors import RequestError
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.batchnorm import set_mode
+from pbt_bench.pruning.plugins import statistics
 from pbt_bench.pruning.statistic_values import compute
-from pbt_bench.pruning.statistics import statistics
 from pbt_bench.pruning.task import Task
 from pbt_bench.spec import Scoring
 
@@ -23,9 +23,10 @@ from pbt_bench.spec import Scoring
 def measure(
     model: nn.Module, data: list[tuple[Tensor, Tensor]], *names: str, **scoring: object
 ) -> Mapping[str, Mapping[str, Tensor]]:
-    task = Task(model, prunable(model), data, Scoring(**scoring), seed=0)  # type: ignore[arg-type]
+    fields = {name: scoring.pop(name) for name in [*scoring] if name in Scoring.__struct_fields__}
+    task = Task(model, prunable(model), data, Scoring(**fields), seed=0)  # type: ignore[arg-type]
     with preserved(model):
-        return compute(task, names).values
+        return {name: each.values for name, each in compute(task, names, scoring).items()}
 
 
 def group_gradients(model: nn.Module, x: Tensor, y: Tensor, size: int) -> dict[str, Tensor]:

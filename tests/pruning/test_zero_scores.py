@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import pbt_bench
 from pbt_bench.errors import RequestError, ScoreError, note_once
-from pbt_bench.pruning.pruners import pruners
+from pbt_bench.pruning.plugins import pruners
 
 METHODS = list(pruners())
 WITHOUT_GRADIENTS = ["magnitude", "phew", "random", "random_erk", "random_uniform"]

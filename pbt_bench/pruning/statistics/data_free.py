@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pbt_bench.pruning.statistics import statistic
+from pbt_bench.pruning.plugins import statistic
 from pbt_bench.pruning.task import Task, Tensors
 
 

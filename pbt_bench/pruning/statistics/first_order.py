@@ -8,7 +8,7 @@ from torch import Tensor
 from pbt_bench.errors import RequestError
 from pbt_bench.pruning import batchnorm
 from pbt_bench.pruning.group_gradients import group_sums
-from pbt_bench.pruning.statistics import statistic
+from pbt_bench.pruning.plugins import statistic
 from pbt_bench.pruning.task import Task, Tensors, shared_pass
 
 

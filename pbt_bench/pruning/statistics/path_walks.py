@@ -7,7 +7,7 @@ import torch
 from pbt_bench.connectivity.channel_graph import channel_graph
 from pbt_bench.connectivity.random_walks import Walks
 from pbt_bench.pruning import checks
-from pbt_bench.pruning.statistics import statistic
+from pbt_bench.pruning.plugins import statistic
 from pbt_bench.pruning.task import Task, Tensors
 from pbt_bench.pruning.tuning import WALKS_AT_ONCE
 from pbt_bench.seeds import stream

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pbt_bench.constraints import at_least, one_of
 from pbt_bench.errors import RequestError
 from pbt_bench.pruning import batchnorm
 from pbt_bench.pruning.group_gradients import group_sums, rechunk
-from pbt_bench.pruning.statistics import statistic
+from pbt_bench.pruning.plugins import statistic
 from pbt_bench.pruning.task import Task, Tensors
 from pbt_bench.seeds import stream
 
@@ -25,12 +27,11 @@ MOST_PROBES = 100_000
     formula=r"H g = \frac{\partial}{\partial \theta} \left\langle g(\theta),\, g \right\rangle, \qquad "
     r"g = \frac{\partial}{\partial \theta} \frac{1}{N} \sum_i \ell\left(f(x_i;\, \theta) / T,\, y_i\right)",
 )
-def hessian_gradient(task: Task) -> Tensors:
+def hessian_gradient(task: Task, *, temperature: Annotated[float, at_least(1e-6)] = 200.0) -> Tensors:
     """H·g, with g and H of the mean cross-entropy of logits / temperature over all samples and prunable weights.
 
     Two passes: g first, then its derivative in the direction g (Pearlmutter 1994).
     """
-    temperature = task.scoring.temperature
     weights = list(task.parameters.values())
     mean = [torch.zeros_like(p) for p in weights]
     for batch in _parts(task, task.batches):
@@ -46,8 +47,15 @@ def hessian_gradient(task: Task) -> Tensors:
     symbol="h",
     formula=r"h = \frac{1}{K} \sum_{k=1}^{K} v_k \odot H v_k, \qquad v_k \in \{-1, 1\}^d",
 )
-def hessian_diagonal(task: Task) -> Tensors:
-    """diag(H) of the mean cross-entropy of logits / loss_temperature, as scoring.curvature says.
+def hessian_diagonal(
+    task: Task,
+    *,
+    curvature: Annotated[str, one_of("hutchinson", "ggn")] = "hutchinson",
+    probes: Annotated[int, at_least(1)] = 100,
+    probe_tolerance: Annotated[float, at_least(1e-4)] | None = None,
+    probes_per_batch: bool = False,
+) -> Tensors:
+    """diag(H) of the mean cross-entropy of logits / loss_temperature, as `curvature` says.
 
     hutchinson  the mean of v ⊙ Hv over Rademacher probes v, which is unbiased: `probes` of them, or as many
                 more as `probe_tolerance` asks for, up to MOST_PROBES: until ‖standard error‖ / ‖diagonal‖ over all
@@ -58,23 +66,22 @@ def hessian_diagonal(task: Task) -> Tensors:
                 logits are piecewise linear in every single weight: ReLU networks without tied weights, and with
                 batchnorm not "batch".
     """
-    if task.scoring.curvature == "ggn":
+    if curvature == "ggn":
         return _gauss_newton_diagonal(task)
     mean = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in task.parameters.items()}
     deviations = {name: torch.zeros_like(m) for name, m in mean.items()}  # Welford's sum of squared deviations
     generator = stream(task.seed, "probes")
-    count, goal = 0, task.scoring.probes
+    count, goal = 0, probes
     while count < goal:
         count += 1
-        for (name, m), sample in zip(mean.items(), _probed(task, generator), strict=True):
+        for (name, m), sample in zip(mean.items(), _probed(task, generator, probes_per_batch), strict=True):
             before = sample - m
             m += before / count
             deviations[name] += before * (sample - m)
         if count == goal:
             error, relative = _errors(mean, deviations, count)
-            tolerance = task.scoring.probe_tolerance
-            if tolerance is not None and relative > tolerance:
-                goal = min(MOST_PROBES, max(goal + 1, int(goal * min(4.0, 1.1 * (relative / tolerance) ** 2))))
+            if probe_tolerance is not None and relative > probe_tolerance:
+                goal = min(MOST_PROBES, max(goal + 1, int(goal * min(4.0, 1.1 * (relative / probe_tolerance) ** 2))))
     notes = {"probes": float(count), "standard_error": error, "relative_standard_error": relative}
     task.notes["hessian_diagonal"] = {name: value for name, value in notes.items() if math.isfinite(value)}
     return {name: m.to(task.parameters[name].dtype) for name, m in mean.items()}
@@ -94,12 +101,12 @@ def _errors(mean: Tensors, deviations: Tensors, count: int) -> tuple[float, floa
     return math.sqrt(variance), relative
 
 
-def _probed(task: Task, generator: torch.Generator) -> list[Tensor]:
+def _probed(task: Task, generator: torch.Generator, probes_per_batch: bool) -> list[Tensor]:
     """Return Σ v ⊙ Hv over all samples, v a Rademacher vector: one for all batches, or one per batch."""
     weights = list(task.parameters.values())
     temperature = task.scoring.loss_temperature
     total = [torch.zeros_like(w) for w in weights]
-    for batches in [[batch] for batch in task.batches] if task.scoring.probes_per_batch else [task.batches]:
+    for batches in [[batch] for batch in task.batches] if probes_per_batch else [task.batches]:
         probe = [torch.randint(2, w.shape, generator=generator).to(w.device, w.dtype) * 2 - 1 for w in weights]
         product = [torch.zeros_like(w) for w in weights]
         for part in _parts(task, batches):

@@ -14,13 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from pbt_bench.linear_maps import LINEAR_MAPS, split_call
 from pbt_bench.pruning import checks
-from pbt_bench.pruning.statistics import statistic
+from pbt_bench.pruning.plugins import statistic
 from pbt_bench.pruning.task import Task, Tensors
 
 
 @statistic(
     cite="Tanaka et al. 2020, arXiv:2006.05467, Eq. 3",
     data=False,
+    revision=2,
     symbol=r"\frac{\partial R}{\partial \vert\theta\vert}",
     formula=r"R = \mathbf{1}^\top f(\mathbf{1};\, \vert\theta\vert)",
 )
@@ -37,6 +38,7 @@ def synaptic_flow(task: Task) -> Tensors:
 @statistic(
     cite="Gebhart et al. 2021, arXiv:2101.10552",
     data=False,
+    revision=2,
     symbol=r"\frac{\partial R}{\partial \theta^2}",
     formula=r"R = \mathbf{1}^\top f(\mathbf{1};\, \theta^2)",
 )
