@@ -31,6 +31,8 @@ _STRUCTURE = msgspec.json.Decoder(list[tuple[str, tuple[int, ...], int]])
 _JSON: dict[str, Callable[[str], Any]] = {  # columns that contain JSON -> their decoders
     "recipe": msgspec.json.Decoder(Recipe).decode,
     "scoring": msgspec.json.Decoder(Scoring).decode,
+    "options": msgspec.json.Decoder(dict[str, Any]).decode,
+    "revisions": msgspec.json.Decoder(dict[str, Any]).decode,
     "notes": msgspec.json.Decoder(dict[str, dict[str, float]]).decode,
     "environment": msgspec.json.Decoder(dict[str, Any]).decode,
     "structure": lambda text: _structured(_STRUCTURE.decode(text)),

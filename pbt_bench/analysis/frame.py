@@ -18,6 +18,7 @@ from pbt_bench.spec import RunSpec
 
 STATUSES = ("done", "diverged", "collapsed", "failed", MISSING)
 
+NESTED = ("recipe", "scoring", "options", "revisions")  # fields of the specification that are no single value
 _SPEC = tuple(field.name for field in msgspec.structs.fields(RunSpec))
 
 
@@ -30,7 +31,8 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     - the fields of the specification (`sparsity` is the requested one) and `epochs` of the recipe;
     - all metrics (accuracies in [0, 1]);
     - the scalars of the diagnosis (`mask_sparsity` is the sparsity of the masks);
-    - the objects `recipe`, `scoring`, `layers` (sequence of `Layer`), `curve` (sequence of `Epoch`) and `environment`.
+    - the objects `recipe`, `scoring`, `options`, `revisions`, `layers` (sequence of `Layer`), `curve` (sequence of
+      `Epoch`) and `environment`.
 
     Diverged and collapsed runs keep their measured accuracy. Missing values are NaN.
 
@@ -40,7 +42,7 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     if not found.num_rows:
         raise RequestError(f"{folder}: no runs there (expected {Path(folder) / 'runs'}/*.json)")
     table = decode(found)
-    return table.sort_values([name for name in _SPEC if name not in ("recipe", "scoring")], ignore_index=True)
+    return table.sort_values([name for name in _SPEC if name not in NESTED], ignore_index=True)
 
 
 def frame(runs: Iterable[RunRecord | RunSpec]) -> pd.DataFrame:
@@ -51,8 +53,8 @@ def frame(runs: Iterable[RunRecord | RunSpec]) -> pd.DataFrame:
 def study_frame(specs: Sequence[RunSpec], store: Store) -> pd.DataFrame:
     """Return a table with one row per spec, in their order, from the records in `store`.
 
-    The additional column `state` identifies the version of the record's file. Figures of unchanged states need not be
-    drawn again.
+    `method` includes the options of a method, for example `fts (alpha 0.3)`. The additional column `state` identifies
+    the version of the record's file. Figures of unchanged states need not be drawn again.
     """
     wanted = {spec.run_id: spec for spec in specs}
     found = read(store, wanted)
@@ -65,4 +67,4 @@ def study_frame(specs: Sequence[RunSpec], store: Store) -> pd.DataFrame:
     table = decode(both.unify_dictionaries().combine_chunks().take(pa.array(order, pa.int64())))
     rows = zip(*(found[name].to_pylist() for name in KEY), strict=True)
     states = [*(f"{size} {modified} {changed}" for size, modified, changed in rows), *("" for _ in absent)]
-    return table.assign(state=[states[row] for row in order])
+    return table.assign(state=[states[row] for row in order], method=[spec.variant for spec in wanted.values()])

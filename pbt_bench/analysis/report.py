@@ -19,7 +19,7 @@ from pbt_bench.analysis.bounds import bounded
 from pbt_bench.analysis.browse import run_data
 from pbt_bench.analysis.columns import MISSING, PER_RUN
 from pbt_bench.analysis.conclusions import conclusions, sentences
-from pbt_bench.analysis.frame import STATUSES, study_frame
+from pbt_bench.analysis.frame import NESTED, STATUSES, study_frame
 from pbt_bench.analysis.gallery import Gallery, Picture
 from pbt_bench.analysis.missing import missing_runs, time_left
 from pbt_bench.analysis.overlap import Masks, Overlaps, overlap_sentence, overlaps, save_overlaps
@@ -150,7 +150,7 @@ def _what(table: pd.DataFrame) -> dict[str, str]:
     defaults = {field.name: field.default for field in msgspec.structs.fields(RunSpec)}
     shown = {}
     for name in ("dataset", "model", "method", "sparsity", "seed", *defaults):
-        if name in ("recipe", "scoring") or name in shown:
+        if name in NESTED or name in shown:
             continue
         values = list(dict.fromkeys(pruned[name]))
         if name == "method":

@@ -99,9 +99,10 @@ class Panel:
 def panels(table: pd.DataFrame) -> list[Panel]:
     """Divide a study into panels, in the order of its rows; different settings never share a panel."""
     parts: list[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]] = []
+    baselines = table[table["method"] == DENSE]  # they are not scored: all scorings share them
     for base, rows in table.groupby(_BASE, sort=False):
         pruned = rows[rows["method"] != DENSE]
-        dense = rows[rows["method"] == DENSE]
+        dense = baselines[(baselines[_BASE[:-1]] == list(base[:-1])).all(axis=1)] if len(baselines) else baselines
         for extra, runs in pruned.groupby(_EXTRA, sort=False):
             parts.append((dict(zip(_BASE + _EXTRA, (*base, *extra), strict=True)), runs, dense))
     labels = _labels([_flat(place) for place, _, _ in parts])

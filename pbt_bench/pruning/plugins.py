@@ -93,7 +93,7 @@ class Pruner:
 
     @property
     def shipped(self) -> bool:
-        """Whether the method is one of the project, whose statistics and options the tests check."""
+        """True for a method of the project, whose statistics and options the tests check."""
         return self.file.parent == folders()[0]
 
     @property

@@ -198,7 +198,7 @@ def test_the_original_protocol_leaves_no_choice_of_the_grid_but_those_that_chang
         original = msgspec.structs.replace(run, protocol="original", options={"probe_tolerance": 0.5})
         plain, options = resolve(method, msgspec.structs.replace(original, scoring=Scoring(), options={}))
         assert resolve(method, original) == (msgspec.structs.replace(plain, chunk=8), options)
-        assert resolve(method, run) == odd
+        assert resolve(method, run) == (odd, {})
 
 
 @pytest.mark.parametrize(
