@@ -32,7 +32,7 @@ Published = dict[str, tuple[Any, str]]
 
 
 def fishing(method: str, lines: str) -> Published:
-    """Version 1 of the code of FTS, one image at a time. It also prunes the scales of shortcuts' norms (finding 8)."""
+    """Version 1 of the code of FTS, one image at a time. It also prunes scales of norms (finding F13)."""
     return {
         "samples_per_class": ("all", "data/cifar.py:65"),
         "fisher_batch_size": (1, f"exp_configs/exp_{method}.json:42"),
@@ -58,7 +58,7 @@ def hutchinson(config: str, signed: tuple[bool, str]) -> Published:
     }
 
 
-FORCE: Published = {  # batches of one round may share images; the loss has logits for log-probabilities (finding 13)
+FORCE: Published = {  # batches of one round may share images; the loss has logits for log-probabilities (finding F10)
     "samples_per_class": ("all", "experiments/datasets.py:112-119"),
     "most_samples": (128, "README.md:16"),
     "batch_size": (128, "experiments/experiments.py:34"),
@@ -86,7 +86,7 @@ PUBLISHED: dict[tuple[str, str], Published] = {
     ("hutchinson_pruning", "Gollini/Scalable_Second_Order_PaI bfb50ad"): hutchinson(
         "hutch_pruner", (True, f"{COMPRESSORS}:203-208")
     ),
-    # Prunes biases as well, and scores one draw of weights and trains another (finding 12).
+    # Prunes biases as well, and scores one draw of weights and trains another (finding F12).
     ("snip", "namhoonlee/snip-public f028496"): {
         "samples_per_class": ("all", "snip/dataset.py:31-42"),
         "most_samples": (128, "snip/prune.py:7"),
@@ -95,7 +95,7 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         "batchnorm": ("running", "snip/prune.py:10"),
         "prune_classifier": (True, "snip/model.py:55"),
     },
-    # Draws the linear weights anew before it scores (finding 12). On CIFAR-100 its VGG-19 has the values below; its
+    # Draws the linear weights anew before it scores (finding F12). On CIFAR-100 its VGG-19 has the values below; its
     # ResNet-32 scores 5 samples per class in halves, twice.
     ("grasp", "alecwangcq/GraSP f17d87a"): {
         "samples_per_class": (10, "configs/cifar10/vgg19/GraSP_90.json:16"),
@@ -110,7 +110,7 @@ PUBLISHED: dict[tuple[str, str], Published] = {
     },
     ("force", "naver/force 7494eed"): FORCE,
     ("iterative_snip", "naver/force 7494eed"): FORCE,
-    # Detaches the first momentum (finding 14), which its own default of 0 does not use.
+    # Detaches the first momentum (finding F11), which its own default of 0 does not use.
     ("prospr", "mil-ad/prospr a921779"): {
         "samples_per_class": ("all", "datasets.py:224-226"),
         "most_samples": (128, "cli.py:88-93"),

@@ -96,7 +96,7 @@ def test_inputs_are_normalised_by_the_training_pixels() -> None:
 
 
 def test_scoring_samples_are_balanced_seeded_and_from_the_training_images() -> None:
-    """FINDINGS 15: scoring data drawn from held-out data, unseeded."""
+    """Finding F2: scoring data drawn from held-out data, unseeded."""
     data = load()
     a = scoring_images(data.train, 7, None, 10, seed=0)
     assert torch.bincount(a.targets).tolist() == [7] * 10

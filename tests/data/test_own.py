@@ -108,7 +108,7 @@ def test_anything_else_is_refused_in_one_line_that_names_the_file(given: str, re
 
 
 def test_random_transforms_are_refused(own: Path) -> None:
-    """FINDINGS 15: validation images augmented."""
+    """Finding F2: validation images augmented."""
     body = "    class Noisy(Pairs):\n        def __getitem__(self, i): return torch.randint(256, (1, 4, 4)).byte(), 0\n"
     (own / "mine.py").write_text(f"{HEAD}{body}    return Noisy([0] * 3), Noisy([0] * 3)\n")
     with pytest.raises(RequestError, match="leave augmentation to the recipe"):

@@ -222,7 +222,7 @@ def test_every_image_and_label_is_read_and_normalised(
 def test_the_validation_images_are_stratified_and_never_of_the_test_set(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FINDINGS 15: the validation split IS the test set."""
+    """Finding F2: the validation split IS the test set."""
     made = WRITE[name](tmp_path / "data", monkeypatch)
     data = prepare(load(name, tmp_path / "data"), 0.4, 0, torch.device("cpu"))
     kept, held = images(data.train.pixels, data.train.targets), images(data.validation.pixels, data.validation.targets)

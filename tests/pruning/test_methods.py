@@ -412,7 +412,7 @@ def test_a_value_of_another_type_is_one_line() -> None:
     ],
 )
 def test_bad_scores_are_errors_that_name_method_and_layer(function: Any, message: str) -> None:
-    """FINDINGS 9: a NaN must never rank."""
+    """Finding F14: a NaN must never rank."""
     pruners()
     function.__name__ = "bad"
     pruner(cite="arXiv")(function)
@@ -443,7 +443,7 @@ def test_a_method_cannot_change_the_model_or_the_shared_statistics() -> None:
 
 
 def test_prunable_weights_are_found_by_type() -> None:
-    """FINDINGS 8: a module named `shortcut` may hold normalisation."""
+    """Finding F13: a module named `shortcut` may hold normalisation."""
 
     class Named(nn.Module):
         def __init__(self) -> None:

@@ -151,7 +151,7 @@ def test_sanity_transforms_do_what_they_say() -> None:
     assert shuffled is not None
     assert inverted is not None
     assert [layer.kept for layer in plain.layers] == [layer.kept for layer in shuffled.layers]
-    assert plain.mask_digest != shuffled.mask_digest  # FINDINGS 11: a shuffle that does nothing
+    assert plain.mask_digest != shuffled.mask_digest  # Finding F19: a shuffle that does nothing
     assert plain.kept == inverted.kept
     assert [layer.kept for layer in plain.layers] != [layer.kept for layer in inverted.layers]
     reinit = executor().execute(spec(sanity="reinit")).record

@@ -30,7 +30,6 @@ AVOIDED = re.compile(
 _NOT_YET = """
 benchmarks/speed.py
 docs/_ext/generated.py
-docs/findings.md
 docs/promises.md
 pbt_bench/analysis/ablation.py
 pbt_bench/analysis/accuracy.py

@@ -255,7 +255,7 @@ def test_a_model_that_was_not_masked_is_masked_before_the_first_step() -> None:
 
 
 def test_sparsity_holds_after_a_warm_up_with_momentum(data: Data) -> None:
-    """FINDINGS 2: where only gradients are masked, momentum makes the pruned network dense at the first step."""
+    """Finding F20: where only gradients are masked, momentum makes the pruned network dense at the first step."""
     recipe = Recipe(epochs=1, batch_size=64, learning_rate=0.1, momentum=0.9)
     model = build("vgg8", 1, 10, seed=0)
     warm_up(model, data, recipe, seed=0, duration="1 epochs")
@@ -336,7 +336,7 @@ def test_execution_is_that_of_the_recipe_and_changes_only_roundings(data: Data) 
 
 
 def test_accuracy_counts_every_image_once(data: Data) -> None:
-    """FINDINGS 17: accuracy divided by nominal batch sizes."""
+    """Finding F21: accuracy divided by nominal batch sizes."""
 
     class Perfect(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
