@@ -128,7 +128,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_call_carries_on(tmp_path: Pa
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; what is finished is kept" in said
+    assert "interrupted; finished runs are kept" in said
     assert "Traceback" not in said
     finished = records(tmp_path)
     assert 1 <= len(finished) < 13

@@ -374,7 +374,7 @@ PACKED = pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashi
 
 
 @PACKED
-def test_an_archive_packed_anew_is_read_by_the_checksums_of_what_is_in_it(
+def test_a_repacked_archive_is_read_by_the_checksums_of_its_files(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: list[str]
 ) -> None:
     made = WRITE[name](tmp_path / "data", monkeypatch)

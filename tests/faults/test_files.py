@@ -83,7 +83,7 @@ def test_a_checkpoint_that_is_a_pickle_bomb_executes_nothing(
         assert "the run starts from the beginning" in warning
 
 
-def test_a_run_with_a_damaged_or_foreign_checkpoint_starts_anew_and_ends_the_same(
+def test_a_run_with_a_damaged_or_foreign_checkpoint_restarts_and_ends_the_same(
     store: Store, specs: list[RunSpec], uninterrupted: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from records import result
@@ -150,7 +150,7 @@ def test_a_huge_record_is_refused_quickly(
     assert "not a file" in capsys.readouterr().err
 
 
-def test_what_else_lies_in_a_results_folder_stops_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_in_a_results_folder_stop_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     """Claims, logs, submissions and records that no pbt-bench has written."""
     axes = Axes(dataset=("digits",), model=("vgg8",), method=("snip",), sparsity=(0.9,), seed=(0,))
     grid = Grid(name="study", grid=axes)

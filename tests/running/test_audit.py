@@ -150,7 +150,7 @@ ANEW: dict[str, tuple[Callable[[RunRecord], RunRecord], bool]] = {
 
 
 @pytest.mark.parametrize(("place", "change", "retrain"), [(place, *what) for place, what in ANEW.items()], ids=ANEW)
-def test_a_number_that_fits_the_rest_is_a_fault_once_it_is_computed_anew(
+def test_a_consistent_wrong_number_is_a_fault_once_it_is_recomputed(
     made: Path, place: str, change: Callable[[RunRecord], RunRecord], retrain: bool
 ) -> None:
     found = found_in(made, change, retrain=retrain, specs=SPECS[1:2])
