@@ -1,4 +1,4 @@
-"""Findings of docs/findings.md that no other test module covers, and the form of that page."""
+"""Tests of findings that no other test module covers, and of the form of docs/findings.md."""
 
 from __future__ import annotations
 
@@ -139,7 +139,12 @@ def test_f22_the_headline_is_of_the_last_weights_though_others_were_better(monke
 
     monkeypatch.setattr(execute, "evaluate", watched)
     rising: dict[str, Any]
-    rising = {"learning_rate": 1.0, "schedule": "constant", "warmup_epochs": 4, "weight_decay": 0.0}  # to far too high
+    rising = {
+        "learning_rate": 1.0,
+        "schedule": "constant",
+        "warmup_epochs": 4,
+        "weight_decay": 0.0,
+    }  # the learning rate becomes far too high
     recipe = Recipe(epochs=4, batch_size=32, validation_fraction=0.15, **rising)
     metrics = Executor(Path("nowhere"), torch.device("cpu")).execute(digits(recipe=recipe)).record.metrics
     assert metrics is not None

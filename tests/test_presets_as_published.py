@@ -1,4 +1,4 @@
-"""Every value of every preset, with the line of the published code from which it was read."""
+"""Tests that every value of every preset is that of the published code, with the line of each value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pbt_bench.spec import Recipe, Scoring
 
 
 class Published(NamedTuple):
-    """A preset's values by field, each with "file:line" of `repository` at `commit`, or another repository's line."""
+    """The values of a preset by field, each with "file:line" of `repository` at `commit` or of another repository."""
 
     repository: str
     commit: str
@@ -384,7 +384,7 @@ def test_every_field_of_a_preset_has_a_source_and_its_value(name: str) -> None:
 
 
 def published_scoring(method: str, dataset: str) -> dict[str, Any]:
-    """The scoring fields that the method's own code sets on a dataset."""
+    """Return the scoring fields that the published code of a method sets on a dataset."""
     return {**pruners()[method].original, **pruners()[method].original_on.get(dataset, {})}
 
 

@@ -1,4 +1,4 @@
-"""The published datasets, read from small archives in their true on-disk formats; none of them reaches the network."""
+"""Tests of the published datasets, read from small archives in their true formats, without network access."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ Part = tuple[NDArray[np.uint8], list[int]]  # pixels [n, channels, h, w] and lab
 
 
 class Published(NamedTuple):
-    """A small dataset as its authors publish it, already in its folder."""
+    """A small dataset in the format of its authors, already in its folder."""
 
     train: Part
     test: Part
-    archive: Path  # the file (or one of them) that a user puts there
-    inside: list[Path]  # what is unpacked from it, or read beside it
+    archive: Path  # the file, or one of the files, that a user downloads
+    inside: list[Path]  # the files in the archive, or other files of the dataset
 
 
 def md5(path: Path) -> str:
@@ -50,7 +50,7 @@ def part(each: int, classes: int, channels: int, side: int) -> Part:
 
 
 class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
-    """CIFAR's files were pickled by Python 2 and an old numpy: byte strings, and integers for numpy's booleans."""
+    """Pickler that writes like Python 2 with an old numpy: byte strings, and integers for booleans of numpy."""
 
     dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
 
@@ -182,7 +182,7 @@ each_dataset = pytest.mark.parametrize("name", WRITE)
 
 @pytest.fixture(autouse=True)
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every attempt to reach the network, which fails at once."""
+    """Return the list of attempts to reach the network. Every attempt fails at once."""
     attempts: list[str] = []
 
     def refuse(request: Any, *_: object, **__: object) -> None:
@@ -222,7 +222,7 @@ def test_every_image_and_label_is_read_and_normalised(
 def test_the_validation_images_are_stratified_and_never_of_the_test_set(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Finding F2: the validation split IS the test set."""
+    """Exclude finding F2: a validation set that is the test set."""
     made = WRITE[name](tmp_path / "data", monkeypatch)
     data = prepare(load(name, tmp_path / "data"), 0.4, 0, torch.device("cpu"))
     kept, held = images(data.train.pixels, data.train.targets), images(data.validation.pixels, data.validation.targets)
@@ -263,7 +263,7 @@ def test_an_archive_put_there_by_hand_is_enough(
 ) -> None:
     made = WRITE[name](tmp_path / "data", monkeypatch)
     for path in made.inside:
-        if name != "svhn":  # its files are not packed
+        if name != "svhn":  # the files of svhn are not packed
             path.unlink()
     data = load(name, tmp_path / "data")
     assert not fetched
@@ -356,7 +356,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 
 
 def repack(made: Published) -> None:
-    """Pack the same files differently: another checksum of the archive, other folders, another compression."""
+    """Pack the same files with other folders and another compression, so that the archive has another checksum."""
     before = md5(made.archive)
     if made.archive.name.endswith(".tar.gz"):
         with tarfile.open(made.archive, "w:xz") as tar:

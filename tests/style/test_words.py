@@ -1,4 +1,4 @@
-"""Words that docs/glossary.md has better names for stand in no file that a reader meets."""
+"""Tests that code and documentation use the names of docs/glossary.md and avoid unclear words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AVOIDED = re.compile(
     re.IGNORECASE,
 )
 
-# Files that do not comply yet. One that complies must leave the list.
+# Files that do not comply yet. Remove a file once it complies.
 _NOT_YET = """
 pbt_bench/analysis/ablation.py
 pbt_bench/analysis/accuracy.py
@@ -63,7 +63,7 @@ NOT_YET = frozenset(_NOT_YET.split())
 
 
 def offences(path: Path) -> list[str]:
-    """Line number and word."""
+    """Return every avoided word of a file with its line number."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [f"line {number}: {word}" for number, line in enumerate(lines, 1) for word in AVOIDED.findall(line)]
 
@@ -71,7 +71,9 @@ def offences(path: Path) -> list[str]:
 def test_no_file_has_a_word_to_avoid() -> None:
     found = {path.relative_to(ROOT).as_posix(): offences(path) for path in FILES}
     assert {name: lines for name, lines in found.items() if lines and name not in NOT_YET} == {}
-    assert NOT_YET - {name for name, lines in found.items() if lines} == set(), "comply now, or are gone: remove them"
+    assert NOT_YET - {name for name, lines in found.items() if lines} == set(), (
+        "these files comply or no longer exist: remove them from the list"
+    )
 
 
 def test_words_are_found_in_names_and_sentences() -> None:

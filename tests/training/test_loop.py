@@ -1,4 +1,4 @@
-"""Training keeps pruned weights exactly zero, and is a function of its arguments."""
+"""Tests of the training loop: steps, curves, masks and accuracy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pruned(data: Data, sparsity: float = 0.9, method: str = "magnitude") -> tupl
 
 
 def few() -> Data:
-    """Twelve 4 x 4 images of three classes; image i has one bright pixel, of value 10 + i, in its first column."""
+    """Return twelve 4 x 4 images of three classes. Image i has one bright pixel of value 10 + i in its first column."""
     pixels = torch.zeros(12, 1, 4, 4, dtype=torch.uint8)
     pixels[:, 0, 1, 0] = torch.arange(10, 22)
     images = Images(pixels, torch.arange(12) % 3)
@@ -47,7 +47,7 @@ def few() -> Data:
 
 
 class Watched(nn.Module):
-    """A linear classifier of `few` that keeps the pixels of each training batch, and what dropout made of ones."""
+    """Linear classifier of `few` that records the pixels of each training batch, and the output of dropout for ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Watched(nn.Module):
     ids=["sgd", "momentum", "nesterov", "decay", "smoothing", "multistep", "adamw", "adamw-decay"],
 )
 def test_steps_are_those_of_the_recipe_computed_by_hand(recipe: Recipe) -> None:
-    """Four steps of multinomial regression, all images in each batch, by the formulas of the optimizers."""
+    """Compare four steps of multinomial regression on all images with the formulas of the optimizers."""
     data = few()
     data.train.pixels.random_(generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_each_epoch_has_its_own_order_augmentation_and_dropout() -> None:
 
 @pytest.mark.parametrize(("batch_size", "seen"), [(5, 12), (11, 11), (12, 12), (1, 11)])
 def test_the_curve_holds_the_means_over_the_images_trained_on(batch_size: int, seen: int) -> None:
-    """At learning rate 0 the means over the batches are those of one pass; a last batch of one image is left out."""
+    """Compare with the means of one pass, at learning rate 0. A last batch of one image is omitted."""
     recipe = Recipe(epochs=2, batch_size=batch_size, learning_rate=0.0)
     model, data = Watched(), few()
     result = train(model, all_kept(model), data, recipe, seed=0)
@@ -172,7 +172,7 @@ def test_a_run_that_diverges_keeps_its_best_epoch_and_test_accuracy(monkeypatch:
 
 @pytest.mark.parametrize(("duration", "steps"), [("2 epochs", 6), ("2 steps", 2), ("3 steps", 3), ("5 steps", 5)])
 def test_a_warm_up_has_the_length_it_says(duration: str, steps: int) -> None:
-    """Its epochs count from 1, and have other random streams than those of the training."""
+    """Check that epochs count from 1, with other random streams than in training."""
     recipe, models = Recipe(batch_size=4, epochs=2, augment="flip"), [Watched(), Watched(), Watched()]
     warm_up(models[0], few(), recipe, seed=0, duration=duration)
     stepper = Stepper(models[1], {}, few(), recipe, seed=0, purpose="warm-up")
@@ -255,7 +255,7 @@ def test_a_model_that_was_not_masked_is_masked_before_the_first_step() -> None:
 
 
 def test_sparsity_holds_after_a_warm_up_with_momentum(data: Data) -> None:
-    """Finding F20: where only gradients are masked, momentum makes the pruned network dense at the first step."""
+    """Exclude finding F20: momentum makes a network dense if only its gradients are masked."""
     recipe = Recipe(epochs=1, batch_size=64, learning_rate=0.1, momentum=0.9)
     model = build("vgg8", 1, 10, seed=0)
     warm_up(model, data, recipe, seed=0, duration="1 epochs")
@@ -294,7 +294,7 @@ def test_same_arguments_same_bits_other_seed_other_bits(data: Data) -> None:
         return torch.cat([t.flatten().double() for t in model.state_dict().values()])
 
     first = weights(0)
-    torch.rand(5)  # the global generator plays no part
+    torch.rand(5)  # the global generator must have no effect
     assert torch.equal(first, weights(0))
     assert not torch.equal(first, weights(1))
 
@@ -336,7 +336,7 @@ def test_execution_is_that_of_the_recipe_and_changes_only_roundings(data: Data) 
 
 
 def test_accuracy_counts_every_image_once(data: Data) -> None:
-    """Finding F21: accuracy divided by nominal batch sizes."""
+    """Exclude finding F21: accuracy divided by the nominal batch size."""
 
     class Perfect(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
