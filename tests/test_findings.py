@@ -43,6 +43,64 @@ def zero_share(model: nn.Module, method: str, **scoring: Any) -> float:
     return sum(int((s == 0).sum()) for s in scores.values()) / sum(s.numel() for s in scores.values())
 
 
+def digits(**fields: Any) -> RunSpec:
+    spec: dict[str, Any] = {"dataset": "digits", "model": "vgg8", "method": "snip", "sparsity": 0.9, "seed": 0}
+    return RunSpec(**(spec | fields))
+
+
+def test_f2_training_images_are_shuffled_and_augmented_and_other_images_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train: list[Tensor] = []
+    augmented: list[int] = []
+    batches, augment = images.Images.batches, images.augment
+
+    def watched(self: images.Images, order: Tensor, *rest: Any) -> Any:
+        train.append(order.clone())
+        return batches(self, order, *rest)
+
+    def counted(pixels: Tensor, *rest: Any) -> Tensor:
+        augmented.append(len(pixels))
+        return augment(pixels, *rest)
+
+    monkeypatch.setattr(images.Images, "batches", watched)
+    monkeypatch.setattr(images, "augment", counted)
+    recipe = Recipe(epochs=2, augment="crop-flip", validation_fraction=0.2)
+    Executor(Path("nowhere"), torch.device("cpu")).execute(digits(recipe=recipe, method="magnitude"))
+    first, second = (order for order in train if len(order) > 1000)
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(len(first)))
+    assert len({tuple(order.tolist()) for order in (first, second, torch.arange(len(first)))}) == 3
+    assert sum(augmented) == len(first) + len(second), "neither validation nor test images"
+
+
+def test_f3_initial_weights_and_data_order_do_not_depend_on_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[list[int]] = []
+    original = torch.randperm
+
+    def watched(n: int, **options: object) -> Tensor:
+        order = original(n, **options)  # type: ignore[call-overload]
+        orders.append(order.tolist())
+        return order
+
+    monkeypatch.setattr(torch, "randperm", watched)
+    executor = Executor(Path("nowhere"), torch.device("cpu"))
+    seen = []
+    for method in ("magnitude", "random"):
+        orders.clear()
+        executor.execute(
+            RunSpec(
+                dataset="digits", model="vgg8", method=method, sparsity=0.5, seed=3, recipe=Recipe(epochs=1),
+                scoring=Scoring(samples_per_class="all"),
+            )
+        )  # fmt: skip
+        seen.append([order for order in orders if len(order) > 1000])
+    assert seen[0]
+    assert seen[0] == seen[1]
+    untrained = (digits(method=method, sparsity=0.0, recipe=Recipe(epochs=0)) for method in ("magnitude", "random"))
+    weights = {metrics.weights_digest for spec in untrained if (metrics := executor.execute(spec).record.metrics)}
+    assert len(weights) == 1
+
+
 def test_f6_fts_and_snip_keep_the_same_weights_at_initialization() -> None:
     model = build("resnet20", 3, 10, seed=0)
     masks = {m: pbt_bench.prune(model, noise(32), method=m, sparsity=0.9) for m in ("fts", "snip", "magnitude")}
@@ -97,36 +155,6 @@ def test_f17_float32_and_float64_differ_after_sixty_rounds() -> None:
     assert min(overlaps["iterative_snip"]) < 0.6
 
 
-def digits(**fields: Any) -> RunSpec:
-    spec: dict[str, Any] = {"dataset": "digits", "model": "vgg8", "method": "snip", "sparsity": 0.9, "seed": 0}
-    return RunSpec(**(spec | fields))
-
-
-def test_f2_training_images_are_shuffled_and_augmented_and_other_images_never(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    train: list[Tensor] = []
-    augmented: list[int] = []
-    batches, augment = images.Images.batches, images.augment
-
-    def watched(self: images.Images, order: Tensor, *rest: Any) -> Any:
-        train.append(order.clone())
-        return batches(self, order, *rest)
-
-    def counted(pixels: Tensor, *rest: Any) -> Tensor:
-        augmented.append(len(pixels))
-        return augment(pixels, *rest)
-
-    monkeypatch.setattr(images.Images, "batches", watched)
-    monkeypatch.setattr(images, "augment", counted)
-    recipe = Recipe(epochs=2, augment="crop-flip", validation_fraction=0.2)
-    Executor(Path("nowhere"), torch.device("cpu")).execute(digits(recipe=recipe, method="magnitude"))
-    first, second = (order for order in train if len(order) > 1000)
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(len(first)))
-    assert len({tuple(order.tolist()) for order in (first, second, torch.arange(len(first)))}) == 3
-    assert sum(augmented) == len(first) + len(second), "neither validation nor test images"
-
-
 def test_f22_the_headline_is_of_the_last_weights_though_others_were_better(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: dict[str, float] = {}
     evaluate = execute.evaluate  # type: ignore[attr-defined]
@@ -170,42 +198,6 @@ def test_f22_the_headline_is_the_last_epoch_and_the_best_test_accuracy_is_only_o
     assert record.metrics.best_test_accuracy_over_epochs is None
 
 
-def test_f3_initial_weights_and_data_order_do_not_depend_on_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    orders: list[list[int]] = []
-    original = torch.randperm
-
-    def watched(n: int, **options: object) -> Tensor:
-        order = original(n, **options)  # type: ignore[call-overload]
-        orders.append(order.tolist())
-        return order
-
-    monkeypatch.setattr(torch, "randperm", watched)
-    executor = Executor(Path("nowhere"), torch.device("cpu"))
-    seen = []
-    for method in ("magnitude", "random"):
-        orders.clear()
-        executor.execute(
-            RunSpec(
-                dataset="digits", model="vgg8", method=method, sparsity=0.5, seed=3, recipe=Recipe(epochs=1),
-                scoring=Scoring(samples_per_class="all"),
-            )
-        )  # fmt: skip
-        seen.append([order for order in orders if len(order) > 1000])
-    assert seen[0]
-    assert seen[0] == seen[1]
-    untrained = (digits(method=method, sparsity=0.0, recipe=Recipe(epochs=0)) for method in ("magnitude", "random"))
-    weights = {metrics.weights_digest for spec in untrained if (metrics := executor.execute(spec).record.metrics)}
-    assert len(weights) == 1
-
-
-@pytest.mark.parametrize("value", ['"False"', '["False"]', "0", "[1]"])
-def test_f24_a_boolean_is_never_read_from_a_string_or_a_number(tmp_path: Path, value: str) -> None:
-    text = (ROOT / "grids" / "digits.toml").read_text().replace("[recipe]", f"rewind = {value}\n[recipe]")
-    (tmp_path / "grid.toml").write_text(text)
-    with pytest.raises(RequestError, match="Expected `bool`"):
-        load_grid(tmp_path / "grid.toml")
-
-
 def test_f23_sparsity_is_over_the_recorded_list_of_tensors() -> None:
     executor = Executor(Path("nowhere"), torch.device("cpu"))
     for prune_classifier in (True, False):
@@ -219,6 +211,14 @@ def test_f23_sparsity_is_over_the_recorded_list_of_tensors() -> None:
         assert pruning.prunable - pruning.kept == int(0.9 * pruning.prunable)
         assert any(layer.name == "classifier.weight" for layer in pruning.layers) == prune_classifier
         assert all(len(layer.shape) > 1 for layer in pruning.layers), "no bias, no normalisation"
+
+
+@pytest.mark.parametrize("value", ['"False"', '["False"]', "0", "[1]"])
+def test_f24_a_boolean_is_never_read_from_a_string_or_a_number(tmp_path: Path, value: str) -> None:
+    text = (ROOT / "grids" / "digits.toml").read_text().replace("[recipe]", f"rewind = {value}\n[recipe]")
+    (tmp_path / "grid.toml").write_text(text)
+    with pytest.raises(RequestError, match="Expected `bool`"):
+        load_grid(tmp_path / "grid.toml")
 
 
 PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
