@@ -222,7 +222,7 @@ def test_f24_a_boolean_is_never_read_from_a_string_or_a_number(tmp_path: Path, v
 
 
 PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
-IDS = [f"F{number}" for number in range(1, 25)]
+IDS = [f"F{number}" for number in range(1, PAGE.count("\n### F") + 1)]
 
 
 def test_every_finding_has_an_id_in_ascending_order_a_source_and_a_test() -> None:
