@@ -56,20 +56,14 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add("run", _run, "run the missing runs of a grid on this machine")
     add_grid(run)
-    run.add_argument(
-        "--workers", type=int, metavar="N", help="worker processes; default: one per GPU, or one per CPU core"
-    )
+    run.add_argument("--workers", type=int, metavar="N", help="processes; default: one per GPU or CPU core")
     run.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N; default: cuda if available")
     run.add_argument(
         "--data", type=Path, default=Path(os.environ.get("PBT_BENCH_DATA", "data")), metavar="DIR",
         help="folder of the datasets, and of downloads; default: $PBT_BENCH_DATA, then data",
     )  # fmt: skip
     run.add_argument(
-        "--checkpoint-minutes",
-        type=float,
-        default=5.0,
-        metavar="M",
-        help="minutes between saved states of a run; default: 5",
+        "--checkpoint-minutes", type=float, default=5.0, metavar="M", help="minutes between saved states; default: 5"
     )
     run.add_argument("--retry-failed", action="store_true", help="run failed runs again")
 
@@ -77,9 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add_grid(submit)
     submit.add_argument("--cluster", required=True, metavar="PROFILE", help="a profile, for example slurm/gpu.toml")
     submit.add_argument("--dry-run", action="store_true", help="show scripts, arrays and cost; submit nothing")
-    submit.add_argument(
-        "--retry-failed", action="store_true", help="submit also runs that failed or were lost too often"
-    )
+    submit.add_argument("--retry-failed", action="store_true", help="also runs that failed or were lost too often")
     submit.add_argument(
         "--data", type=Path, metavar="DIR",
         help="folder of the datasets on the nodes; default: the profile's, then $PBT_BENCH_DATA, then data",
@@ -107,13 +99,9 @@ def _parser() -> argparse.ArgumentParser:
 
     audit = add("audit", _audit, "check the records of a grid, and recompute a sample of them")
     add_grid(audit)
-    audit.add_argument(
-        "--sample", type=int, default=10, metavar="N", help="number of records to recompute; default: 10"
-    )
+    audit.add_argument("--sample", type=int, default=10, metavar="N", help="records to recompute; default: 10")
     audit.add_argument("--retrain", action="store_true", help="recompute the whole training, not only the masks")
-    audit.add_argument(
-        "--device", default="cpu", metavar="D", help="the kind of device that made the records; default: cpu"
-    )
+    audit.add_argument("--device", default="cpu", metavar="D", help="device that made the records; default: cpu")
     audit.add_argument(
         "--data", type=Path, default=Path(os.environ.get("PBT_BENCH_DATA", "data")), metavar="DIR",
         help="folder of the datasets; default: $PBT_BENCH_DATA, then data",
