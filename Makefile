@@ -1,11 +1,11 @@
-# Every target creates .venv and installs what it needs by itself; when nothing changed it starts at once.
+# Every target creates .venv and installs its requirements. If nothing changed, it starts at once.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
 .PHONY: help benchmark test test-faults submit paper speed lint docs clean
 
-help:                 ## what the targets do
+help:                 ## print the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
 
 $(VENV)/installed: pyproject.toml $(wildcard pbt_bench/sparse/kernels/*.[ch])
@@ -22,46 +22,46 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed
-	@echo "== installing what the documentation needs"
+	@echo "== installing the requirements of the documentation"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
-benchmark: $(VENV)/installed   ## six methods on real images on this machine, then figures, tables and a page
+benchmark: $(VENV)/installed   ## run six methods on real images on this machine, and write figures, tables and a page
 	@echo "== running grids/digits.toml (finished runs are kept in results/digits)"
 	@$(BIN)/pbt-bench run grids/digits.toml
 	@echo "== drawing"
 	@$(BIN)/pbt-bench report grids/digits.toml
 
-test: $(VENV)/installed-dev    ## the test suite; the long tests of faults are in test-faults
+test: $(VENV)/installed-dev    ## run the test suite, except the long tests of test-faults
 	@echo "== tests"
 	@$(BIN)/python -m pytest
 
-submit: $(VENV)/installed      ## a grid as Slurm job arrays: make submit GRID=grids/X.toml CLUSTER=slurm/Y.toml
+submit: $(VENV)/installed      ## submit a grid as Slurm job arrays: make submit GRID=grids/X.toml CLUSTER=slurm/Y.toml
 	@test -n "$(GRID)" -a -n "$(CLUSTER)" || { echo "usage: make submit GRID=grids/digits.toml CLUSTER=slurm/gpu.toml"; exit 2; }
 	@echo "== submitting $(GRID) to the cluster of $(CLUSTER)"
 	@$(BIN)/pbt-bench submit $(GRID) --cluster $(CLUSTER)
 
-test-faults: $(VENV)/installed-dev ## kills, full disks, hostile files, a failing Slurm cluster: all of them (minutes)
+test-faults: $(VENV)/installed-dev ## run all tests of kills, full disks, hostile files and a failing Slurm cluster (minutes)
 	@echo "== faults"
 	@PBT_BENCH_FAULTS=all $(BIN)/python -m pytest tests/faults tests/slurm tests/pruning/test_synflow.py
 
-paper: $(VENV)/installed       ## every table and figure of the papers from the results there are
-	@echo "== drawing what results/ holds, beside the published numbers"
+paper: $(VENV)/installed       ## draw every table and figure of the papers from the available results
+	@echo "== drawing the available results beside the published numbers"
 	@$(BIN)/pbt-bench paper
 
-speed: $(VENV)/installed       ## speed ratios, each two measurements of one run; writes results/speed.json
+speed: $(VENV)/installed       ## measure speed on this machine; writes results/speed.json
 	@echo "== measuring (minutes; a quiet machine gives honest ratios)"
 	@$(BIN)/python benchmarks/speed.py
 	@$(BIN)/python benchmarks/scale.py
 
-lint: $(VENV)/installed-dev    ## formatter, linter, type checker and the order of imports
+lint: $(VENV)/installed-dev    ## check formatting, style, types and the order of imports
 	@echo "== lint"
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-docs: $(VENV)/installed-docs    ## the documentation: build/docs/index.html; a warning is an error
+docs: $(VENV)/installed-docs    ## build the documentation: build/docs/index.html; a warning is an error
 	@$(BIN)/python -m sphinx -b html -a -W --keep-going -q -d build/doctrees docs build/docs
 	@echo "docs: build/docs/index.html"
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "results", "build", "__pycache__", "*.egg-info")
-LOOP, IMAGES, EXECUTE = "training/test_loop.py", "data/test_images.py", "running/test_execute.py"
+LOOP = "training/test_loop.py training/test_steps.py"
+IMAGES, EXECUTE = "data/test_images.py", "running/test_execute.py"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Speed measurements of `make speed`: each figure is a ratio of two measurements of this run, unless noted as absolute.
+"""Speed measurements of `make speed`.
 
-The script prints a table and writes results/speed.json. It uses two threads, as the targets require, and medians of
-paired repetitions.
+A figure is the ratio of two measurements of the same call, or an absolute number of seconds or GiB, as its title says.
+The script prints a table and writes results/speed.json. It uses two threads and medians of paired repetitions.
 """
 
 from __future__ import annotations
@@ -312,10 +312,10 @@ FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
     "scoring_pass_over_plain": ("gradient + Fisher pass / plain pass (ResNet-18)", scoring_pass),
     "shared_scoring_speedup": ("9 methods x 20 sparsities, alone / shared", shared_scoring),
     "masks_100_sparsities_seconds": ("masks of 100 sparsities, seconds", hundred_masks),
-    "synflow_round_over_plain": ("SynFlow round / the published code's, float64 (VGG-19)", synflow_round),
+    "synflow_round_over_plain": ("SynFlow round / round of published code, float64 (VGG-19)", synflow_round),
     **{
         f"compact_speedup.{sparsity:g}": (
-            f"training step at {sparsity:g}, masked-dense / what is kept",
+            f"training step at {sparsity:g}, masked-dense / kept weights",
             compact(sparsity),
         )
         for sparsity in (0.9, 0.98, 0.99, 0.995)
@@ -326,7 +326,7 @@ FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
     "report_100k_again_seconds": ("reported once more, from the cache, seconds", large("again", "seconds")),
     **{
         f"epoch_speedup_over_plain_loop.{sparsity}": (
-            f"epoch at {sparsity:g}, plain loop / ours",
+            f"epoch at {sparsity:g}, plain loop / pbt-bench",
             epoch_over_plain(sparsity),
         )
         for sparsity in (0.0, 0.99)
@@ -336,7 +336,7 @@ FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
 
 
 def main() -> int:
-    """Measure the figures that the arguments name, by default all."""
+    """Measure the figures that the arguments name, by default all figures."""
     keep_freed_memory()  # as in workers
     torch.set_num_threads(2)
     wanted = sys.argv[1:] or list(FIGURES)

@@ -12,5 +12,5 @@ from pbt_bench.pruning import pruner
     },
 )
 def fisher_pruning(weight, fisher_diagonal):
-    """θ²·F/2: the second-order change of the loss at a minimum, F for the Hessian (Optimal Brain Damage)."""
+    """θ²·F/2: the second-order change of the loss at a minimum, F instead of the Hessian (Optimal Brain Damage)."""
     return weight.square() * fisher_diagonal / 2

@@ -20,5 +20,5 @@ from pbt_bench.pruning import pruner
     },
 )
 def force(weight, gradient):
-    """|θ·g|, g of the network pruned so far and θ of the dense network; pruned weights may return."""
+    """|θ·g| with g of the pruned network and θ of the dense network; pruned weights may return."""
     return (weight * gradient).abs()

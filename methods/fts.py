@@ -12,5 +12,5 @@ from pbt_bench.pruning import pruner
     },
 )
 def fts(weight, gradient, fisher_diagonal):
-    """|θ·g + θ²·F/2|: the second-order change of the loss, F the empirical Fisher diagonal."""
+    """|θ·g + θ²·F/2|: the second-order change of the loss, with the empirical Fisher diagonal F."""
     return (weight * gradient + weight.square() * fisher_diagonal / 2).abs()

@@ -18,5 +18,5 @@ CITE = "Navarrete et al., second version of arXiv:2502.11450 (CPAL 2026), Hutchi
     },
 )
 def hts(weight, gradient, hessian_diagonal):
-    """|θ·g + θ²·h/2|: the second-order change of the loss, h the Hessian diagonal."""
+    """|θ·g + θ²·h/2|: the second-order change of the loss, with the Hessian diagonal h."""
     return (weight * gradient + weight.square() * hessian_diagonal / 2).abs()

@@ -18,5 +18,5 @@ CITE = "Navarrete et al., second version of arXiv:2502.11450 (CPAL 2026)"
     },
 )
 def hutchinson_diagonal(hessian_diagonal, *, signed=False):
-    """|h|, or h if `signed`; h the Hessian diagonal (Hutchinson's estimate, or exact: the option `curvature`)."""
+    """|h|, or h if `signed`, with the Hessian diagonal h (Hutchinson's estimate, or exact: the option `curvature`)."""
     return hessian_diagonal if signed else hessian_diagonal.abs()

@@ -19,6 +19,6 @@ CITE = "LeCun et al. 1989, Optimal Brain Damage; Navarrete et al., second versio
     },
 )
 def hutchinson_pruning(weight, hessian_diagonal, *, signed=False):
-    """|θ²·h/2|, or θ²·h/2 if `signed`: the second-order change of the loss at a minimum, h the Hessian diagonal."""
+    """|θ²·h/2|, or θ²·h/2 if `signed`: the second-order change of the loss at a minimum; h is the Hessian diagonal."""
     change = weight.square() * hessian_diagonal / 2
     return change if signed else change.abs()

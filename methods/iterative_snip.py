@@ -20,5 +20,5 @@ from pbt_bench.pruning import pruner
     },
 )
 def iterative_snip(weight, gradient):
-    """|θ·g| of the network pruned so far; pruned weights stay pruned."""
+    """|θ·g| of the pruned network, in rounds; pruned weights stay pruned."""
     return (weight * gradient).abs()

@@ -9,5 +9,5 @@ from pbt_bench.pruning import pruner
     original_on={"cifar10": {"perturbations": 5}},
 )
 def ntk_sap(ntk_sensitivity):
-    """|∂/∂m E‖f(z; θ⊙m) - f(z; (θ+Δ)⊙m)‖²|: the influence of the weight on the NTK's spectrum; needs no data."""
+    """|∂/∂m E‖f(z; θ⊙m) - f(z; (θ+Δ)⊙m)‖²|: the influence of the weight on the spectrum of the NTK; needs no data."""
     return ntk_sensitivity.abs()

@@ -14,5 +14,5 @@ ORIGINAL = {
 
 @pruner(cite="Alizadeh et al. 2022, arXiv:2202.08132, Eq. 6 and Alg. 1", original=ORIGINAL)
 def prospr(meta_gradient):
-    """|∂L(θ_M(m))/∂m|: the effect of the weight on the loss after M steps of training, through those steps."""
+    """|∂L(θ_M(m))/∂m|: the effect of the weight on the loss after M steps of training, through these steps."""
     return meta_gradient.abs()

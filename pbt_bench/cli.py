@@ -17,7 +17,7 @@ from pbt_bench.spec import Grid
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns 0 for success, 1 if runs failed, 2 for an invalid request, 130 if interrupted."""
+    """Run one verb and return its exit code: 0 success, 1 failed runs, 2 invalid request, 130 interrupted."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     verb: Callable[[argparse.Namespace], int] = options.verb
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pbt-bench: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\npbt-bench: interrupted; what is finished is kept, the same command carries on", file=sys.stderr)
+        print("\npbt-bench: interrupted; finished runs are kept, and the same command continues", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of the pipe has closed it: print nothing more
@@ -54,60 +54,60 @@ def _parser() -> argparse.ArgumentParser:
             help="change the grid, for example recipe.epochs=2 (repeatable)",
         )  # fmt: skip
 
-    run = add("run", _run, "run what is missing of a grid on this machine")
+    run = add("run", _run, "run the missing runs of a grid on this machine")
     add_grid(run)
-    run.add_argument("--workers", type=int, metavar="N", help="default: one per GPU, or one per CPU core")
-    run.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N; default: cuda if there is one")
+    run.add_argument("--workers", type=int, metavar="N", help="processes; default: one per GPU or CPU core")
+    run.add_argument("--device", metavar="D", help="cpu, cuda or cuda:N; default: cuda if available")
     run.add_argument(
         "--data", type=Path, default=Path(os.environ.get("PBT_BENCH_DATA", "data")), metavar="DIR",
-        help="where datasets are or will be downloaded; default: $PBT_BENCH_DATA, then data",
+        help="folder of the datasets, and of downloads; default: $PBT_BENCH_DATA, then data",
     )  # fmt: skip
     run.add_argument(
-        "--checkpoint-minutes", type=float, default=5.0, metavar="M", help="between saved states of a run; default: 5"
+        "--checkpoint-minutes", type=float, default=5.0, metavar="M", help="minutes between saved states; default: 5"
     )
-    run.add_argument("--retry-failed", action="store_true", help="run again what failed before")
+    run.add_argument("--retry-failed", action="store_true", help="run failed runs again")
 
-    submit = add("submit", _submit, "run what is missing of a grid on a Slurm cluster")
+    submit = add("submit", _submit, "run the missing runs of a grid on a Slurm cluster")
     add_grid(submit)
     submit.add_argument("--cluster", required=True, metavar="PROFILE", help="a profile, for example slurm/gpu.toml")
     submit.add_argument("--dry-run", action="store_true", help="show scripts, arrays and cost; submit nothing")
-    submit.add_argument("--retry-failed", action="store_true", help="also what failed, or was lost too often")
+    submit.add_argument("--retry-failed", action="store_true", help="also runs that failed or were lost too often")
     submit.add_argument(
         "--data", type=Path, metavar="DIR",
-        help="datasets, as the nodes see them; default: the profile's, then $PBT_BENCH_DATA, then data",
+        help="folder of the datasets on the nodes; default: the profile's, then $PBT_BENCH_DATA, then data",
     )  # fmt: skip
 
     status = add("status", _status, "count the runs of a grid by state")
     add_grid(status)
-    status.add_argument("--json", action="store_true", help="for scripts")
+    status.add_argument("--json", action="store_true", help="print JSON, for scripts")
     status.add_argument(
         "--watch", type=float, nargs="?", const=10.0, metavar="SECONDS",
-        help="again every so many seconds (10) until nothing runs or waits",
+        help="repeat every SECONDS (default: 10) until no run is running or waiting",
     )  # fmt: skip
 
-    cancel = add("cancel", _cancel, "cancel what a grid has on a Slurm cluster; what is finished is kept")
+    cancel = add("cancel", _cancel, "cancel the Slurm jobs of a grid; finished runs are kept")
     add_grid(cancel)
 
-    report = add("report", _report, "draw figures, tables and a page from the records")
+    report = add("report", _report, "write the report of a grid: figures, tables and a page")
     add_grid(report)
     report.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/NAME/report")
 
-    paper = add("paper", _paper, "every table and figure of the papers from the results there are")
+    paper = add("paper", _paper, "draw every table and figure of the papers from the available results")
     paper.add_argument("--grids", type=Path, default=Path("grids"), metavar="DIR", help="default: grids")
     paper.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     paper.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/paper")
 
-    audit = add("audit", _audit, "check the records of a grid, compute some anew")
+    audit = add("audit", _audit, "check the records of a grid, and recompute a sample of them")
     add_grid(audit)
-    audit.add_argument("--sample", type=int, default=10, metavar="N", help="records to compute anew; default: 10")
-    audit.add_argument("--retrain", action="store_true", help="not only their masks but their whole training")
-    audit.add_argument("--device", default="cpu", metavar="D", help="that the records were made on; default: cpu")
+    audit.add_argument("--sample", type=int, default=10, metavar="N", help="records to recompute; default: 10")
+    audit.add_argument("--retrain", action="store_true", help="recompute the whole training, not only the masks")
+    audit.add_argument("--device", default="cpu", metavar="D", help="device that made the records; default: cpu")
     audit.add_argument(
         "--data", type=Path, default=Path(os.environ.get("PBT_BENCH_DATA", "data")), metavar="DIR",
-        help="where datasets are; default: $PBT_BENCH_DATA, then data",
+        help="folder of the datasets; default: $PBT_BENCH_DATA, then data",
     )  # fmt: skip
 
-    listing = add("list", _list, "methods, models, datasets, statistics or scopes with their sources, or recipes")
+    listing = add("list", _list, "list methods, models, datasets, statistics or scopes with their sources, or recipes")
     listing.add_argument("what", metavar="methods|models|datasets|statistics|scopes|recipes")
 
     show = add("show", _show, "print one record")
@@ -181,7 +181,7 @@ def _cancel(options: argparse.Namespace) -> int:
 
     grid, store = _load(options)
     count = cancel(grid.name, store)
-    print(f"{grid.name}: {count} jobs cancelled" if count else f"{grid.name}: nothing of it is in Slurm's queue")
+    print(f"{grid.name}: {count} jobs cancelled" if count else f"{grid.name}: it has no job in Slurm's queue")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Presets: the recipes of published code, by name. A grid selects one with `recipe = "fts-2025"`.
 
-Every value is taken from published code; tests/test_presets_as_published.py gives repository, commit, file and line,
+Every value is taken from published code; tests/published_presets.py gives repository, commit, file and line,
 and docs/findings.md compares the presets. `snip-2019-paper` follows the text of the paper, which differs from its code.
 Published code without a validation split trains on all 50,000 images; the presets keep the default
 `validation_fraction`, unless the published code has its own fraction (FTS v1: 10,000 of 50,000 images).

@@ -1,4 +1,4 @@
-"""Fixtures for all tests, and the rule that nothing is skipped where PBT_BENCH_REQUIRE_ALL is set (in CI)."""
+"""Fixtures for all tests. If PBT_BENCH_REQUIRE_ALL is set, as in CI, a skipped test is an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `long` are those of `make test-faults`, which sets PBT_BENCH_FAULTS=all."""
+    """Skip tests marked `long` unless PBT_BENCH_FAULTS=all is set, as `make test-faults` does."""
     if os.environ.get("PBT_BENCH_FAULTS") != "all":
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
         items[:] = [item for item in items if not item.get_closest_marker("long")]
@@ -31,7 +31,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def nan_memory() -> Iterator[None]:
-    """Fill uninitialised memory with NaN, so that an output which a kernel leaves unwritten is seen."""
+    """Fill uninitialised memory with NaN, which shows outputs that a kernel does not write."""
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
     yield

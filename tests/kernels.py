@@ -1,4 +1,4 @@
-"""The compiled kernels of every instruction set that this machine has."""
+"""The compiled kernels of every instruction set that this machine supports."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class ConvNet(nn.Module):
 
 
 def golden() -> tuple[ConvNet, Tensor, Tensor, dict[str, dict[str, Tensor]]]:
-    """(network, inputs, targets, arrays by case, e.g. "score/fts.b1", then by parameter)."""
+    """Return network, inputs, targets, and the arrays by case, such as "score/fts.b1", then by parameter."""
     arrays = np.load(GOLDEN)
     net = ConvNet()
     net.load_state_dict({key[6:]: torch.tensor(arrays[key]) for key in arrays if key.startswith("state/")})
@@ -49,7 +49,7 @@ def golden() -> tuple[ConvNet, Tensor, Tensor, dict[str, dict[str, Tensor]]]:
 
 
 class Plain(nn.Module):
-    """Three convolutions and a linear layer, of the second set of golden scores."""
+    """Three convolutions and a linear layer, for the second set of golden scores."""
 
     def __init__(self, bias: bool = False, normalise: bool = False, linear_bias: bool = True) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Plain(nn.Module):
 
 
 class Block(nn.Module):
-    """Two normalised convolutions beside an identity or a projection."""
+    """Two normalised convolutions with an identity or a projection as shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ PUBLISHED: dict[str, Callable[[], nn.Module]] = {
 
 
 def published(name: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """(network, inputs, targets) of the second set of golden scores, in float64."""
+    """Return network, inputs and targets of the second set of golden scores, in float64."""
     arrays = np.load(GOLDEN.with_name("networks.npz"))
     net = PUBLISHED[name]().double()
     start = f"state/{name}/"
@@ -120,7 +120,7 @@ def published(name: str) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def published_values(file: str) -> dict[str, dict[str, Tensor]]:
-    """The arrays of a file of the second set by case, such as "score/conv.running", then by parameter."""
+    """Return the arrays of a file of the second set by case, such as "score/conv.running", then by parameter."""
     cases: dict[str, dict[str, Tensor]] = {}
     for key, value in np.load(GOLDEN.with_name(f"{file}.npz")).items():
         case, _, parameter = key.rpartition("/")
@@ -129,12 +129,12 @@ def published_values(file: str) -> dict[str, dict[str, Tensor]]:
 
 
 def batches(x: Tensor, y: Tensor, *sizes: int) -> list[tuple[Tensor, Tensor]]:
-    """Consecutive batches of the given sizes."""
+    """Return consecutive batches of the given sizes."""
     return list(zip(x.split(list(sizes)), y.split(list(sizes)), strict=True))
 
 
 def mlp(*widths: int, bias: bool = True, seed: int = 0) -> nn.Sequential:
-    """Linear layers with ReLU between them, in float64."""
+    """Return linear layers with ReLU between them, in float64."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
@@ -143,8 +143,11 @@ def mlp(*widths: int, bias: bool = True, seed: int = 0) -> nn.Sequential:
 
 
 class Odd(nn.Module):
-    """Everything that a fast path may get wrong: groups, dilation, strides, circular padding, 1-d convolution,
-    a layer used twice, tied weights, tokens with a linear layer, a residual, no batch normalisation."""
+    """A network of all cases that a fast path may compute wrongly.
+
+    Groups, dilation, strides, circular padding, 1-d convolution, a layer used twice, tied weights, tokens with a linear
+    layer, a residual sum, no batch normalisation.
+    """
 
     def __init__(self) -> None:
         super().__init__()

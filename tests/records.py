@@ -1,4 +1,4 @@
-"""What two records of one run have in common."""
+"""The part of a record that two executions of one run must have in common."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pbt_bench.running.record import RunRecord
 
 
 def result(record: RunRecord) -> dict[str, Any]:
-    """Everything but the times, the place of execution and how often that was interrupted."""
+    """Return the record without times, host, device and number of interruptions."""
     assert record.error is None, record.error
     plain: dict[str, Any] = msgspec.json.decode(record.to_json())
     plain.pop("environment")

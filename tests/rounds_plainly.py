@@ -1,4 +1,4 @@
-"""Iterative pruning by autograd and full sorts: what the rounds of pbt-bench are compared with."""
+"""Iterative pruning by autograd and full sorts, as the reference for the rounds of pbt-bench."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rounds_plainly(
 ) -> dict[str, Tensor]:
     """Compute masks by |factor(θ) · ∂objective/∂θ| in rounds of falling density (Tanaka et al. 2020, Alg. 1).
 
-    The weights θ are as before afterwards.
+    The weights θ are restored at the end.
     """
     net.eval()
     weights = prunable(net)

@@ -11,7 +11,7 @@ from pbt_bench.training.loop import State
 
 
 class SaveAll:
-    """Keep the state after every step, as it comes back from a file."""
+    """Saver that keeps the state after every step, written to a file and read again."""
 
     def __init__(self) -> None:
         self.states: list[Any] = []

@@ -1,4 +1,4 @@
-"""A study of 24 runs on a real cluster, and what must be true of it at any moment and at the end."""
+"""A study of 24 runs on a real cluster, and the checks of its status during and after the runs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ samples_per_class = 5
 rounds = 5
 """
 RUNS = 24
-LONG = "digits vgg8 dense seed 0"  # the run that TROUBLE_LONG makes long: 18 steps of so many seconds
+LONG = "digits vgg8 dense seed 0"  # the run that TROUBLE_LONG makes long: 18 steps of that number of seconds
 PROFILE: dict[str, Any] = {
     "partition": "main", "gpus": 1, "device": "cpu", "cpus": 1, "memory": "2G", "time": 60, "array_parallelism": 2,
     "runs_per_job": 12, "signal_delay": 30,
 }  # fmt: skip
 STATES = ("done", "collapsed", "diverged", "failed", "running", "pending", "lost", "missing")
-KEPT = {"runs", "masks", "logs", "slurm"}  # folders of a study with anything in them when all is done
+KEPT = {"runs", "masks", "logs", "slurm"}  # folders of a finished study that are not empty
 
 Results = dict[str, dict[str, Any]]
 
@@ -51,12 +51,14 @@ def call(*words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
 
 @dataclass
 class Study:
-    """The 24 runs in a folder of their own; every look at their status checks that it tells the truth."""
+    """The 24 runs in a separate folder. Every query of their status compares it with the records."""
 
     folder: Path
     known: Callable[[], Results]
     name: str = "cluster"
-    born: dict[str, int] = field(default_factory=dict)  # run id -> inode of its record: another if done again
+    born: dict[str, int] = field(
+        default_factory=dict
+    )  # run id -> inode of its record, which changes if the run is repeated
 
     def __post_init__(self) -> None:
         (self.folder / "grid.toml").write_text(f'name = "{self.name}"\n{GRID}')
@@ -96,7 +98,7 @@ class Study:
         return state
 
     def wait(self, until: Callable[[dict[str, Any]], object], seconds: float = 180, never: str = "lost failed") -> Any:
-        """The first status that `until` likes; none before it may show a run in one of the states `never`."""
+        """Return the first status for which `until` is true. No earlier status may have a run in a state of `never`."""
         end = time.monotonic() + seconds
         while True:
             state = self.status()
@@ -107,7 +109,7 @@ class Study:
             time.sleep(1.5)
 
     def complete(self, seconds: float = 180, never: str = "lost failed missing") -> list[RunRecord]:
-        """Wait until all is done; every record is that of the local run, and no run ran to its end twice."""
+        """Wait until all runs are done. Check that every record is that of the local run and no run ended twice."""
         self.wait(lambda state: state["done"] == RUNS, seconds, never)
         records = self.store.records()
         assert {record.run_id: result(record) for record in records} == self.known()
@@ -122,7 +124,7 @@ class Study:
         return records
 
     def endings(self) -> Counter[str]:
-        """How often the log of each run says that it ended."""
+        """Return how often the log of each run reports its end."""
         logs = {path.stem: path.read_text() for path in (self.store.folder / "logs").glob("*.log")}
         return Counter({run: len(re.findall(r"^\S+ \S+ done$", text, re.MULTILINE)) for run, text in logs.items()})
 
@@ -134,31 +136,31 @@ class Study:
             time.sleep(0.3)
 
     def long_run(self, state: dict[str, Any]) -> dict[str, Any]:
-        """What `state` says of the run that TROUBLE_LONG makes long."""
+        """Return the entry of `state` for the run that TROUBLE_LONG makes long."""
         (run,) = [run for run in state["runs"] if run["label"] == LONG]
         return run
 
     def sessions(self, records: list[RunRecord]) -> int:
-        """How often that run was begun or continued."""
+        """Return how often that run was started or continued."""
         (count,) = [record.environment["sessions"] for record in records if record.spec.label == LONG]
         return int(count)
 
     def node(self, job: str) -> str:
-        """Where a job is."""
+        """Return the node of a job."""
         return call("squeue", "-h", "-r", "-j", job, "-o", "%N").stdout.strip()
 
     def said(self, job: str) -> str:
-        """What a job said outside its runs."""
+        """Return the output of a job outside its runs."""
         return "".join(path.read_text() for path in self.store.folder.glob(f"slurm/*/{job}_0_log.err"))
 
     def nodes(self) -> Counter[str]:
-        """On which nodes accounting says that jobs of the last submission were."""
+        """Return the nodes of the jobs of the last submission, according to accounting."""
         *_, last = sorted((self.store.folder / "slurm").iterdir())
         job = (last / "jobs").read_text().split()[1]
         return Counter(call("sacct", "-nXP", "-o", "NodeList", "-j", job).stdout.split())
 
     def end(self) -> None:
-        """Leave nothing in Slurm's queue."""
+        """Cancel all jobs of the study."""
         call("scancel", f"--name=pbt-{self.name}", "--full", "--signal=KILL")
         call("scancel", f"--name=pbt-{self.name}")
         self.quiet()

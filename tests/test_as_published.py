@@ -1,8 +1,8 @@
-"""protocol = "original": every value is that of the published code, and says in which line it was read.
+"""Tests that `protocol = "original"` uses the values of the published code, with the line of each value.
 
-`PUBLISHED` lists per method the repository with its commit, and per field of `[scoring]` the value with file and lines.
-A key `dataset.field` is a value that the code has for that dataset only. What a field cannot express stands in the
-comments: it is not reproduced.
+`PUBLISHED` has the repository and commit of every method, and for every field of `[scoring]` the value with file and
+lines. A key `dataset.field` is a value for that dataset only. Comments name properties of the code that no field can
+express; pbt-bench does not reproduce them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Published = dict[str, tuple[Any, str]]
 
 
 def fishing(method: str, lines: str) -> Published:
-    """Version 1 of the code of FTS, one image at a time. It also prunes the scales of shortcuts' norms (finding 8)."""
+    """Return the values of version 1 of FTS, which also prunes scales of batch normalisation (finding F13)."""
     return {
         "samples_per_class": ("all", "data/cifar.py:65"),
         "fisher_batch_size": (1, f"exp_configs/exp_{method}.json:42"),
@@ -43,7 +43,7 @@ def fishing(method: str, lines: str) -> Published:
 
 
 def hutchinson(config: str, signed: tuple[bool, str]) -> Published:
-    """Version 2. Its probes cover biases, norms and the classifier as well: the same mean, other noise."""
+    """Return the values of version 2 of FTS. Its probes also cover parameters that are not pruned: other noise."""
     return {
         "samples_per_class": (10, f"exp_configs/exp_{config}.json:50"),
         "batch_size": (1, f"exp_configs/exp_{config}.json:49"),
@@ -58,13 +58,13 @@ def hutchinson(config: str, signed: tuple[bool, str]) -> Published:
     }
 
 
-FORCE: Published = {  # batches of one round may share images; the loss has logits for log-probabilities (finding 13)
+FORCE: Published = {  # the batches of a round may share images; the loss gets logits (finding F10)
     "samples_per_class": ("all", "experiments/datasets.py:112-119"),
     "most_samples": (128, "README.md:16"),
     "batch_size": (128, "experiments/experiments.py:34"),
     "new_batches": (True, "pruning/pruning_algos.py:41"),
     "augment": (True, "experiments/datasets.py:69-70"),
-    "batchnorm": ("batch", "pruning/pruning_algos.py:150"),  # a copy of a network that was never put into eval mode
+    "batchnorm": ("batch", "pruning/pruning_algos.py:150"),  # the scored copy stays in training mode
     "prune_classifier": (True, "pruning/pruning_algos.py:35"),
     "rounds": (60, "README.md:16"),
     "cifar100.most_samples": (1280, "README.md:18"),
@@ -86,7 +86,7 @@ PUBLISHED: dict[tuple[str, str], Published] = {
     ("hutchinson_pruning", "Gollini/Scalable_Second_Order_PaI bfb50ad"): hutchinson(
         "hutch_pruner", (True, f"{COMPRESSORS}:203-208")
     ),
-    # Prunes biases as well, and scores one draw of weights and trains another (finding 12).
+    # The code also prunes biases, and trains other weights than it scores (finding F12).
     ("snip", "namhoonlee/snip-public f028496"): {
         "samples_per_class": ("all", "snip/dataset.py:31-42"),
         "most_samples": (128, "snip/prune.py:7"),
@@ -95,8 +95,8 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         "batchnorm": ("running", "snip/prune.py:10"),
         "prune_classifier": (True, "snip/model.py:55"),
     },
-    # Draws the linear weights anew before it scores (finding 12). On CIFAR-100 its VGG-19 has the values below; its
-    # ResNet-32 scores 5 samples per class in halves, twice.
+    # The code draws new linear weights before it scores (finding F12). On CIFAR-100 the values below are those of its
+    # VGG-19; its ResNet-32 scores 5 samples per class in halves, twice.
     ("grasp", "alecwangcq/GraSP f17d87a"): {
         "samples_per_class": (10, "configs/cifar10/vgg19/GraSP_90.json:16"),
         "order": ("class", "pruner/GraSP.py:24-29"),
@@ -110,7 +110,7 @@ PUBLISHED: dict[tuple[str, str], Published] = {
     },
     ("force", "naver/force 7494eed"): FORCE,
     ("iterative_snip", "naver/force 7494eed"): FORCE,
-    # Detaches the first momentum (finding 14), which its own default of 0 does not use.
+    # The code detaches the first momentum (finding F11). Its default momentum, 0, does not use that line.
     ("prospr", "mil-ad/prospr a921779"): {
         "samples_per_class": ("all", "datasets.py:224-226"),
         "most_samples": (128, "cli.py:88-93"),
@@ -122,7 +122,7 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         "inner_momentum": (0.0, "cli.py:75"),
         "prune_classifier": (True, "prospr/utils.py:19-26"),
     },
-    # Initialises the network anew for every draw; ours permutes the dense weights.
+    # The code draws new weights for every draw; pbt-bench permutes the dense weights.
     ("ntk_sap", "YiteWang/NTK-SAP e23682b"): {
         "samples_per_class": (10, "main.py:67"),
         "batch_size": (256, "main.py:69"),
@@ -178,7 +178,7 @@ def test_a_method_keeps_the_classifier_only_if_its_own_code_does() -> None:
 
 
 def toy(counts: tuple[int, ...]) -> Data:
-    """Images whose first pixel is their number, `counts` of every class, classes mixed."""
+    """Return shuffled images, `counts` of every class, with the number of the image as its first pixel."""
     targets = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
     targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))]
     pixels = torch.zeros(len(targets), 1, 12, 12, dtype=torch.uint8)
@@ -189,7 +189,7 @@ def toy(counts: tuple[int, ...]) -> Data:
 
 
 def drawn(scoring: Scoring, round_: int = 1, recipe: Recipe | None = None) -> list[tuple[Tensor, Tensor]]:
-    """The scoring data of the toy images."""
+    """Return the scoring data of the toy images."""
     spec = msgspec.structs.replace(run("snip"), recipe=recipe or Recipe())
     return execute._scoring_batches(toy((20, 18, 16)), scoring, spec, round_)
 
@@ -254,7 +254,7 @@ def test_a_run_draws_its_new_batches_for_methods_in_rounds_only() -> None:
 
 @pytest.mark.parametrize("method", ["force", "iterative_snip"])
 def test_every_round_scores_the_batches_that_were_drawn_for_it(method: str) -> None:
-    """Against rounds written plainly: |θ·g| on the round's own batch, for FORCE with dense θ and with regrowth."""
+    """Compare with plain code: |θ·g| on the batch of the round, for FORCE with dense θ and with regrowth."""
     model, x, y = published("conv")
     data = [[batch] for batch in batches(x, y, 20, 20, 20)]
     scoring = Scoring(rounds=3, new_batches=True)

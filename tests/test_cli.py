@@ -1,4 +1,4 @@
-"""The command line, end to end, as a user calls it."""
+"""End-to-end tests of the command line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def records(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished tiny study, run through the command line with two workers."""
+    """Return the folder of a small finished study that the command line executed with two workers."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "tiny.toml").write_text(TINY)
     done = call(folder, "run", "tiny.toml", "--workers", "2")
@@ -125,10 +125,10 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_call_carries_on(tmp_path: Pa
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and (not runs.is_dir() or not list(runs.glob("*.json"))):
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends SIGINT to the whole process group
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; what is finished is kept" in said
+    assert "interrupted; finished runs are kept" in said
     assert "Traceback" not in said
     finished = records(tmp_path)
     assert 1 <= len(finished) < 13

@@ -1,4 +1,4 @@
-"""What must hold on a GPU as on a CPU. Where there is no GPU, the same tests run on the CPU alone."""
+"""Tests that run on a CPU, and also on a GPU if available."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def data(device: torch.device, tmp_path: Path) -> Data:
 
 
 def sparse_network(device: torch.device) -> tuple[nn.Module, Masks]:
-    """A network with dropout, and masks with a tenth of its weights, many channels of them dead."""
+    """Return a network with dropout, and masks that keep a tenth of its weights and leave many channels dead."""
     model = build("vgg8", 1, 10, seed=0)
     model.classifier = nn.Sequential(nn.Dropout(0.3), model.classifier)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
@@ -52,7 +52,7 @@ def sparse_network(device: torch.device) -> tuple[nn.Module, Masks]:
 
 
 class Waits(TorchDispatchMode):
-    """Counts operations whose result the host must wait for."""
+    """Counter of operations whose result the host must wait for."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "repeat_interleave")
 
@@ -69,7 +69,7 @@ class Waits(TorchDispatchMode):
 
 @contextmanager
 def no_waiting(device: torch.device) -> Iterator[Waits]:
-    """CUDA raises at a copy or a read that waits; on every device such operations are counted."""
+    """Count operations that make the host wait. On CUDA they also raise an error."""
     if device.type == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     try:
@@ -93,7 +93,7 @@ def test_the_counter_sees_what_waits(device: torch.device) -> None:
 def test_no_step_waits_for_the_device(
     data: Data, device: torch.device, execution: str, precision: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first step may: it looks at the masks. From then on the host only issues work."""
+    """Check all steps after the first, which may wait because it reads the masks."""
     monkeypatch.setattr(compact_network, "_known_zero", lambda *_: False)  # as on a GPU
     numbers = {"momentum": 0.9} if optimizer == "sgd" else {}
     recipe = Recipe(
@@ -140,7 +140,7 @@ def test_a_gpu_scores_and_masks_as_a_cpu(method: str) -> None:
 
 
 def test_what_is_left_trains_as_the_masked_network(data: Data, device: torch.device) -> None:
-    """Ten steps in float64 without dropout, on either device."""
+    """Train ten steps in float64 without dropout."""
     found = []
     for how in ("dense", "compact"):
         model, masks = sparse_network(device)

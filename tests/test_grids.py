@@ -1,4 +1,4 @@
-"""Every study file parses, names only what is known, and has the runs that its artefact needs."""
+"""Tests that every study file is valid and has the runs that its artefact needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documentation names as proof is there."""
+"""Tests that every test named in docs/findings.md and docs/promises.md exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets expand to plain fields; fields that nothing would read are refused."""
+"""Tests that presets expand to plain fields, and that fields without an effect are refused."""
 
 from __future__ import annotations
 

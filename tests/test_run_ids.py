@@ -1,4 +1,4 @@
-"""The run ids of every shipped study are fixed: a changed id would separate a study from its results."""
+"""Tests that the run ids of every study in grids/ stay the same. A changed id would lose the results of a study."""
 
 from __future__ import annotations
 

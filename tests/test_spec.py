@@ -1,4 +1,4 @@
-"""What a run is: validation in one line, identity, the product of axes."""
+"""Tests of the specification of a run: one-line errors, run ids, the product of axes."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ def names_page() -> str:
     lines = [
         "# Models and datasets",
         "",
-        "Their names in a grid file. `pbt-bench list models` and `pbt-bench list datasets` print them, with your own.",
+        "This page has the names that a grid file can use. `pbt-bench list models` and `pbt-bench list datasets` print",
+        "them together with the models and datasets that you registered.",
         "",
     ]
     tables: dict[str, dict[str, Any]] = {"Models": listing(), "Datasets": dict(datasets().items())}
@@ -31,7 +32,7 @@ def names_page() -> str:
             f"| `{name}` | {escaped(entry.summary.rstrip('.'))} ({cited(entry.cite)}) |"
             for name, entry in sorted(entries.items(), key=lambda item: _natural(item[0]))
         ]
-        lines += [f"## {title}", "", "| name | |", "|---|---|", *rows, ""]
+        lines += [f"## {title}", "", "| name | description |", "|---|---|", *rows, ""]
     return "\n".join(lines)
 
 
@@ -45,8 +46,8 @@ def studies_page() -> str:
     lines = [
         "# Studies",
         "",
-        "The files in `grids/`. A study of a published artefact has a small version that runs on two cores in minutes",
-        "and makes the same tables and figures, so that the way is tried before a cluster is.",
+        "This page describes the files in `grids/`. Every study of a published artefact has a small version that takes",
+        "minutes on two cores and makes the same tables and figures. Try it before you use a cluster.",
         "",
     ]
     for path in sorted((ROOT / "grids").glob("*.toml")):
@@ -85,9 +86,9 @@ def recipes_page() -> str:
     lines = [
         "# Recipes of published code",
         "",
-        '`recipe = "fts-2025"` in a grid takes a recipe; below `[recipe]`, `preset = "fts-2025"` takes it, and every',
-        "key that you write beside it wins. Fields that a preset does not name have the defaults of",
-        "[a grid file](grid.md).",
+        '`recipe = "fts-2025"` in a grid file selects a recipe. `preset = "fts-2025"` below `[recipe]` selects it too,',
+        "and every other key below `[recipe]` overrides its value. Fields that a preset does not name have the",
+        "defaults of [a grid file](grid.md).",
         "",
     ]
     for name, preset in PRESETS.items():

@@ -1,4 +1,7 @@
-"""Pages that are generated from the code when the build begins. This module makes those of methods and statistics."""
+"""Documentation pages that are generated from the code when the build begins.
+
+This module writes the pages of methods and statistics; other modules of this folder write the other pages.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +50,16 @@ def method_page(entry: Pruner, cost: Cost) -> str:
     latex = formula(entry.function, {name: each.symbol for name, each in statistics().items()})
     schedule = "one shot" if entry.rounds == 1 else f"{entry.rounds} rounds of score and prune"
     if entry.regrow:
-        schedule += "; a pruned weight may return in a later round"
+        schedule += "; pruned weights may return in a later round"
     names = [name for name, other in pruners()._aliases.items() if other == entry.name]
-    shown = ["$$", f"s = {latex}", "$$", "", "read from the code below; the weights with the highest *s* are kept.", ""]
+    shown = [
+        "$$",
+        f"s = {latex}",
+        "$$",
+        "",
+        "This formula is read from the code below. The weights with the highest *s* are kept.",
+        "",
+    ]
     lines = [
         f"# {entry.name}",
         "",
@@ -63,25 +73,25 @@ def method_page(entry: Pruner, cost: Cost) -> str:
         f": {schedule}",
         "",
         "Scope",
-        f": {f'`{entry.scope}`, of the method' if entry.scope else 'that of the run, `global` by default'}",
+        f": {f'`{entry.scope}`, set by the method' if entry.scope else 'the scope of the run, by default `global`'}",
         "",
         "Cost",
         f": {cost}" + (", all rounds together" if entry.rounds > 1 else ""),
         "",
         *(["Other names", f": {', '.join(f'`{name}`' for name in names)}", ""] if names else []),
-        "## What it needs",
+        "## Statistics",
         "",
-        "| symbol | statistic | | sees data |",
+        "| symbol | statistic | source | uses the scoring data |",
         "|---|---|---|---|",
         *(_need(statistics()[name]) for name in entry.needs),
         "",
-        "Definitions: [statistics](../reference/statistics.md).",
+        "The page [statistics](../reference/statistics.md) has their definitions.",
         "",
-        "## In its published code",
+        "## Settings of the published code",
         "",
         original(entry),
         "",
-        "## The whole file",
+        "## File",
         "",
         f"`methods/{path.name}`",
         "",
@@ -101,11 +111,11 @@ def _need(entry: Statistic) -> str:
 def original(entry: Pruner) -> str:
     """Return the settings that `protocol = "original"` changes for a method."""
     if not entry.original:
-        return 'It has no choices of its own: `protocol = "original"` scores it as `[scoring]` says.'
-    head = '`protocol = "original"` scores it with these instead of the fields of `[scoring]`:'
+        return 'The method has no settings of its own: `protocol = "original"` uses the fields of `[scoring]`.'
+    head = '`protocol = "original"` uses these settings instead of those of the study:'
     lines = [head, "", *toml_block({"scoring": entry.original})]
     for dataset, fields in entry.original_on.items():
-        lines += ["", f"on `{dataset}` with", "", *toml_block({"scoring": fields})]
+        lines += ["", f"On `{dataset}` it also uses:", "", *toml_block({"scoring": fields})]
     return "\n".join(lines)
 
 
@@ -120,8 +130,8 @@ def methods_index(methods: dict[str, Pruner], costs: dict[str, Cost]) -> str:
         [
             "# Methods",
             "",
-            "One page per file of `methods/`. Higher scores are kept; every method takes every scope, sparsity and",
-            "sanity check. Those that need the same statistics share the pass that computes them.",
+            "Every file of `methods/` has a page. The highest scores are kept, and every method accepts every scope,",
+            "sparsity and sanity check. Methods that need the same statistics share the pass that computes them.",
             "",
             "| method | score | needs | forward | backward | passes over |",
             "|---|---|---|--:|--:|---|",
@@ -144,13 +154,14 @@ def statistics_page() -> str:
     lines = [
         "# Statistics",
         "",
-        "A method asks for these by the names of its arguments. Each is one tensor per prunable weight tensor, of its",
-        "shape. Statistics of one pass are computed together, for all methods and sparsities of a run's group.",
+        "A method requests statistics by the names of its arguments. A statistic has one tensor for every prunable",
+        "weight tensor, of the same shape. Statistics of one pass are computed together, once for all methods and",
+        "sparsities of a group of runs.",
         "",
     ]
     for name, entry in statistics().items():
         shown = ["$$", entry.formula, "$$", ""] if entry.formula else []
-        source = f"Source: {cited(entry.cite)}. Sees {'the scoring data' if entry.data else 'no data'}."
+        source = f"Source: {cited(entry.cite)}. Computed from {'the scoring data' if entry.data else 'no data'}."
         lines += [f"## {name}", "", *shown, source, "", prose(inspect.getdoc(entry.function) or ""), ""]
     return "\n".join(lines)
 
@@ -164,13 +175,13 @@ def write(folder: Path) -> None:
     """Write every page that is new or changed, and delete the pages of methods and packages that no longer exist."""
     found = pages()
     for path, text in found.items():
-        place = folder / path
-        place.parent.mkdir(exist_ok=True)
-        if not place.exists() or place.read_text(encoding="utf-8") != text:
-            place.write_text(text, encoding="utf-8")
-    for place in [*(folder / "methods").glob("*.md"), *(folder / "packages").glob("*.md")]:
-        if f"{place.parent.name}/{place.name}" not in found:
-            place.unlink()
+        page = folder / path
+        page.parent.mkdir(exist_ok=True)
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+    for page in [*(folder / "methods").glob("*.md"), *(folder / "packages").glob("*.md")]:
+        if f"{page.parent.name}/{page.name}" not in found:
+            page.unlink()
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -19,16 +19,16 @@ _AXES = {
     "model": "`pbt-bench list models`, `torchvision/NAME` or `timm/NAME`",
     "method": "`pbt-bench list methods`",
     "sparsity": "fraction of the N prunable weights that is pruned: exactly floor(sparsity · N) weights",
-    "seed": "of the initial weights, the data order, augmentation, probes and random scores, each with its own stream",
-    "scope": "which weights compete: those of the whole network, those of each layer at equal densities (`layer`;"
-    " `uniform` keeps the first layer dense), or those of each layer at Erdős-Rényi-Kernel densities (`erk`)",
-    "sanity": "change the result of pruning: not at all, shuffle the mask of each layer, draw the weights again, or"
-    " invert the scores",
+    "seed": "seed of the initial weights, data order, augmentation, probes and random scores, each with its own stream",
+    "scope": "the weights that are ranked together: of the whole network, of each layer with equal densities (`layer`;"
+    " `uniform` keeps the first layer dense), or of each layer with Erdős-Rényi-Kernel densities (`erk`)",
+    "sanity": "change the result of pruning: no change, shuffle the mask of each layer, draw new weights, or invert the"
+    " scores",
     "warmup": "dense training before scoring",
     "rewind": "return to the initial weights after warm-up and scoring",
     "init": "initial weights: the default of each layer, or Kaiming normal",
-    "protocol": "score every method as `[scoring]` says, or each method as its published code does (shown on its page;"
-    " if that code augments, images are augmented as `[recipe]` says)",
+    "protocol": "use the settings of `[scoring]` for every method, or those of the published code of each method (see"
+    " its page; if that code augments images, they are augmented according to `[recipe]`)",
 }
 
 
@@ -41,12 +41,14 @@ def grid_page() -> str:
             "One TOML file describes one study. An unknown key or an invalid value is an error of one line that",
             "names the nearest valid key or the valid values. `--set recipe.epochs=2` changes a key for one call.",
             "",
-            "- `name`: the results are kept in `results/<name>/`",
+            "- `name`: name of the study; its results are in `results/<name>/`",
             "- `dense`: also run the dense network, once per dataset, model, seed and init (default `true`)",
             "- `recipe`: the name of a [published recipe](recipes.md), in place of the table `[recipe]`",
             "",
-            *_table("[grid]", RunSpec, _AXES, "Each axis is one value or a list; the study is their product."),
-            *_table("[recipe]", Recipe, _comments(Recipe), "How the masked network is trained."),
+            *_table(
+                "[grid]", RunSpec, _AXES, "Each axis is one value or a list. The study is the product of all axes."
+            ),
+            *_table("[recipe]", Recipe, _comments(Recipe), "These keys set the training of the masked network."),
             *_table("[scoring]", Scoring, _comments(Scoring), inspect.cleandoc(Scoring.__doc__ or "")),
         ]
     )
@@ -87,7 +89,7 @@ def record_page() -> str:
             f"| `{name}` | `{type_.replace('|', 'or')}` | {meaning} |" for name, type_, meaning in _FIELD.findall(code)
         ]
         text = inspect.cleandoc(kind.__doc__ or "")
-        lines += [f"## {title}", "", text, "", "| field | type | |", "|---|---|---|", *rows, ""]
+        lines += [f"## {title}", "", text, "", "| field | type | meaning |", "|---|---|---|", *rows, ""]
     return "\n".join(lines)
 
 

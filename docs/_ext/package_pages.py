@@ -9,7 +9,7 @@ from types import ModuleType
 import pbt_bench
 
 PACKAGES = ("pbt_bench", "data", "models", "connectivity", "sparse", "pruning", "training", "running", "analysis")
-_FACE = "what a run is, its seeds, errors and recipes; and the command line, which comes last"
+_FACE = "specification of a run, seeds, errors, recipes, and the command line"
 
 
 def package_pages() -> dict[str, str]:
@@ -23,12 +23,13 @@ def package_pages() -> dict[str, str]:
         pages[f"packages/{package}.md"] = "\n".join([f"# {package}", "", *blocks])
     pages["packages/index.md"] = "\n".join(
         [
-            "# Inside",
+            "# Packages",
             "",
-            "For those who change pbt-bench: every name without an underscore. Users may rely on the",
-            "[Python interface](../reference/api.md). A package imports only packages above it; `make lint` checks.",
+            "These pages are for developers of pbt-bench. They describe every name without a leading underscore. The",
+            "[Python interface](../reference/api.md) is the stable interface for users. A package imports only the",
+            "packages above it in this table, which `make lint` checks.",
             "",
-            "| package | |",
+            "| package | contents |",
             "|---|---|",
             *rows,
             "",

@@ -1,7 +1,7 @@
-"""Live weights and connection of networks that are more than chains, against an oracle that changes inputs.
+"""Tests of live weights and connectivity on networks that are not chains, against an oracle that changes inputs.
 
 The oracle gives every parameter a random value, kept weights included, and runs the network on two inputs. A weight is
-live if what it multiplies differs between the two, and the output has a gradient at the result.
+live if its factor differs between the two, and the output has a gradient with respect to their product.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def oracle(model: nn.Module, masks: dict[str, Tensor], shape: tuple[int, ...]) -
 
 
 def compare(model: nn.Module, sparsity: float, shape: tuple[int, ...]) -> None:
-    """Five random masks; layers that the network does not use are left out."""
+    """Compare five random masks, without layers that the network does not use."""
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
         masks = {n: torch.rand(p.shape, generator=generator) >= sparsity for n, p in prunable(model).items()}

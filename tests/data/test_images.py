@@ -1,4 +1,4 @@
-"""Datasets, splits, samples and augmentation."""
+"""Tests of datasets, splits, scoring samples and augmentation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_split_has_its_own_seed_and_never_touches_the_test_set() -> None:
 
 
 def numbered(split_seed: int = 0) -> Data:
-    """Twenty images: image i has the value i in every pixel; its class is i % 2."""
+    """Return twenty images. Image i has the value i in every pixel and the class i % 2."""
     images = Images(torch.arange(20, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 2, 2), torch.arange(20) % 2)
     dataset = Dataset(images, images, 2, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     return prepare(dataset, 0.3, split_seed, torch.device("cpu"))
@@ -52,7 +52,7 @@ def numbers(images: Images | Streamed) -> list[int]:
 
 
 def test_the_random_choices_are_those_of_version_0_1() -> None:
-    """Other choices of the same seeds would change every result."""
+    """Check the choices of a seed, because other choices would change every result."""
     data = numbered()
     assert numbers(data.validation) == [2, 3, 7, 10, 12, 15]
     assert numbers(numbered(5).validation) == [1, 3, 8, 10, 13, 14]
@@ -96,7 +96,7 @@ def test_inputs_are_normalised_by_the_training_pixels() -> None:
 
 
 def test_scoring_samples_are_balanced_seeded_and_from_the_training_images() -> None:
-    """FINDINGS 15: scoring data drawn from held-out data, unseeded."""
+    """Exclude finding F2: scoring data from held-out images, without a seed."""
     data = load()
     a = scoring_images(data.train, 7, None, 10, seed=0)
     assert torch.bincount(a.targets).tolist() == [7] * 10
@@ -142,7 +142,7 @@ def test_crop_and_flip_are_exact_and_drawn_per_image() -> None:
 
 @pytest.mark.parametrize("how", ["crop", "flip", "crop-flip"])
 def test_every_crop_and_flip_is_equally_likely(how: str) -> None:
-    """Each image is one bright pixel on zeros: its position in the result says how it was cropped and flipped."""
+    """Count crops and flips by the position of the single bright pixel of every image."""
     n, crops, flips = 6000, 9 if "crop" in how else 1, 2 if "flip" in how else 1
     pixels = torch.zeros(n, 1, 8, 9, dtype=torch.uint8)
     pixels[:, 0, 4, 2] = 200

@@ -1,4 +1,4 @@
-"""A user's own dataset, the normalisation, and what is refused."""
+"""Tests of datasets of the user: registration, normalisation and errors."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ REFUSED = {
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder in PBT_BENCH_DATASETS; what was registered is forgotten before and after."""
+    """Return a folder in PBT_BENCH_DATASETS, and clear the registry before and after."""
     monkeypatch.setenv("PBT_BENCH_DATASETS", str(tmp_path))
     for _ in forget():
         yield tmp_path
@@ -108,7 +108,7 @@ def test_anything_else_is_refused_in_one_line_that_names_the_file(given: str, re
 
 
 def test_random_transforms_are_refused(own: Path) -> None:
-    """FINDINGS 15: validation images augmented."""
+    """Exclude finding F2: augmented validation images."""
     body = "    class Noisy(Pairs):\n        def __getitem__(self, i): return torch.randint(256, (1, 4, 4)).byte(), 0\n"
     (own / "mine.py").write_text(f"{HEAD}{body}    return Noisy([0] * 3), Noisy([0] * 3)\n")
     with pytest.raises(RequestError, match="leave augmentation to the recipe"):
@@ -213,7 +213,7 @@ def test_the_statistics_of_digits_keep_their_bits() -> None:
 
 
 def test_the_statistics_of_a_large_set_need_little_memory() -> None:
-    """A float64 copy of these 150 MB would be 1.2 GB."""
+    """Check the memory: a float64 copy of these 150 MB would be 1.2 GB."""
     code = """
 import resource, torch
 from pbt_bench.data.images import from_arrays

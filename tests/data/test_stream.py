@@ -1,4 +1,4 @@
-"""Datasets that are read from image files while they are used."""
+"""Tests of datasets whose image files are read during training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RECIPE = Recipe(epochs=2, batch_size=5, augment="crop-flip", learning_rate=0.05)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A little ImageNet: JPEGs of several sizes in a folder per class, one grey, one of four channels."""
+    """Return a small ImageNet: JPEGs of several sizes in a folder per class, one grey, one with four channels."""
     root = tmp_path_factory.mktemp("data")
     draws = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 4)):
@@ -101,7 +101,7 @@ def test_an_image_is_changed_by_its_own_draw_whatever_the_loaders(data: Data, mo
     assert not torch.equal(seen(data.train, order, 4, "crop-flip", epoch=2), alone)
     plain, flipped = seen(data.train, order, 9, "none"), seen(data.train, order, 9, "flip")
     kinds = {(torch.equal(a, b), torch.equal(a.flip(2), b)) for a, b in zip(plain, flipped, strict=True)}
-    assert kinds == {(True, False), (False, True)}  # every one either as it was or mirrored
+    assert kinds == {(True, False), (False, True)}  # every image is either unchanged or mirrored
     assert {image.shape for image in alone} == {(3, SIDE, SIDE)}
 
 

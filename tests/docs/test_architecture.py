@@ -1,4 +1,4 @@
-"""The files that the architecture and the contributor's page name are there."""
+"""Tests that every file named in CONTRIBUTING.md and docs/architecture.md exists."""
 
 from __future__ import annotations
 

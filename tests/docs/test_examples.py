@@ -1,4 +1,4 @@
-"""The code in the guide runs: Python as it stands, grids and profiles as files, commands as a reader types them."""
+"""Tests that execute the code blocks of the guide: Python code, grid files, profiles and commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
 def test_what_a_page_says_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that begins with `# NAME.py` or `# NAME.toml` is that file; `$ ` begins a command."""
+    """Write a block that begins with `# NAME.py` or `# NAME.toml` to that file, and run every line after `$ `."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grids").symlink_to(ROOT / "grids")
     names: dict[str, object] = {}
@@ -44,7 +44,7 @@ def test_what_a_page_says_runs_from_top_to_bottom(page: Path, tmp_path: Path, mo
 
 
 def run(command: str, folder: Path) -> None:
-    """One line of a console block, with this environment's pbt-bench; of `make`, only that it has the target."""
+    """Run one command with the pbt-bench of this environment. For `make`, check only that the target exists."""
     words = shlex.split(command)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     while "=" in words[0]:

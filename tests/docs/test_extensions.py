@@ -1,4 +1,4 @@
-"""What makes the documentation: formulas out of code, docstrings out of text, no request to another computer."""
+"""Tests of the Sphinx extensions: formulas from code, docstrings, counted passes, and no requests to other hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small study whose records are known, and how hard to try: `make test-faults` sets PBT_BENCH_FAULTS=all."""
+"""A small study with known records. PBT_BENCH_FAULTS=all, which `make test-faults` sets, selects more cases."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Call = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="session")
 def everything() -> bool:
-    """All faults, or the fast ones?"""
+    """Return whether all cases are tested, or only the fast ones."""
     return os.environ.get("PBT_BENCH_FAULTS") == "all"
 
 
@@ -62,7 +62,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[RunSpec]:
 
 @pytest.fixture(scope="session")
 def uninterrupted(specs: list[RunSpec]) -> dict[str, dict[str, Any]]:
-    """The results of all runs of the study, each executed alone in one go."""
+    """Return the results of all runs of the study, each executed alone without an interruption."""
     executor = Executor(Path("nowhere"), torch.device("cpu"))
     return {spec.run_id: result(executor.execute(spec).record) for spec in specs}
 
@@ -75,7 +75,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Call]:
-    """Start `pbt-bench WORDS` in `folder`, as a process group of its own."""
+    """Start `pbt-bench WORDS` in `folder`, in a separate process group."""
 
     calls: list[subprocess.Popen[str]] = []
 
@@ -90,7 +90,7 @@ def start(folder: Path) -> Iterator[Call]:
         return call
 
     yield started
-    for call in calls:  # of a test that failed
+    for call in calls:  # still running after a failed test
         with contextlib.suppress(ProcessLookupError):
             os.killpg(call.pid, signal.SIGKILL)
         call.communicate()

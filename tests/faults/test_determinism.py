@@ -1,4 +1,4 @@
-"""How a study is executed changes nothing in its records."""
+"""Tests that records do not depend on the number of workers, the order of runs or shared statistics."""
 
 from __future__ import annotations
 

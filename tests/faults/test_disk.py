@@ -1,4 +1,4 @@
-"""A disk that is full, a folder that cannot be written or is gone: one clear line, exit code 1, and nothing is lost."""
+"""Tests of a full disk, a read-only disk and a lost folder: a one-line error, exit code 1, finished runs are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pbt_bench.spec import RunSpec
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 4 MiB."""
+    """Mount a separate file system of 4 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Hostile files: nothing in them is executed, nothing crashes, the file is named, nothing escapes its folder."""
+"""Tests of damaged and hostile files: no code of theirs is executed, and an error names the file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FUZZ = settings(max_examples=CASES, deadline=None, suppress_health_check=list(He
 
 
 class Bomb:
-    """Unpickling it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -83,7 +83,7 @@ def test_a_checkpoint_that_is_a_pickle_bomb_executes_nothing(
         assert "the run starts from the beginning" in warning
 
 
-def test_a_run_with_a_damaged_or_foreign_checkpoint_starts_anew_and_ends_the_same(
+def test_a_run_with_a_damaged_or_foreign_checkpoint_restarts_and_ends_the_same(
     store: Store, specs: list[RunSpec], uninterrupted: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from records import result
@@ -92,7 +92,7 @@ def test_a_run_with_a_damaged_or_foreign_checkpoint_starts_anew_and_ends_the_sam
     path = store.checkpoint(spec.run_id)
     executor = Executor(Path("nowhere"), torch.device("cpu"))
     good = checkpoint(store, spec.run_id)
-    executor.execute(spec, (), checkpoint=good)  # saves after every step
+    executor.execute(spec, (), checkpoint=good)  # saves the state after every step
     sound = path.read_bytes()
     state = torch.load(io.BytesIO(sound[32:]), weights_only=True)
     mask = next(iter(state["masks"]))
@@ -145,13 +145,13 @@ def test_a_huge_record_is_refused_quickly(
     path.write_bytes(b"[" * 5_000_000)
     assert store.records() == []
     os.remove(path)
-    os.mkfifo(path)  # reading it would wait for ever
+    os.mkfifo(path)  # reading a pipe would block for ever
     assert store.records() == []
     assert "not a file" in capsys.readouterr().err
 
 
-def test_what_else_lies_in_a_results_folder_stops_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    """Claims, logs, submissions and records that no pbt-bench has written."""
+def test_other_files_in_a_results_folder_stop_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """Put files into the folder that pbt-bench has not written: claims, logs, submissions and records."""
     axes = Axes(dataset=("digits",), model=("vgg8",), method=("snip",), sparsity=(0.9,), seed=(0,))
     grid = Grid(name="study", grid=axes)
     first, second = (spec.run_id for spec in grid.runs())
@@ -172,7 +172,7 @@ def test_what_else_lies_in_a_results_folder_stops_nothing(store: Store, capsys: 
         "slurm/3-3-3/elements.json": "[" * 100_000,
     }.items():
         (store.folder / name).write_text(content)
-    os.mkfifo(store.path(first))  # reading it would wait for ever
+    os.mkfifo(store.path(first))  # reading a pipe would block for ever
     state = summary(grid, store)
     assert state.counts["running"] == 2, plain(state)
     assert "on an unknown host" in plain(state)
@@ -209,7 +209,7 @@ def test_a_count_or_share_that_cannot_be_is_no_record(
 
 
 def test_hostile_masks_are_refused(store: Store) -> None:
-    """A bomb of zeros inflates to no more than the record says."""
+    """Decompress a mask file of zeros only to the size that the record states."""
     import tracemalloc
     import zlib
 
@@ -331,7 +331,7 @@ def test_a_record_with_any_damage_is_read_or_named(data: Any, sound: bytes, spec
 
 
 def test_an_archive_that_would_write_outside_its_folder(tmp_path: Path) -> None:
-    """Tiny ImageNet is a zip file: a member that climbs out of the folder stays inside or is refused."""
+    """Extract zip members with `..` in their names inside the folder, or refuse them."""
     from pbt_bench.data import datasets
 
     folder = tmp_path / "data"

@@ -1,4 +1,4 @@
-"""Workers killed at random moments: every run still gets the record of an uninterrupted one, once."""
+"""Tests that kill workers at random moments: every run gets the record of an uninterrupted run, once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PHASES = ("starting", "scoring", "training", "checkpoint", "masks", "record")
 
 
 def _serve(link: Any, results: Path, phase: Synchronized[int]) -> None:
-    """A worker that says what it is doing, saves its state after every step and takes its time to write."""
+    """Run a worker that reports its phase, saves its state after every step, and writes slowly."""
 
     def during(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -56,8 +56,8 @@ def _serve(link: Any, results: Path, phase: Synchronized[int]) -> None:
 
 
 def _study(folder: Path, specs: list[RunSpec], draws: random.Random, kills: int) -> Counter[str]:
-    """Run all of `specs` into `folder`, killing the worker up to `kills` times: how often in which phase."""
-    context = multiprocessing.get_context("fork")  # torch is there: a worker starts at once
+    """Run all `specs` and kill the worker up to `kills` times. Return the number of kills per phase."""
+    context = multiprocessing.get_context("fork")  # the child has torch already, so it starts at once
     store = Store(folder)
     store.prepare()
     phase = context.Value("i", 0)
@@ -77,7 +77,7 @@ def _study(folder: Path, specs: list[RunSpec], draws: random.Random, kills: int)
             while isinstance(answer, messages.Advanced | None) and link.poll(max(0, end - time.monotonic())):
                 answer = link.recv()
             if isinstance(answer, messages.Claimed):
-                continue  # the claim of the worker that was killed: stale in a moment
+                continue  # the claim of the killed worker becomes stale soon
             if not isinstance(answer, messages.Finished):
                 break
             todo.remove(spec)

@@ -1,4 +1,4 @@
-"""How much memory a training takes."""
+"""Tests of the memory that training takes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 @pytest.mark.long
 @pytest.mark.parametrize("sparsity", ["0", "0.98"])
 def test_resnet18_in_batches_of_512_takes_less_than_6_gib(sparsity: str) -> None:
-    """The whole process: dense, and by kept weights."""
+    """Measure the peak of the whole process: dense, and with sparse kernels."""
     done = subprocess.run([sys.executable, "-c", STEP, sparsity], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert 1 < float(done.stdout) < 6

@@ -1,4 +1,4 @@
-"""Poisoned numbers and dying workers: each run ends in the right state with one readable reason, the rest goes on."""
+"""Tests of invalid scores and dying workers: each run gets the right state and one reason; the grid continues."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ REASONS = {
     "p_killed": "the worker process died: killed by signal 9 (out of memory?)",
     "p_exit": "the worker process died: exit code 7",
 }
-SOUND = {"p_constant": "collapsed"}  # kept by position
+SOUND = {"p_constant": "collapsed"}  # equal scores: weights are kept by position
 SOUND |= dict.fromkeys(("p_vandal", "p_global", "magnitude", "snip"), "done")
 
 
@@ -158,7 +158,9 @@ def poisoned(folder: Path) -> Path:
 
 
 def test_poisoned_methods_and_dying_workers(poisoned: Path, start: Any, everything: bool) -> None:
-    reasons = REASONS | ({"p_stop": "it was asked to stop 5 times"} if everything else {})  # five workers take a while
+    reasons = REASONS | (
+        {"p_stop": "it was asked to stop 5 times"} if everything else {}
+    )  # starting five workers takes time
     names = [*reasons, *SOUND]
     methods = ("--set", f"grid.method={json.dumps(names)}", "--set", "recipe.epochs=1", "--set", "grid.seed=[0]")
     one = (*methods, "--set", "grid.sparsity=[0.9]", "--set", "grid.warmup=['none']", "--set", "dense=false")

@@ -1,4 +1,4 @@
-"""The catalogue: names, summaries, errors, and the two small models on which recorded results depend."""
+"""Tests of the catalogue: names, summaries, errors, and the two small models of recorded results."""
 
 from __future__ import annotations
 

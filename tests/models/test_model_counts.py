@@ -1,8 +1,8 @@
-"""Parameter counts against the literature's, and what of them is prunable.
+"""Tests of parameter counts and prunable weights against the literature.
 
 Sources. He: He et al. 2016, arXiv:1512.03385, Table 6 (in millions), to the last parameter as in akamaster's
 pytorch_resnet_cifar10 (option A), which ProsPr uses; OpenLTH and SynFlow have the projections. Kuangliu:
-github.com/kuangliu/pytorch-cifar (ResNet-50's 23,520,842 in its issue 80). GraSP: FINDINGS.md 21 (1.86M).
+github.com/kuangliu/pytorch-cifar (ResNet-50's 23,520,842 in its issue 80). GraSP: finding F4 (1.86M).
 WRN: Zagoruyko and Komodakis 2016, Table 4 (36.5M). torchvision: `num_params` of its weights. Han: Han et al. 2015,
 arXiv:1506.02626, Table 3, layer by layer. DeiT: Touvron et al. 2021; timm's vit_tiny_patch16_224.
 """
@@ -93,7 +93,7 @@ def test_depth_is_the_number_of_layers_and_a_free_shortcut_has_no_weights(depth:
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet20-projection", "resnet50", "vgg16-bias", "wrn-28-10"])
 def test_normalisation_and_biases_are_never_prunable(name: str) -> None:
-    """FINDINGS.md 8: a substring of the name made 896 scales of ResNet-18's shortcuts prunable."""
+    """Exclude finding F13: prunable scales of batch normalisation, selected by their names."""
     with torch.device("meta"):
         model = build(name, 3, 10, 0)
     assert all(weight.dim() >= 2 for weight in prunable(model).values())

@@ -1,4 +1,4 @@
-"""torchvision/NAME and timm/NAME; timm is stood in for, since it is an optional extra."""
+"""Tests of torchvision/NAME and timm/NAME. A stub replaces timm, which is optional."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pbt_bench.models.prunable import prunable
 
 def test_torchvision_model_with_its_own_number_of_classes() -> None:
     model = build("torchvision/resnet18", 3, 10, 0, size=32)
-    assert sum(p.numel() for p in model.parameters()) == 11_181_642  # as ours with the ImageNet stem
+    assert sum(p.numel() for p in model.parameters()) == 11_181_642  # as resnet18-imagenet of pbt-bench
     assert len(prunable(model)) == 21
     assert model.training
     assert not any(getattr(module, "inplace", False) for module in model.modules())
@@ -57,7 +57,7 @@ def test_what_cannot_be_run_honestly_is_refused(name: str, channels: int, size: 
 
 @pytest.fixture
 def timm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A stand-in for timm; the list holds the arguments of every model it created."""
+    """Replace timm by a stub, and return the list of the arguments of every created model."""
     calls: list[dict[str, Any]] = []
 
     def create_model(name: str, **options: Any) -> nn.Module:

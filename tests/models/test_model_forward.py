@@ -1,4 +1,4 @@
-"""What the models compute, and that scoring can work with it: interception, float64, second derivatives."""
+"""Tests of the outputs of models, and of interception, float64 and second derivatives, which scoring needs."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_no_module_works_in_place(name: str) -> None:
 
 
 class Record(Intercept):
-    """The names of the weights that were used, in order."""
+    """Recorder of the names of the used weights, in order."""
 
     def __init__(self, tracked: dict[str, nn.Parameter]) -> None:
         super().__init__(tracked)

@@ -1,4 +1,4 @@
-"""Initial weights come from the run's seed alone."""
+"""Tests that initial weights depend only on the seed of the run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_kaiming_is_normal_with_the_variance_of_two_over_fan_in(name: str) -> No
         assert abs(weight.mean().item()) < 5 * deviation / sqrt(n), key
         assert abs(weight.std().item() / deviation - 1) < 5 / sqrt(2 * n), key
         kurtosis = ((weight / deviation) ** 4).mean().item()
-        assert abs(kurtosis - 3) < 5 * sqrt(96 / n) + 1e-3, key  # 1.8 if it were uniform
+        assert abs(kurtosis - 3) < 5 * sqrt(96 / n) + 1e-3, key  # a uniform distribution has 1.8
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:
             assert not module.bias.any()

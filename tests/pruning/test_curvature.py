@@ -104,7 +104,7 @@ def test_a_tolerance_is_not_met_by_an_estimate_that_is_all_noise() -> None:
 
 
 def test_ten_probes_are_noise_and_the_exact_diagonal_is_not() -> None:
-    """FINDINGS 7: at initialization half of Hutchinson's estimates are negative where the truth is not."""
+    """Show finding F8: half of Hutchinson's estimates are negative, although the exact diagonal is not."""
     net, x, y, _ = golden()
     data = batches(x, y, 48)
     noisy, notes = diagonal(net, data, probes=10)

@@ -70,7 +70,7 @@ def test_synflow_masks_of_100_rounds_equal_the_original(density: str, sparsity: 
 
 
 def test_inverted_grasp_is_not_ours() -> None:
-    """FINDINGS 1: published copies keep the smallest θ·Hg."""
+    """Exclude finding F5: published copies keep the lowest θ·Hg."""
     net, x, y, cases = golden()
     ours = torch.cat([s.flatten() for s in pbt_bench.score(net, batches(x, y, 48), method="grasp").values()])
     inverted = torch.cat([s.flatten() for s in cases["score/grasp.fts_repo"].values()])

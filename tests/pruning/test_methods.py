@@ -444,7 +444,7 @@ def test_a_value_of_another_type_is_one_line() -> None:
     ],
 )
 def test_bad_scores_are_errors_that_name_method_and_layer(function: Any, message: str) -> None:
-    """FINDINGS 9: a NaN must never rank."""
+    """Exclude finding F14: a rank for NaN."""
     pruners()
     function.__name__ = "bad"
     pruner(cite="arXiv")(function)
@@ -475,7 +475,7 @@ def test_a_method_cannot_change_the_model_or_the_shared_statistics() -> None:
 
 
 def test_prunable_weights_are_found_by_type() -> None:
-    """FINDINGS 8: a module named `shortcut` may hold normalisation."""
+    """Exclude finding F13: a module named `shortcut` may contain normalisation."""
 
     class Named(nn.Module):
         def __init__(self) -> None:

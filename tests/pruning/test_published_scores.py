@@ -89,7 +89,7 @@ def test_prospr_is_that_of_its_code(net: str, case: str, sizes: tuple[int, ...],
     ours = pbt_bench.score(model, data, method="prospr", batchnorm="batch", **options)
     golden = published_values("prospr")
     assert error(ours, golden[f"score/{net}.{case}"]) < EXACT
-    if options:  # finding 14: the published code detaches the first momentum
+    if options:  # finding F11: the published code detaches the first momentum
         assert error(ours, golden[f"score/{net}.momentum_detached"]) > 0.1
 
 

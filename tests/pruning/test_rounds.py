@@ -160,7 +160,7 @@ def test_every_round_has_its_number_and_the_masked_weights(monkeypatch: pytest.M
 
 
 def test_the_density_falls_exponentially_not_the_sparsity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FINDINGS 5: raising the sparsity to the power prunes 99.9% in the first of 100 rounds."""
+    """Exclude finding F16: a schedule of the sparsity that prunes 99.9% in the first of 100 rounds."""
     net, x, y, _ = golden()
     kept: list[int] = []
 
@@ -177,7 +177,7 @@ def test_the_density_falls_exponentially_not_the_sparsity(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("depth", [110, 1202])
 def test_synflow_is_finite_at_any_depth(depth: int) -> None:
-    """FINDINGS 6: float32 overflows on ResNet-110, float64 near 1,200 layers."""
+    """Exclude finding F9: float32 overflows on ResNet-110, float64 near 1,200 layers."""
     model = build(f"resnet{depth}", 3, 10, seed=0)
     scores = pbt_bench.score(model, [(torch.zeros(1, 3, 8, 8), torch.zeros(1).long())], method="synflow")
     totals = [float(s.sum()) for s in scores.values()]
@@ -201,8 +201,8 @@ def test_taking_powers_of_two_out_changes_nothing_but_a_factor(monkeypatch: pyte
     torch.testing.assert_close(ratios, ratios[0].expand_as(ratios), rtol=1e-9, atol=0)
 
 
-def test_prospr_looks_through_every_step_the_first_momentum_included() -> None:
-    """FINDINGS 14: against finite differences of the loss after three steps."""
+def test_prospr_differentiates_through_every_step_the_first_momentum_included() -> None:
+    """Exclude finding F11: compare with finite differences of the loss after three steps."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     data = [(torch.randn(5, 3).double(), torch.randint(2, (5,))) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""An audit finds what a record cannot hide."""
+"""Tests that an audit verifies correct records and finds changed records."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_sound_records_are_verified_to_the_last_bit(made: Path) -> None:
 
 
 def changed(part: str = "pruning", **values: Any) -> Callable[[RunRecord], RunRecord]:
-    """A record with other `values` in its metrics, pruning, the first epoch of its curve, or itself."""
+    """Return the record with `values` in its metrics, pruning, first epoch, or top level."""
 
     def change(record: RunRecord) -> RunRecord:
         if part == "record":
@@ -73,7 +73,7 @@ def changed(part: str = "pruning", **values: Any) -> Callable[[RunRecord], RunRe
 
 
 def more_kept(record: RunRecord) -> RunRecord:
-    """One layer keeps a weight more, another one less."""
+    """Let one layer keep one weight more, and another layer one less."""
     assert record.pruning
     first, second, *rest = record.pruning.layers
     moved = (msgspec.structs.replace(first, kept=first.kept + 1), msgspec.structs.replace(second, kept=second.kept - 1))
@@ -81,7 +81,7 @@ def more_kept(record: RunRecord) -> RunRecord:
 
 
 def found_in(folder: Path, change: Callable[[RunRecord], RunRecord], **audited_as: Any) -> Audit:
-    """What an audit says while the record of the first pruned run is changed."""
+    """Return the report of an audit while the record of the first pruned run is changed."""
     path = Store(folder).path(SPECS[1].run_id)
     sound = path.read_bytes()
     record = Store(folder).read(SPECS[1].run_id)
@@ -150,7 +150,7 @@ ANEW: dict[str, tuple[Callable[[RunRecord], RunRecord], bool]] = {
 
 
 @pytest.mark.parametrize(("place", "change", "retrain"), [(place, *what) for place, what in ANEW.items()], ids=ANEW)
-def test_a_number_that_fits_the_rest_is_a_fault_once_it_is_computed_anew(
+def test_a_consistent_wrong_number_is_a_fault_once_it_is_recomputed(
     made: Path, place: str, change: Callable[[RunRecord], RunRecord], retrain: bool
 ) -> None:
     found = found_in(made, change, retrain=retrain, specs=SPECS[1:2])

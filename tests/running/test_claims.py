@@ -1,4 +1,4 @@
-"""One worker per run, whoever dies, sleeps or wakes."""
+"""Tests that one worker executes a run, also if workers are killed, suspended or resumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_one_of_many_threads_gets_a_run(tmp_path: Path) -> None:
         for run in range(50):
             if claims.take(f"{run:016x}"):
                 taken.append(run)
-        claims._held = None  # as if it had died with them
+        claims._held = None  # as if the owner had been killed with its claims
 
     threads = [threading.Thread(target=worker) for _ in range(16)]
     for thread in threads:
@@ -67,7 +67,7 @@ def test_one_of_many_takes_a_stale_claim_over(tmp_path: Path) -> None:
     assert [claims.take(RUN) for claims in others].count(True) == 1
     with pytest.raises(ClaimLost):
         dead.check()
-    dead.release()  # it woke up: what is not its own any more stays
+    dead.release()  # the suspended owner resumes: the claim of the new owner stays
     assert os.path.exists(tmp_path / "claims" / f"{RUN}.2")
     for claims in others:
         claims.close()
@@ -154,7 +154,7 @@ def test_a_clock_that_is_wrong_changes_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_claim_from_the_future_is_nobodys(tmp_path: Path) -> None:
-    """The clock of the file system was set back after its owner died: it would be fresh until then."""
+    """Take over the claim of a dead owner after the clock of the file system was set back."""
     dead, mine = Claims(tmp_path), Claims(tmp_path)
     assert dead.take(RUN)
     dead._held = None

@@ -1,4 +1,4 @@
-"""What a record says of the machine."""
+"""Tests of the description of the machine in a record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run from spec to record."""
+"""Tests of one run, from specification to record."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_sanity_transforms_do_what_they_say() -> None:
     assert shuffled is not None
     assert inverted is not None
     assert [layer.kept for layer in plain.layers] == [layer.kept for layer in shuffled.layers]
-    assert plain.mask_digest != shuffled.mask_digest  # FINDINGS 11: a shuffle that does nothing
+    assert plain.mask_digest != shuffled.mask_digest  # finding F19: a shuffle without effect
     assert plain.kept == inverted.kept
     assert [layer.kept for layer in plain.layers] != [layer.kept for layer in inverted.layers]
     reinit = executor().execute(spec(sanity="reinit")).record
@@ -161,7 +161,7 @@ def test_sanity_transforms_do_what_they_say() -> None:
 
 
 def prune_as(masks: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every method choose `masks`."""
+    """Make every method return `masks`."""
     pruned = Pruned(masks, dict.fromkeys(masks, 0), 0.0, 1)
     monkeypatch.setattr(execute._Shared, "_prune", lambda shared, spec, methods: pruned)
 
@@ -188,7 +188,7 @@ def test_random_scores_have_the_seed_of_the_run() -> None:
 
 @pytest.mark.parametrize("samples", [5, "all"])
 def test_scores_come_from_training_images_alone(monkeypatch: pytest.MonkeyPatch, samples: int | Literal["all"]) -> None:
-    """Other validation and test images change no mask."""
+    """Check that other validation and test images change no mask."""
     draws = np.random.default_rng(0)
     x, y = draws.integers(0, 256, (300, 1, 8, 8), dtype=np.uint8), np.arange(300) % 10
     plain = from_arrays(x[:200], y[:200], x[200:], y[200:])
@@ -219,7 +219,7 @@ def test_one_empty_layer_is_no_collapse_where_a_path_is_left(monkeypatch: pytest
 
 
 def test_the_weights_digest_and_the_test_accuracy_are_of_the_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The state of the best epoch, of zeros here, is loaded only for its own accuracy."""
+    """Check that the state of the best epoch, here zeros, is loaded only to compute its accuracy."""
     last: dict[str, torch.Tensor] = {}
 
     def trained(model: torch.nn.Module, *rest: Any) -> Any:
@@ -249,7 +249,7 @@ def test_warm_up_changes_the_scored_weights_and_rewind_restores_the_initial_ones
 
 
 def pooled(channels: int, classes: int) -> nn.Module:
-    """A network whose batch normalisation sees one value per image and channel."""
+    """Return a network whose batch normalisation has one value per image and channel as input."""
     features = (nn.Conv2d(channels, 6, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(6), nn.ReLU())
     return nn.Sequential(*features, nn.Flatten(), nn.Linear(6, classes))
 

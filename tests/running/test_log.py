@@ -1,4 +1,4 @@
-"""A run's log: what happened to it, what was printed meanwhile, and never a reason to fail."""
+"""Tests of the log of a run: its events and printed text, and no failure if the log cannot be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store: atomic, strict, and never a crash on what it cannot read."""
+"""Tests of the result store: atomic writes, strict reads, and errors for unreadable files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Slurm cluster of two nodes on this machine, and a study of 24 runs whose records are known."""
+"""A real Slurm cluster of two nodes on this machine, and a study of 24 runs with known records."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEEDED = ("slurmctld", "slurmd", "slurmdbd", "sbatch", "munged", "mariadbd", "my
 
 @dataclass
 class Cluster:
-    """The cluster that slurm/test_cluster.sh keeps in `folder`; Slurm's commands of this process talk to it."""
+    """The cluster that slurm/test_cluster.sh keeps in `folder`. Slurm commands of this process use it."""
 
     folder: Path
 
@@ -37,18 +37,18 @@ class Cluster:
         self.script("up")
 
     def crash(self, node: str) -> None:
-        """A power cut."""
+        """Stop a node without warning, as a power cut does."""
         self.script("crash", node)
 
     def kill(self, daemon: str) -> None:
-        """One daemon alone dies: slurmctld, slurmd-n1, ..."""
+        """Kill one daemon: slurmctld, slurmd-n1, ..."""
         os.kill(int((self.folder / "run" / f"{daemon}.pid").read_text()), signal.SIGKILL)
         (self.folder / "run" / f"{daemon}.pid").unlink()
 
 
 @pytest.fixture(scope="session")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Results]]:
-    """The results of a local run of the study, by run id; it runs while the cluster starts."""
+    """Return the results of the study by run id, from a local call that runs while the cluster starts."""
     folder = tmp_path_factory.mktemp("local")
     study = Study(folder, dict)
     local = subprocess.Popen(
@@ -99,7 +99,7 @@ def cluster(known: object) -> Iterator[Cluster]:
 
 
 def _free_ports() -> int:
-    """The first of a dozen ports that nothing listens on."""
+    """Return the first of a dozen consecutive free ports."""
     for base in range(26800, 30000, 100):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", base)) != 0 and probe.connect_ex(("127.0.0.1", base + 10)) != 0:
@@ -109,7 +109,7 @@ def _free_ports() -> int:
 
 @pytest.fixture
 def slurm(cluster: Cluster) -> Callable[..., str]:
-    """Call a command of Slurm."""
+    """Call a Slurm command and return its output."""
 
     def asked(*words: str) -> str:
         done = call(*words)

@@ -1,4 +1,4 @@
-"""On a real cluster of two nodes: every run finished exactly once, with the bits of a local run."""
+"""Tests on a real cluster of two nodes: every run is executed exactly once, with the bits of a local run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes and daemons die."""
+"""Tests in which nodes and daemons of the cluster fail."""
 
 from __future__ import annotations
 

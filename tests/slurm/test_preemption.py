@@ -1,4 +1,4 @@
-"""A job has to go and comes back: preempted, or cancelled and submitted again. Runs go on from their saved states."""
+"""Tests of jobs that are preempted, or cancelled and submitted again: runs continue from their saved states."""
 
 from __future__ import annotations
 

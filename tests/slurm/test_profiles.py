@@ -1,4 +1,4 @@
-"""Profiles that ask for the wrong thing: what does not exist, too little memory, too little time."""
+"""Tests of profiles with options that Slurm refuses, too little memory or too little time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module", autouse=True)
 def limited(cluster: object, known: Callable[[], Results], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
-    """A study whose first run takes 60 s, in jobs that may take less; it is at work beside the other tests here.
+    """Submit a study whose first run takes 60 s, in jobs with a shorter limit. It runs during the other tests.
 
-    Slurm looks every 30 s, and signals once the end is less than 30 s plus `signal_delay` away: after 60 s at most.
+    Slurm checks limits every 30 s. It sends the signal if less than 30 s plus `signal_delay` remain: by 60 s.
     """
     made = Study(tmp_path_factory.mktemp("limited"), known, "limited")
     made.submit(long=60 / 18, time=2, signal_delay=60, array_parallelism=1, runs_per_job=24)
@@ -45,7 +45,7 @@ def test_a_refused_profile_is_one_line_and_leaves_nothing(study: Study) -> None:
 def test_jobs_that_end_at_once_are_told_and_the_next_submission_does_their_runs(study: Study) -> None:
     study.submit(setup=["exit 3"])
     study.wait(lambda state: state["lost"] == 24, never="failed missing")
-    why = {"failed, exit code 3"}  # as soon as accounting has it
+    why = {"failed, exit code 3"}  # once accounting has the exit code
     study.wait(lambda state: {run["why"] for run in state["runs"]} == why, never="failed missing")
     assert "24 to submit" in study.submit()
     study.complete()

@@ -1,4 +1,4 @@
-"""Execution on live channels is the masked network, exactly."""
+"""Tests that execution on live channels equals the masked network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("nan_memory")
 
 
 class Odd(nn.Module):
-    """Biased and strided convolutions, no normalisation, a sum of parts of different liveness, several poolings."""
+    """Biased and strided convolutions, no normalisation, a sum of parts with different live channels, poolings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Odd(nn.Module):
         self.norm, self.head = nn.BatchNorm2d(16, affine=False), nn.Linear(16, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
+        """Return the logits."""
         x = F.relu(self.a(x)) + self.b(x)
         x = F.max_pool2d(self.c(x), 3, padding=1, stride=1)
         x = torch.tanh(self.norm(self.d(x))) * 1.5
@@ -39,7 +39,7 @@ class Odd(nn.Module):
 
 
 def clustered(model: nn.Module, sparsity: float) -> Masks:
-    """Masks with many dead channels, as those of a score that is large for some channels."""
+    """Return masks with many dead channels, as from scores that are large for some channels."""
     generator = torch.Generator().manual_seed(1)
     scores = {}
     for name, p in prunable(model).items():
@@ -51,7 +51,7 @@ def clustered(model: nn.Module, sparsity: float) -> Masks:
 
 
 def give_gradient(parameter: nn.Parameter, kept: KeptWeights) -> None:
-    """Add the gradient that the vector of kept weights has to that of their tensor."""
+    """Add the gradient of the vector of kept weights to the gradient of their tensor."""
     if kept.vector.grad is not None:
         whole = torch.zeros_like(parameter)
         _flat(whole).index_copy_(0, kept._index, kept.vector.grad)
@@ -60,7 +60,7 @@ def give_gradient(parameter: nn.Parameter, kept: KeptWeights) -> None:
 
 
 def make(name: str) -> nn.Module:
-    """A small network in float64 whose shifts are not zero, so that dead channels have values."""
+    """Return a small network in float64 with nonzero shifts, so that dead channels have nonzero values."""
     torch.manual_seed(0)
     model = Odd() if name == "odd" else build(name, 3, 10, seed=0)
     for module in model.modules():
@@ -77,7 +77,7 @@ def make(name: str) -> nn.Module:
 def test_outputs_gradients_and_updates_are_those_of_the_masked_network(
     name: str, sparsity: float, by: str, batch: int
 ) -> None:
-    """In float64 to 1e-9 over three steps, running statistics included; and in eval mode."""
+    """Compare in float64 to 1e-9 over three steps, running statistics included, and in evaluation mode."""
     if by != "channels" and kernels.loaded() is None:
         pytest.skip("no C compiler was there at installation")
     model = make(name)
@@ -127,7 +127,7 @@ def test_outputs_gradients_and_updates_are_those_of_the_masked_network(
 
 
 def test_dead_channels_are_not_computed() -> None:
-    """A convolution with few live rows returns those alone; whatever is not known gets the whole tensor."""
+    """Check that a convolution returns its live rows only, and unknown operations get the whole tensor."""
     conv = nn.Conv2d(64, 64, 3, padding=1, bias=False)
     mask = torch.zeros_like(conv.weight, dtype=torch.bool)
     mask[5:9, 3:7] = True
@@ -141,10 +141,10 @@ def test_dead_channels_are_not_computed() -> None:
     torch.testing.assert_close(y.whole(), conv(x))
 
 
-@pytest.mark.filterwarnings("ignore:Using padding")  # torch tells what it will do
+@pytest.mark.filterwarnings("ignore:Using padding")  # a note of torch about memory
 @pytest.mark.parametrize("kept", [0, 5])
 def test_odd_padding_and_examples_without_a_batch(kept: int) -> None:
-    """Convolutions that cannot be taken apart are left as they are; one without any weight gives its bias."""
+    """Check that unsupported convolutions are executed densely, and an empty convolution returns its bias."""
     conv = nn.Conv2d(8, 16, 4, padding="same").double()
     mask = torch.zeros_like(conv.weight, dtype=torch.bool)
     mask.view(-1)[:kept] = True
@@ -159,7 +159,7 @@ def test_odd_padding_and_examples_without_a_batch(kept: int) -> None:
 
 
 def test_what_happens_in_place_is_seen_under_every_name() -> None:
-    """As with tensors: an in-place ReLU or sum changes the activation that a shortcut holds."""
+    """Check that an in-place ReLU or sum also changes the activation that a shortcut holds."""
     conv = nn.Conv2d(32, 32, 1)
     mask = torch.zeros_like(conv.weight, dtype=torch.bool)
     mask[2:9] = True
@@ -178,7 +178,7 @@ def test_what_happens_in_place_is_seen_under_every_name() -> None:
 
 
 def test_auto_leaves_small_layers_as_they_are() -> None:
-    """A layer where less than LEAST_SAVING multiply-adds would be saved returns an ordinary tensor."""
+    """Check that a layer that would save less than LEAST_SAVING multiply-adds returns an ordinary tensor."""
     model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
     mask = torch.zeros(64, 64, 3, 3, dtype=torch.bool)
     mask[:8] = True

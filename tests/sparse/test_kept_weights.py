@@ -1,4 +1,4 @@
-"""The optimiser on kept weights alone does to them what it does to all."""
+"""Tests that the optimizer on the vector of kept weights makes the same updates as on whole tensors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_kept_weights_are_updated_as_in_the_whole(
     kept = KeptWeights(part, mask)
     first, second = make([whole]), make([kept.vector])
     for _ in range(4):
-        gradient = torch.randn(8, 6, 3, 3)  # contiguous, whatever the weight is
+        gradient = torch.randn(8, 6, 3, 3)  # contiguous, also if the weight is not
         whole.grad, part.grad = gradient.clone(), gradient.clone()
         second.zero_grad()
         first.step()
@@ -66,6 +66,6 @@ def test_a_sparse_network_is_trained_on_kept_weights_to_the_bits_of_the_whole(mo
         stepper = Stepper(model, masks, data, Recipe(execution="auto" if sparse else "dense"), 0, "train")
         assert sparse == bool(stepper._kept)
         stepper.epoch(1)
-        realised_sparsity(dict(model.named_parameters()), masks)  # raises where a pruned weight is not zero
+        realised_sparsity(dict(model.named_parameters()), masks)  # raises if a pruned weight is not zero
         results.append(model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(results[0].values(), results[1].values(), strict=True))

@@ -1,4 +1,4 @@
-"""Every compiled kernel writes its whole output, at every size: none, one, odd and large."""
+"""Tests that every compiled kernel writes its whole output, for sizes 0, 1, odd and large."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_group_sums(groups: int, rows: int, width: int, positions: int, dtype: t
 @pytest.mark.parametrize(("rows", "columns", "side"), [(1, 1, 1), (5, 3, 4), (40, 70, 3)])
 @pytest.mark.parametrize("n", [0, 1, 7, 130])
 def test_sparse_convolution(n: int, rows: int, columns: int, side: int, kept: str, dtype: torch.dtype) -> None:
-    """The output, and the gradients of inputs and weights, also where no position has a gradient."""
+    """Check the output and the gradients of inputs and weights, also if no position has a gradient."""
     weight = draw(rows, columns, 3, 3, dtype=dtype)
     mask = torch.zeros(weight.shape, dtype=torch.bool)
     if kept == "one":

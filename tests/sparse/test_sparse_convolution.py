@@ -1,4 +1,4 @@
-"""Convolutions by kept weights alone are torch's convolutions, in every geometry."""
+"""Tests that sparse convolutions equal the convolutions of PyTorch, for many geometries."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.skipif(kernels.loaded() is None, reason="no C compiler 
 
 
 def test_the_kernels_are_there_where_a_compiler_is() -> None:
-    """An installation that silently lost them would be many times slower."""
+    """Check that the kernels exist, because an installation without them is many times slower."""
     assert shutil.which("cc") is None or kernels.loaded() is not None
 
 
 def case(geometry: tuple[tuple[int, ...], ...], n: int, density: float, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """(inputs, weight, mask, vector of kept weights) with gradients."""
+    """Return inputs, weight, mask and vector of kept weights, with gradients."""
     size, (columns, rows), kernel, *_ = geometry
     generator = torch.Generator().manual_seed(n)
     x = torch.randn(n, columns, *size, generator=generator, dtype=dtype)
@@ -50,7 +50,7 @@ def case(geometry: tuple[tuple[int, ...], ...], n: int, density: float, dtype: t
 def test_outputs_and_gradients(
     geometry: tuple[tuple[int, ...], ...], n: int, density: float, dtype: torch.dtype, threads: int
 ) -> None:
-    """Against torch, in batches that fill no, one and several blocks of examples, and leave a rest."""
+    """Compare with PyTorch for batches of less than one, one and several blocks, with and without a remainder."""
     x, w, mask, vector = case(geometry, n, density, dtype)
     *_, stride, padding, dilation = geometry
     expected = CONVOLUTIONS[len(stride)](x, w * mask, None, stride, padding, dilation)
@@ -77,7 +77,7 @@ def test_outputs_and_gradients(
 
 
 def test_threads_change_no_bit() -> None:
-    """Every sum has one order."""
+    """Check that the order of every sum does not depend on the number of threads."""
     x, w, mask, vector = case(GEOMETRIES[2], 100, 0.3, torch.float32)
     pattern = sparse_convolution.Pattern(
         mask.nonzero(), torch.arange(len(vector)), w.shape, (8, 8), ((1, 1), (1, 1), (1, 1))
@@ -99,13 +99,13 @@ def test_threads_change_no_bit() -> None:
 
 @pytest.mark.parametrize("instruction_set", KERNELS, ids=lambda found: found.set)
 def test_every_instruction_set_that_is_here(instruction_set: kernels.Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernels of each, not of the best one alone."""
+    """Test the kernels of all supported instruction sets, not only of the widest."""
     monkeypatch.setattr(kernels, "loaded", lambda: instruction_set)
     test_outputs_and_gradients(GEOMETRIES[3], 75, 0.3, torch.float32, 1)
 
 
 def test_orders_of_memory() -> None:
-    """Moving, selecting and replacing channels keeps values, and the order that was asked for."""
+    """Check that moving, selecting and replacing channels keeps the values and the requested memory format."""
     x = torch.randn(40, 12, 5, 6)
     index = torch.tensor([1, 4, 11])
     for to in (memory_format.batch_last(4), memory_format.channels_last(4), (0, 1, 2, 3)):

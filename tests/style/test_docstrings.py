@@ -1,6 +1,6 @@
-"""Public docstrings begin as CONTRIBUTING.md asks: functions with a verb in the imperative, all others with a noun.
+"""Tests of the first word of public docstrings: a verb in the imperative for functions, a noun for everything else.
 
-A registered function (`@pruner`, `@dataset`, …) is shown by its docstring in a list: that describes a thing.
+The docstring of a registered function (`@pruner`, `@dataset`, …) describes it in a list, so it begins with a noun.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "pbt_bench").rglob("*.py"), *(ROOT / "methods").glob("*.py")])
 
-# Add a verb that is missing.
+# Add missing verbs to this list.
 _VERBS = """
 Accept Accumulate Adapt Add Advance Align Allocate Allow Answer Append Apply Ask Assemble Assign Attach Audit Augment
 Begin Bind Block Break Build Calibrate Call Cancel Change Check Choose Claim Clear Clip Close Collect Combine Compare
@@ -39,7 +39,7 @@ NO_NOUNS = frozenset(
 REGISTER = frozenset(("dataset", "figure", "model", "provides", "pruner", "scope", "statistic"))
 PROPERTIES = frozenset(("cached_property", "property", "setter"))
 
-# Modules that do not comply yet. One that complies must leave the list.
+# Modules that do not comply yet. Remove a module once it complies.
 _NOT_YET = """
 """
 NOT_YET = frozenset(_NOT_YET.split())
@@ -51,13 +51,13 @@ def begins_well(text: str, verb: bool) -> bool:
 
 
 def decorators(node: ast.FunctionDef) -> set[str]:
-    """The last part of each decorator's name."""
+    """Return the last part of the name of every decorator."""
     called = (d.func if isinstance(d, ast.Call) else d for d in node.decorator_list)
     return {d.attr if isinstance(d, ast.Attribute) else ast.unparse(d) for d in called}
 
 
 def public(tree: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.ClassDef]:
-    """Definitions without a leading underscore, those of public classes included."""
+    """Yield definitions without a leading underscore, also those in public classes."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             yield node
@@ -66,7 +66,7 @@ def public(tree: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.Cl
 
 
 def offences(path: Path) -> list[str]:
-    """The first line of every docstring that does not begin well."""
+    """Return the name and the first line of every docstring that breaks the rule."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = []
     for node in [tree, *public(tree)]:
@@ -80,7 +80,9 @@ def offences(path: Path) -> list[str]:
 def test_public_docstrings_begin_with_a_verb_or_a_noun() -> None:
     found = {path.relative_to(ROOT).as_posix(): offences(path) for path in FILES}
     assert {name: lines for name, lines in found.items() if lines and name not in NOT_YET} == {}
-    assert NOT_YET - {name for name, lines in found.items() if lines} == set(), "comply now, or are gone: remove them"
+    assert NOT_YET - {name for name, lines in found.items() if lines} == set(), (
+        "these files comply or no longer exist: remove them from the list"
+    )
 
 
 def test_the_rule_tells_good_beginnings_from_bad_ones() -> None:

@@ -1,4 +1,4 @@
-"""A training that was saved after any step and continued elsewhere ends with the same bits."""
+"""Tests that training which was saved after any step and continued elsewhere ends with the same bits."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_saved_after_any_step_it_ends_with_the_same_bits(data: Data, recipe: Rec
     model, masks = network()
     whole = train(model, masks, data, recipe, 0, saver=saver)
     states = saver.states
-    assert len(states) > recipe.epochs * 5  # after every step, and while evaluating
+    assert len(states) > recipe.epochs * 5  # saved after every step and during evaluation
     for state in states[:: max(1, len(states) // 6)] + states[-1:]:
-        torch.rand(7)  # another process: the global generator stands elsewhere
+        torch.rand(7)  # as in another process: another state of the global generator
         again, masks = network()
         resumed = train(again, masks, data, recipe, 0, state=copy.deepcopy(state))
         assert torch.equal(weights(again), weights(model))

@@ -1,4 +1,4 @@
-"""Commands that stand in for Slurm's, in a folder in front of the PATH."""
+"""Scripts that replace the Slurm commands, in a folder at the front of the PATH."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ echo "Submitted batch job $((1000 + n))"
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
-    """`fake(command, script)` puts a command on the PATH; sbatch keeps what it gets, squeue and sacct say nothing."""
+    """Return `fake(command, script)`, which replaces a command. sbatch keeps its input, squeue prints nothing."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

@@ -1,4 +1,4 @@
-"""Packing: every run in exactly one element, groups together, no idle jobs, arrays within the cluster's limit."""
+"""Tests of packing: every run in one element, groups together, no idle jobs, arrays within the limit of the cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pbt_bench.spec import RunSpec
 
 
 def runs(groups: int, each: int) -> list[RunSpec]:
-    """`each` runs of every group, the groups interleaved."""
+    """Return `each` runs of every group, interleaved."""
     return [
         RunSpec(dataset="digits", model="vgg8", method="snip", sparsity=index / 1000, seed=group)
         for index in range(each)

@@ -1,4 +1,4 @@
-"""A profile is refused in one line, or becomes exactly the sbatch options it says."""
+"""Tests that a profile gives exactly its sbatch options, or a one-line error."""
 
 from __future__ import annotations
 

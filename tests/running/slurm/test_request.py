@@ -1,4 +1,4 @@
-"""`submit`: what Slurm gets is what --dry-run showed, every missing run once, nothing that is on its way again."""
+"""Tests of `submit`: it submits what --dry-run shows, every missing run once, and no pending run again."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_a_cluster_that_does_not_answer_or_refuses_is_one_line(
     script: str,
     message: str,
 ) -> None:
-    ask(store)  # an earlier submission that is over
+    ask(store)  # an earlier submission that has ended
     before = len(submitted(store))
     fake(command, f"#!/bin/sh\n{script}\n")
     with pytest.raises(RequestError) as caught:

@@ -1,4 +1,4 @@
-"""Four times as many runs take about four times as long to submit and to look at; a claim costs the same among many."""
+"""Tests that the time of submission and status grows linearly with the runs, and that of a claim not at all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def grid(runs: int) -> Grid:
 
 
 def least(action: Callable[[], object]) -> float:
-    """CPU seconds, the least of three calls: other work on the machine does not count."""
+    """Return the CPU seconds of the fastest of three calls, to exclude other work on the machine."""
     times = []
     for _ in range(3):
         start = time.process_time()
@@ -41,7 +41,7 @@ def least(action: Callable[[], object]) -> float:
 
 
 def costs(fake: Callable[[str, str], Path], folder: Path, runs: int) -> list[float]:
-    """CPU seconds to plan, submit and look, with a tenth of the runs done and the others in the queue."""
+    """Return the CPU seconds of plan, submission and status, with a tenth of the runs done and all others queued."""
     study, store = grid(runs), Store(folder / str(runs) / "scale")
     profile = Profile(runs_per_job=4)
     store.prepare()
@@ -69,7 +69,7 @@ def costs(fake: Callable[[str, str], Path], folder: Path, runs: int) -> list[flo
 
 
 def test_nothing_grows_faster_than_the_number_of_runs(fake: Callable[[str, str], Path], tmp_path: Path) -> None:
-    costs(fake, tmp_path, 40)  # imports
+    costs(fake, tmp_path, 40)  # import all modules before the measurement
     small, large = costs(fake, tmp_path, RUNS), costs(fake, tmp_path, 4 * RUNS)
     ratios = [b / a for a, b in zip(small, large, strict=True)]
     assert max(ratios) < 8, f"submit, submit again, status: {ratios}; 4 is linear, 16 quadratic"

@@ -1,4 +1,4 @@
-"""`status` and `cancel` with what Slurm prints: pending, running, requeued, over, forgotten, and no answer."""
+"""Tests of `status` and `cancel` for jobs that are pending, running, requeued, ended or forgotten, or unknown."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def submission(store: Store) -> Submission:
-    """Ten runs, one per element of one array with the id 500."""
+    """Return ten runs, one per element of the array with id 500."""
     settings = Settings(study=str(store.folder), data="data", device="cpu", workers=1)
     made = Submission.create(settings, [[[spec] for spec in SPECS]])
     made.accepted(0, "500")

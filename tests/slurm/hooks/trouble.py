@@ -1,6 +1,6 @@
-"""Every process of a study imports this on its node, as a dataset of the user's (PBT_BENCH_DATASETS).
+"""Faults for tests, imported by every process of a study as a dataset of the user (PBT_BENCH_DATASETS).
 
-It makes runs long or greedy as the environment says; what they compute stays the same.
+Environment variables make one run slow and another use much memory. Results stay the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def install() -> None:
     from pbt_bench.training.loop import Stepper
 
     long = float(os.environ.get("TROUBLE_LONG", "0"))  # seconds per step of the dense run of seed 0
-    greedy = int(os.environ.get("TROUBLE_GREEDY", "0"))  # MiB that the dense run of seed 2 takes
+    greedy = int(os.environ.get("TROUBLE_GREEDY", "0"))  # MiB that the dense run of seed 2 allocates
     create, original = Stepper.__init__, Stepper.epoch
 
     def init(self: Stepper, model: Any, masks: Any, data: Any, recipe: Any, seed: int, purpose: str) -> None:
