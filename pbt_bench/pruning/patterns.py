@@ -29,7 +29,8 @@ def transposed_groups(model: nn.Module) -> dict[str, int]:
     """Return weight name -> number of groups of every transposed convolution."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     modules = [module for module in model.modules() if isinstance(module, _ConvTransposeNd)]
-    return {names[id(module.weight)]: module.groups for module in modules if id(module.weight) in names}
+    weights = [(module._parameters.get("weight"), module.groups) for module in modules]  # None: parametrised
+    return {names[id(weight)]: groups for weight, groups in weights if weight is not None}
 
 
 def n_of_m(scores: Mapping[str, Tensor], n: int, m: int, transposed: Mapping[str, int] | None = None) -> Masks:
