@@ -16,7 +16,7 @@ from speed import images, random_images
 import pbt_bench
 from pbt_bench.data.images import Data
 from pbt_bench.models import build
-from pbt_bench.pruning.masks import Ranking
+from pbt_bench.pruning.masks import Ranking, pruned_count
 from pbt_bench.pruning.patterns import channels
 from pbt_bench.running.worker import keep_freed_memory
 from pbt_bench.spec import Recipe
@@ -47,7 +47,9 @@ def main() -> None:
     print("sparsity  pattern  realised  flops  dense ms  dense/auto  dense/compact")
     for sparsity in map(float, sys.argv[1:] or (0.5, 0.8, 0.9, 0.95)):
         found = {"none": Ranking(scores, "global").masks(sparsity)}
-        found["channel"] = channels(model, scores, data[0][0], sparsity)
+        found["channel"] = channels(
+            model, scores, data[0][0], pruned_count(sparsity, sum(s.numel() for s in scores.values()))
+        )
         for pattern, masks in found.items():
             state = pbt_bench.diagnose(model, masks, data[0][0])
             dense, auto, compact = seconds(masks)

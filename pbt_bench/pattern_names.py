@@ -17,9 +17,13 @@ class Pattern:
     name: str
     group: tuple[int, int] | None = None  #: (N, M) of "N:M"; None for "channel"
 
+    def allows(self, sparsity: float) -> bool:
+        """Return whether the pattern can have this sparsity."""
+        return not self.group or sparsity == (self.group[1] - self.group[0]) / self.group[1]
+
     def check(self, sparsity: float, where: str = "") -> None:
         """Raise RequestError if the pattern cannot have this sparsity: that of N:M is 1 - N/M."""
-        if self.group and sparsity != (self.group[1] - self.group[0]) / self.group[1]:
+        if self.group and not self.allows(sparsity):
             n, m = self.group
             raise RequestError(
                 f"{where}{': ' if where else ''}sparsity = {sparsity!r} with pattern = {self.name!r}: "

@@ -16,6 +16,7 @@ import msgspec
 from pbt_bench import identity
 from pbt_bench.constraints import Checked, Constraint, at_least, between, convert, fields, one_of
 from pbt_bench.errors import RequestError
+from pbt_bench.pattern_names import parse
 
 DENSE = "dense"  # method name of the baseline, which is neither scored nor pruned
 
@@ -135,6 +136,7 @@ class RunSpec(Checked, frozen=True, kw_only=True):
     protocol: Annotated[str, one_of("common", "original")] = "common"
     recipe: Recipe = Recipe()
     scoring: Scoring = Scoring()
+    pattern: Annotated[str, Constraint("a pattern", lambda value: parse(value) or True)] = "none"
     options: dict[str, Value] = msgspec.field(
         default_factory=dict
     )  # of the method and its statistics, where they differ from the default
@@ -182,7 +184,7 @@ class RunSpec(Checked, frozen=True, kw_only=True):
             return f"{self.dataset} {self.model} dense seed {self.seed}"
         extras = [
             f"{name} {value}"
-            for name in ("scope", "sanity", "warmup", "init", "protocol")
+            for name in ("scope", "sanity", "warmup", "init", "protocol", "pattern")
             if (value := getattr(self, name)) not in ("global", "none", "default", "common")
         ]
         return " ".join([self.dataset, self.model, self.variant, f"{self.sparsity:g}", f"seed {self.seed}", *extras])
@@ -212,6 +214,7 @@ class Axes(Checked, frozen=True, kw_only=True):
     rewind: tuple[bool, ...] = (False,)
     init: tuple[str, ...] = ("default",)
     protocol: tuple[str, ...] = ("common",)
+    pattern: tuple[str, ...] = ("none",)
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -239,10 +242,11 @@ class Grid(Checked, frozen=True, kw_only=True):
         """Return all runs without duplicates, group by group, the dense baseline of a group first.
 
         Without a warm-up, `rewind` has no effect: runs that differ only in `rewind` are one run. Options have no effect
-        with protocol = "original". The dense baseline is not scored: it has the first values of [scoring].
+        with protocol = "original". A pattern N:M is run at the sparsity 1 - N/M only. The dense baseline is not scored:
+        it has the first values of [scoring].
         """
         axes = msgspec.structs.asdict(self.grid)
-        inner = ("method", "scope", "sanity", "protocol", "sparsity")
+        inner = ("method", "scope", "sanity", "protocol", "pattern", "sparsity")
         outer = [name for name in axes if name not in inner]
         found: dict[RunSpec, None] = {}
         for outer_values in itertools.product(*(axes[name] for name in outer)):
@@ -255,6 +259,8 @@ class Grid(Checked, frozen=True, kw_only=True):
                     found[RunSpec(**base, revisions=self._revisions(base))] = None
                 for inner_values in itertools.product(*(axes[name] for name in inner)):
                     run = group | settings | dict(zip(inner, inner_values, strict=True))
+                    if (pattern := parse(run["pattern"])) and not pattern.allows(run["sparsity"]):
+                        continue
                     run["revisions"] = self._revisions(run)
                     for options in self.options.get(run["method"], ({},)):
                         found[RunSpec(**run, options={} if run["protocol"] == "original" else options)] = None

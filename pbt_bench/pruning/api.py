@@ -53,14 +53,16 @@ def prune(
     method: Method,
     sparsity: float,
     scope: str = "global",
+    pattern: str = "none",
     options: Mapping[str, Any] = NO_OPTIONS,
     generator: torch.Generator | None = None,
     **scoring: Any,
 ) -> dict[str, Tensor]:
     """Return bool masks (True = kept) that prune exactly floor(sparsity · N) of the N prunable weights.
 
-    `scope` is "global", "layer", "uniform", "erk" or the name of a registered scope; the rest as for `score`. The model
-    is not changed: see `apply`.
+    `scope` is "global", "layer", "uniform", "erk" or the name of a registered scope; `pattern` is "none", "channel" or
+    "N:M", which define the number of pruned weights themselves; the rest as for `score`. The model is not changed: see
+    `apply`.
     """
     given: object = sparsity  # numpy's numbers are no subclasses of float
     if not isinstance(given, Real) or not 0 <= sparsity < 1:
@@ -68,7 +70,7 @@ def prune(
     scopes()[scope]
     entry = find_pruner(method)
     scorer, given = _scorer(model, batches, generator, entry, {**options, **scoring})
-    return scorer.prune(entry, sparsity, scope, options=given).masks
+    return scorer.prune(entry, sparsity, scope, options=given, pattern=pattern).masks
 
 
 def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

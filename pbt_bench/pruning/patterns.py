@@ -22,7 +22,6 @@ from pbt_bench.errors import RequestError
 from pbt_bench.linear_maps import LINEAR_MAPS, TRANSPOSED, Intercept
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import Masks, prunable
-from pbt_bench.pruning.masks import pruned_count
 
 
 def transposed_groups(model: nn.Module) -> dict[str, int]:
@@ -70,7 +69,7 @@ def _kept(size: int, n: int, m: int) -> int:
     return -(-size * n // m)
 
 
-def channels(model: nn.Module, scores: Mapping[str, Tensor], example: Tensor, sparsity: float) -> Masks:
+def channels(model: nn.Module, scores: Mapping[str, Tensor], example: Tensor, least: int) -> Masks:
     """Return masks without the output channels that have the lowest sums of scores, over all layers.
 
     Output channels are removed from the lowest sum on; of equal sums, the first is removed, in the order of the layers.
@@ -79,7 +78,7 @@ def channels(model: nn.Module, scores: Mapping[str, Tensor], example: Tensor, sp
     of `trace`: those that only removed channels feed, or that feed only removed channels. A weight that is on no path
     even before (of an unused layer, or fed only by constants) is pruned only with its own channel.
 
-    The number of removed channels is the smallest that prunes at least floor(sparsity · N) of the N weights. An exact
+    The number of removed channels is the smallest that prunes at least `least` weights. An exact
     number of weights is impossible, because a channel is pruned as a whole. The removal that disconnects the network
     prunes every weight that was on a path.
 
@@ -117,12 +116,12 @@ def channels(model: nn.Module, scores: Mapping[str, Tensor], example: Tensor, sp
         return sum(int((~mask).sum()) for mask in removed(count).values())
 
     total = sum(score.numel() for score in scores.values())
-    count = bisect_left(range(removable + 1), pruned_count(sparsity, total), key=pruned)
+    count = bisect_left(range(removable + 1), least, key=pruned)
     if count > removable:
         most = pruned(removable)
         raise RequestError(
-            f"sparsity = {sparsity:g} with pattern = 'channel': removing all {removable} channels that are not outputs "
-            f"of the network prunes {most} of {total} weights (valid: at most {most * 10**4 // total / 10**4:g})"
+            f"sparsity = {least / total:.4g} with pattern = 'channel': removing all {removable} channels that are not "
+            f"outputs of the network prunes {most} of {total} weights (at most {most * 10**4 // total / 10**4:g})"
         )
     return removed(count)
 

@@ -10,9 +10,10 @@ import torch
 
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.checks import Batches
-from pbt_bench.pruning.masks import Ranking, exact_density, pruned_count
+from pbt_bench.pruning.masks import exact_density, pruned_count
 from pbt_bench.pruning.plugins import Pruner
 from pbt_bench.pruning.score_functions import evaluate
+from pbt_bench.pruning.selection import Selection
 from pbt_bench.pruning.statistic_values import compute
 from pbt_bench.pruning.task import Task, Tensors
 
@@ -29,7 +30,7 @@ def prune_in_rounds(
     task: Task,
     scores: Tensors,
     sparsity: float,
-    scope: str,
+    select: Selection,
     invert: bool,
     rounds: int,
     schedule: Schedule = exponential_density,
@@ -38,7 +39,7 @@ def prune_in_rounds(
 ) -> Masks:
     """Prune in `rounds` rounds, the first of which has the given scores. Call inside `preserved`.
 
-    After round k of n, floor((1 - schedule(1 - sparsity, k/n)) · N) weights are pruned in all.
+    After round k of n, floor((1 - schedule(1 - sparsity, k/n)) · N) weights are pruned in all; `select` chooses them.
     Every round computes the statistics of the network pruned so far, on the data that `batches` returns for its number
     or on those of the first round. A pruned weight returns only with `entry.regrow`.
     """
@@ -59,7 +60,7 @@ def prune_in_rounds(
             if not entry.regrow:
                 scores = {name: torch.where(masks[name], s, -torch.inf) for name, s in scores.items()}
                 alive = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
-        masks = Ranking(scores, scope, once=True).keep(total - pruned, alive)
+        masks = select(scores, pruned, alive)
         task = replace(task, round=index + 1, masks=masks)
         with torch.no_grad():
             for name, parameter in task.parameters.items():

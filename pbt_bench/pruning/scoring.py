@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from pbt_bench.errors import RequestError, ScoreError, note_once, shortened
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import Masks
+from pbt_bench.pattern_names import parse
 from pbt_bench.pruning.checks import Batches, checked_task, joined_batches
 from pbt_bench.pruning.masks import Ranking, pruned_count
 from pbt_bench.pruning.plugins import Method, Pruner, find_pruner, pruners, statistics
 from pbt_bench.pruning.rounds import prune_in_rounds
 from pbt_bench.pruning.score_functions import evaluate
+from pbt_bench.pruning.selection import selection
 from pbt_bench.pruning.statistic_values import Measured, compute
 from pbt_bench.pruning.task import PassResults, Task, Tensors
 from pbt_bench.spec import RunSpec, Scoring
@@ -79,27 +81,38 @@ class Scorer:
         scope: str = "global",
         invert: bool = False,
         options: Options = NO_OPTIONS,
+        pattern: str = "none",
     ) -> Pruned:
-        """Return masks of `method` that keep N - floor(sparsity · N) weights.
+        """Return masks of `method` that keep N - floor(sparsity · N) weights, or the number that the pattern defines.
 
-        Raises ScoreError if the method returns masks that keep another number.
+        Raises ScoreError if the method returns masks that keep another number, RequestError for a scope or a sparsity
+        that the pattern cannot have.
         """
         entry = find_pruner(method)
         scope = entry.in_scope(scope)
+        if shape := parse(pattern):
+            shape.check(sparsity)
+            if scope != "global":
+                raise RequestError(
+                    f"scope = {scope!r} cannot be combined with pattern = {pattern!r}: leave it 'global'"
+                )
         total = sum(p.numel() for p in self.task.parameters.values())
         task = replace(self.task, sparsity=sparsity, kept=total - pruned_count(sparsity, total))
         measured = self._statistics(entry, task, options)
         start = perf_counter()
         scores = self._evaluated(entry, task, invert, options)
         rounds = (self.task.scoring.rounds or entry.rounds) if entry.rounds > 1 else 1
+        select = selection(task, scope, pattern)
         if _are_masks(scores):
-            masks = _checked_masks(entry.name, scores, task, scope)
+            masks = _checked_masks(entry.name, scores, task, scope, pattern)
         elif rounds > 1:
             with preserved(self.task.model):
                 masks = prune_in_rounds(
-                    entry.bound(options), task, scores, sparsity, scope, invert, rounds,
+                    entry.bound(options), task, scores, sparsity, select, invert, rounds,
                     batches=self._later_batches, options=options,
                 )  # fmt: skip
+        elif shape:
+            masks = select(scores, pruned_count(sparsity, total), None)
         else:
             key = (self._key(entry.name, entry.needs, task, options), scope, invert)
             if key not in self._rankings:
@@ -149,10 +162,11 @@ def _are_masks(scores: Tensors) -> bool:
     return next(iter(scores.values())).dtype == torch.bool
 
 
-def _checked_masks(method: str, masks: Masks, task: Task, scope: str) -> Masks:
+def _checked_masks(method: str, masks: Masks, task: Task, scope: str, pattern: str) -> Masks:
     """Return the masks of a method that searches them. Raises ScoreError unless they keep the requested number."""
-    if scope != "global":
-        raise RequestError(f"scope = {scope!r} changes nothing for method {method!r}: it returns masks")
+    if scope != "global" or pattern != "none":
+        wrong = f"scope = {scope!r}" if scope != "global" else f"pattern = {pattern!r}"
+        raise RequestError(f"{wrong} changes nothing for method {method!r}: it returns masks")
     kept, expected = sum(int(mask.sum()) for mask in masks.values()), task.kept
     if kept != expected:
         raise ScoreError(f"method {method!r}: its masks keep {kept} weights, but sparsity {task.sparsity:g} {expected}")

@@ -16,7 +16,9 @@ from typing import Any
 import msgspec
 import torch
 
+from pbt_bench.pattern_names import parse
 from pbt_bench.pruning.masks import pruned_count
+from pbt_bench.pruning.patterns import n_of_m_kept
 from pbt_bench.running.environment import describe
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.record import Metrics, Pruning, RunRecord
@@ -99,7 +101,7 @@ def inconsistencies(record: RunRecord, store: Store) -> list[str]:
     if pruning is None or metrics is None:
         return ["it has no pruning or no metrics"]
     found = []
-    if pruning.prunable - pruning.kept != pruned_count(record.spec.sparsity, pruning.prunable):
+    if not _number_as_requested(record.spec, pruning):
         found.append(f"{pruning.prunable - pruning.kept} of {pruning.prunable} weights pruned")
     if pruning.realised_sparsity != pruning.sparsity:
         found.append(f"sparsity {pruning.sparsity} of the masks, {pruning.realised_sparsity} of the weights")
@@ -187,3 +189,14 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
                 yield from _leaves(inner, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
+
+
+def _number_as_requested(spec: RunSpec, pruning: Pruning) -> bool:
+    """Return whether the number of pruned weights is the one that sparsity and pattern define."""
+    pruned, expected = pruning.prunable - pruning.kept, pruned_count(spec.sparsity, pruning.prunable)
+    pattern = parse(spec.pattern) if spec.sparsity else None
+    if pattern is None:
+        return pruned == expected
+    if pattern.group is None:
+        return pruned >= expected
+    return pruning.kept == n_of_m_kept({layer.name: layer.shape for layer in pruning.layers}, *pattern.group)

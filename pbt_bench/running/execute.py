@@ -225,7 +225,9 @@ class _Shared:
             self._scorers[scoring] = Scorer(
                 self.model, draw(1), scoring, derive(spec.seed, "scores"), draw if scoring.new_batches else None
             )
-        return self._scorers[scoring].prune(spec.method, spec.sparsity, spec.scope, spec.sanity == "invert", options)
+        return self._scorers[scoring].prune(
+            spec.method, spec.sparsity, spec.scope, spec.sanity == "invert", options, spec.pattern
+        )
 
 
 def _scoring_batches(data: Data, scoring: Scoring, spec: RunSpec, round_: int) -> list[tuple[Tensor, Tensor]]:

@@ -14,6 +14,7 @@ from pbt_bench.data import dataset_revision, datasets, load
 from pbt_bench.errors import RequestError
 from pbt_bench.identity import ORIGINAL_REVISION, TRAINING_REVISION
 from pbt_bench.models import find, model_revision
+from pbt_bench.pattern_names import parse
 from pbt_bench.pruning.plugins import Pruner, method_revisions, pruners, scope_revisions, scopes
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
@@ -33,6 +34,14 @@ def check_names(grid: Grid, where: str) -> Grid:
             find(name)
         for name in grid.grid.scope:
             scopes()[name]
+        for name in grid.grid.pattern:
+            pattern = parse(name)
+            if pattern and not any(map(pattern.allows, grid.grid.sparsity)):
+                pattern.check(grid.grid.sparsity[0])
+            if pattern and grid.grid.scope != ("global",):
+                raise RequestError(f"scope = {grid.grid.scope[0]!r} cannot be combined with pattern = {name!r}")
+            if pattern and "shuffle" in grid.grid.sanity:
+                raise RequestError(f"sanity = 'shuffle' cannot be combined with pattern = {name!r}: it is lost")
         entries = [pruners()[name] for name in grid.grid.method]
         for entry in entries:
             entry.in_scope(*grid.grid.scope)

@@ -23,6 +23,7 @@ from pbt_bench.pruning.plugins import Pruner
 from pbt_bench.pruning.rounds import prune_in_rounds
 from pbt_bench.pruning.score_functions import evaluate
 from pbt_bench.pruning.scoring import Scorer
+from pbt_bench.pruning.selection import selection
 from pbt_bench.pruning.statistic_values import Measured, compute
 from pbt_bench.pruning.task import Task
 from pbt_bench.spec import Scoring
@@ -88,7 +89,7 @@ def test_a_score_that_depends_on_the_whole_tensor_is_given_whole_tensors_in_ever
         scores = evaluate(
             entry, {name: each.values for name, each in compute(task, entry.needs).items()}, task.parameters, False
         )
-        masks = prune_in_rounds(entry, task, scores, 0.9, "global", False, 10)
+        masks = prune_in_rounds(entry, task, scores, 0.9, selection(task, "global", "none"), False, 10)
     assert shapes == [p.shape for p in prunable(net).values()] * 10
     assert sum(int((~m).sum()) for m in masks.values()) == 3448
 
@@ -142,7 +143,7 @@ def test_inverted_scores_keep_the_lowest_in_every_round() -> None:
             scores = evaluate(
                 entry, {name: each.values for name, each in compute(task, entry.needs).items()}, task.parameters, invert
             )
-            masks = prune_in_rounds(entry, task, scores, 0.8, "global", invert, 3)
+            masks = prune_in_rounds(entry, task, scores, 0.8, selection(task, "global", "none"), invert, 3)
         assert masks["weight"].nonzero()[:, 1].tolist() == kept
 
 
