@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import pbt_bench
-from pbt_bench.data.images import Data as Prepared
-from pbt_bench.data.images import Images
+from pbt_bench.data.image_tensors import Images
+from pbt_bench.data.run_data import Data as Prepared
 from pbt_bench.models import build
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable

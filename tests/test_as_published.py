@@ -18,8 +18,8 @@ import torch
 from networks import batches, published
 from torch import Tensor
 
-from pbt_bench.data import images
-from pbt_bench.data.images import Data, Dataset, from_arrays
+from pbt_bench.data.images import Dataset, from_arrays
+from pbt_bench.data.run_data import Data, prepare
 from pbt_bench.errors import RequestError
 from pbt_bench.pruning.pruners import pruners
 from pbt_bench.pruning.scoring import Scorer, resolve
@@ -183,7 +183,7 @@ def toy(counts: tuple[int, ...]) -> Data:
     pixels[:, 0, 5, 5] = torch.arange(1, len(targets) + 1, dtype=torch.uint8)
     arrays = pixels.numpy(), targets.numpy()
     dataset: Dataset = from_arrays(*arrays, *arrays)
-    return images.prepare(dataset, 0.0, 0, torch.device("cpu"))
+    return prepare(dataset, 0.0, 0, torch.device("cpu"))
 
 
 def drawn(scoring: Scoring, round_: int = 1, recipe: Recipe | None = None) -> list[tuple[Tensor, Tensor]]:

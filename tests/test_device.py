@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pbt_bench
 from pbt_bench.data import datasets
-from pbt_bench.data.images import Data, prepare
+from pbt_bench.data.run_data import Data, prepare
 from pbt_bench.models import build
 from pbt_bench.models.prunable import Masks, prunable
 from pbt_bench.running.execute import Executor

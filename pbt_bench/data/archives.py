@@ -93,8 +93,8 @@ class Archive:
                 return f"{wrong or f'{path} is missing'} and could not be downloaded ({why})"
             if md5 and (found := _md5(path)) != md5:
                 return f"{path} {_DIFFERS} (MD5 {found}, published {md5}) and could not be downloaded ({why})"
-        places = sorted({str((folder / file).parent) for file, _ in self.files} or {str(folder)})
-        return f"the files in {', '.join(places)} are damaged ({why}): remove them"
+        folders = sorted({str((folder / file).parent) for file, _ in self.files} or {str(folder)})
+        return f"the files in {', '.join(folders)} are damaged ({why}): remove them"
 
     def _remedy(self, folder: Path) -> str:
         return f"put {self.get} from {self.page} into {folder / self.into}"

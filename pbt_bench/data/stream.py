@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Files
 
-from pbt_bench.data.images import Augmentation, Dataset, Images, send
+from pbt_bench.data.augmentation import Augmentation, send
+from pbt_bench.data.image_tensors import Images
 from pbt_bench.errors import RequestError
 from pbt_bench.seeds import derive
 
@@ -83,20 +84,8 @@ class Streamed:
             yield Images(pixels.to(self.device, non_blocking=cuda), targets[chosen])
 
 
-def from_folders(train: Path, test: Path, side: int, mean: Sequence[float], std: Sequence[float]) -> Dataset:
-    """Make a dataset of image files in one folder per class; the classes are in the order of their names.
-
-    `train` and `test` must have the same classes. `mean` and `std` are those of the channels in [0, 1]. Raises
-    RequestError, naming the folder, if a folder is missing or holds no image.
-    """
-    classes = _classes(train)
-    if (others := _classes(test)) != classes:
-        odd = sorted(set(classes) ^ set(others))[0]
-        raise RequestError(f"{train} and {test} do not hold the same classes: {odd!r} is in only one of them")
-    return Dataset(_listed(train, classes, side), _listed(test, classes, side), len(classes), tuple(mean), tuple(std))
-
-
-def _classes(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in `folder`, in order: one per class."""
     if not folder.is_dir():
         raise RequestError(f"{folder} is missing")
     with os.scandir(folder) as entries:
@@ -106,7 +95,8 @@ def _classes(folder: Path) -> list[str]:
     return names
 
 
-def _listed(folder: Path, classes: Sequence[str], side: int) -> Streamed:
+def read_folders(folder: Path, classes: Sequence[str], side: int) -> Streamed:
+    """Find the image files of every class in `folder`."""
     paths: list[bytes] = []
     targets = []
     for label, name in enumerate(classes):

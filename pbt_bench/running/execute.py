@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pbt_bench.data import load
-from pbt_bench.data.images import Augmentation, Data, Dataset, prepare, scoring_images
+from pbt_bench.data.augmentation import Augmentation
+from pbt_bench.data.images import Dataset
+from pbt_bench.data.run_data import Data, prepare, scoring_images
 from pbt_bench.errors import RequestError
 from pbt_bench.models import build
 from pbt_bench.models.prunable import Masks

@@ -39,7 +39,7 @@ def check_data(specs: Iterable[RunSpec], folder: Path) -> None:
 
     Raises RequestError, before any run starts, if a dataset cannot be used.
     """
-    from pbt_bench.data.images import check_split
+    from pbt_bench.data.run_data import check_split
 
     fractions: dict[str, set[float]] = {}
     for spec in specs:

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pbt_bench.data.images import Augmentation, Data, Images
-from pbt_bench.data.stream import Streamed
+from pbt_bench.data.augmentation import Augmentation
+from pbt_bench.data.images import ImageSet
+from pbt_bench.data.run_data import Data
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.diagnosis import realised_sparsity
 from pbt_bench.seeds import derive, stream
@@ -333,7 +334,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: Data, images: Images | Streamed, after_batch: Callable[[], None] = lambda: None
+    model: nn.Module, data: Data, images: ImageSet, after_batch: Callable[[], None] = lambda: None
 ) -> Evaluation:
     """Return loss and accuracy over all of `images` in eval mode and float32, with the same random draws each time."""
     model.eval()

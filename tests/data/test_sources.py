@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pbt_bench.data import datasets, load
-from pbt_bench.data.images import prepare
+from pbt_bench.data.run_data import prepare
 from pbt_bench.errors import RequestError
 
 RNG = np.random.default_rng(0)

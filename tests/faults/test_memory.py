@@ -9,7 +9,8 @@ import pytest
 
 STEP = """
 import resource, sys, torch
-from pbt_bench.data.images import Data, Images
+from pbt_bench.data.image_tensors import Images
+from pbt_bench.data.run_data import Data
 from pbt_bench.models import build
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.masks import Ranking

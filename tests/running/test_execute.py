@@ -13,7 +13,8 @@ import torch
 from records import result
 from torch import nn
 
-from pbt_bench.data.images import from_arrays, prepare
+from pbt_bench.data.images import from_arrays
+from pbt_bench.data.run_data import prepare
 from pbt_bench.models import MODELS, Model, build
 from pbt_bench.pruning.diagnosis import all_kept
 from pbt_bench.pruning.scoring import Pruned

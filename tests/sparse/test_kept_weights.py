@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pbt_bench.data import datasets
-from pbt_bench.data.images import prepare
+from pbt_bench.data.run_data import prepare
 from pbt_bench.models import build
 from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
 from pbt_bench.sparse import tuning

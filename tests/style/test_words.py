@@ -61,8 +61,6 @@ pbt_bench/analysis/variants.py
 pbt_bench/cli.py
 pbt_bench/connectivity/live_weights.py
 pbt_bench/connectivity/support_rules.py
-pbt_bench/data/archives.py
-pbt_bench/data/stream.py
 """
 NOT_YET = frozenset(_NOT_YET.split())
 

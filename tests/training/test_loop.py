@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import pbt_bench
 from pbt_bench.data import datasets
-from pbt_bench.data.images import Data, Images, prepare
+from pbt_bench.data.image_tensors import Images
+from pbt_bench.data.run_data import Data, prepare
 from pbt_bench.errors import SparsityError
 from pbt_bench.models import build
 from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity

@@ -22,7 +22,7 @@ def imagenet(folder: Path) -> Dataset:
     `folder`/imagenet/train and `folder`/imagenet/val hold one folder per class, as torchvision's `ImageNet` unpacks
     the published archives. A subset of the classes or images is accepted.
     """
-    from pbt_bench.data.stream import from_folders
+    from pbt_bench.data.images import from_folders
 
     root = folder / "imagenet"
     try:
