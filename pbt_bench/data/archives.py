@@ -20,7 +20,7 @@ from pbt_bench.errors import RequestError
 
 T = TypeVar("T")
 PATIENCE = 30.0  # seconds without an answer after which a server counts as unreachable
-MOST_BYTES = 2**28  # limit for a file in an archive; the largest, "train" of CIFAR-100, has 155 million bytes
+BYTE_LIMIT = 2**28  # limit for a file in an archive; the largest, "train" of CIFAR-100, has 155 million bytes
 _DIFFERS = "is damaged or another file"
 
 
@@ -112,12 +112,12 @@ def _members(archive: Path, names: Collection[str]) -> Iterator[tuple[str, bytes
     if not archive.name.endswith(".tar.gz"):
         if archive.stem in names:
             with gzip.open(archive) as file:
-                yield archive.stem, file.read(MOST_BYTES)
+                yield archive.stem, file.read(BYTE_LIMIT)
         return
     with tarfile.open(archive) as tar:
         for member in tar:
             name = Path(member.name).name
-            if name in names and member.isfile() and member.size <= MOST_BYTES and (content := tar.extractfile(member)):
+            if name in names and member.isfile() and member.size <= BYTE_LIMIT and (content := tar.extractfile(member)):
                 yield name, content.read()
 
 

@@ -57,7 +57,7 @@ class Streamed:
 
     def example(self) -> Tensor:
         """Return the first image, [1, 3, side, side]."""
-        return _Reader(self.paths, self.side, None)[0][None].to(self.device)
+        return _ImageReader(self.paths, self.side, None)[0][None].to(self.device)
 
     def in_order(self, size: int) -> Iterator[Images]:
         """Iterate over all images in batches of `size`."""
@@ -71,7 +71,7 @@ class Streamed:
         indices = [order[part].tolist() for part in parts]
         cuda = self.device.type == "cuda"
         loader: Iterable[Tensor] = DataLoader(
-            _Reader(self.paths, self.side, augmentation),
+            _ImageReader(self.paths, self.side, augmentation),
             batch_sampler=indices,
             num_workers=_loaders(indices),
             pin_memory=cuda,
@@ -109,7 +109,7 @@ def read_folders(folder: Path, classes: Sequence[str], side: int) -> Streamed:
     return Streamed(np.array(paths), torch.tensor(targets), side)
 
 
-class _Reader(Files[Tensor]):
+class _ImageReader(Files[Tensor]):
     """The images as uint8 tensors [3, side, side], read one at a time in the loader processes."""
 
     def __init__(self, paths: NDArray[np.bytes_], side: int, augmentation: Augmentation | None) -> None:

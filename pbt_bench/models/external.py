@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError
 
-LIBRARIES = ("torchvision", "timm")
-
 
 def check(library: str, name: str) -> None:
     """Raise RequestError if `library` is not installed or has no image classifier called `name`."""

@@ -16,7 +16,7 @@ from pbt_bench.errors import printable
 from pbt_bench.running.progress import duration
 from pbt_bench.running.status import Run, Summary
 
-_ROWS = 20  # rows of each kind; --json prints all
+_MOST_ROWS = 20  # rows of each kind; --json prints all
 
 _COLOURS = {"failed": "red", "lost": "red", "running": "green", "pending": "yellow"}
 
@@ -27,7 +27,7 @@ def plain(state: Summary) -> str:
     if state.warning:
         lines.append(f"warning: {state.warning}")
     for kind in _COLOURS:
-        for title, detail in _rows(state, kind):
+        for title, detail in _rows_of(state, kind):
             lines.append(f"{kind}: {title}: {detail}" if title else f"    {detail}")
     return "\n".join(lines)
 
@@ -39,7 +39,7 @@ def table(state: Summary) -> Group:
         parts.append(Text(f"warning: {state.warning}", style="red"))
     rows = Table(box=None, show_header=False, pad_edge=False)
     for kind, colour in _COLOURS.items():
-        for title, detail in _rows(state, kind):
+        for title, detail in _rows_of(state, kind):
             rows.add_row(
                 Text(kind if title else "", style=colour), Text(title), Text(detail, style="" if title else "dim")
             )
@@ -73,21 +73,21 @@ def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Su
             state = read()
 
 
-def _rows(state: Summary, kind: str) -> list[tuple[str, str]]:
+def _rows_of(state: Summary, kind: str) -> list[tuple[str, str]]:
     """Return (title, detail) rows of one kind; a row without a title belongs to the row above."""
     runs = state.of(kind)
-    describe = {"failed": _failed, "running": _running, "pending": _pending, "lost": _lost}[kind]
-    rows = describe(runs[:_ROWS] if kind in ("failed", "running") else runs)
-    if kind in ("failed", "running") and len(runs) > _ROWS:
-        rows.append(("", f"and {len(runs) - _ROWS} more (--json prints all)"))
+    describe = {"failed": _failed_rows, "running": _running_rows, "pending": _pending_rows, "lost": _lost_rows}[kind]
+    rows = describe(runs[:_MOST_ROWS] if kind in ("failed", "running") else runs)
+    if kind in ("failed", "running") and len(runs) > _MOST_ROWS:
+        rows.append(("", f"and {len(runs) - _MOST_ROWS} more (--json prints all)"))
     return [(printable(title), printable(detail)) for title, detail in rows]
 
 
-def _failed(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _failed_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(f"{run.label} ({run.run_id})", run.why or "") for run in runs]
 
 
-def _running(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _running_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     rows = []
     for run in runs:
         eta = "" if run.seconds_left is None else f", ETA {duration(run.seconds_left)}"
@@ -97,23 +97,23 @@ def _running(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return rows
 
 
-def _pending(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _pending_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(_runs(count), why) for why, count in Counter(run.why or "" for run in runs).most_common()]
 
 
-def _lost(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _lost_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Group lost runs by job; below each job, give the last lines of its log or of the log of one of its runs."""
     jobs: dict[tuple[str | None, str | None], list[Run]] = {}
     for run in runs:
         jobs.setdefault((run.job, run.why), []).append(run)
     rows = []
-    for (job, why), members in list(jobs.items())[:_ROWS]:
+    for (job, why), members in list(jobs.items())[:_MOST_ROWS]:
         first = max(members, key=lambda run: run.own_log)
         rows.append((_runs(len(members)), f"job {job}: {why}"))
         rows += [("", f"{first.label} ({first.run_id}){' and others' if len(members) > 1 else ''}")]
         rows += [("", f"| {line}") for line in first.log]
-    if len(jobs) > _ROWS:
-        rows.append(("", f"and the runs of {len(jobs) - _ROWS} more jobs (--json prints all)"))
+    if len(jobs) > _MOST_ROWS:
+        rows.append(("", f"and the runs of {len(jobs) - _MOST_ROWS} more jobs (--json prints all)"))
     return rows
 
 

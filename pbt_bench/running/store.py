@@ -25,7 +25,7 @@ from pbt_bench.running.record import Layer, RunRecord, digest
 FOREIGN_SECONDS = 3600.0  # age at which another machine's incomplete file counts as abandoned
 MOST_BYTES = 10**9  # size of the largest file that is read
 HOST = socket.gethostname().split(".")[0]
-_DECODER = msgspec.json.Decoder(RunRecord)
+_RECORD_DECODER = msgspec.json.Decoder(RunRecord)
 
 
 class Store:
@@ -133,7 +133,7 @@ class Store:
         """Read the record of `run_id`; return None, with a warning on stderr, if its file is damaged."""
         path = self.path(run_id)
         try:
-            record = _DECODER.decode(content(path))
+            record = _RECORD_DECODER.decode(content(path))
             if record.run_id != run_id or record.spec.run_id != run_id:
                 raise ValueError(f"it describes run {record.spec.run_id}, not {run_id}")
             return record

@@ -173,9 +173,9 @@ class _Convolutions(TorchFunctionMode):
                 weight is self._weight and x.dim() == weight.dim()
             ):  # an example without a batch dimension is left to PyTorch
                 if plan.multiplies_weights(x, options, self._least):
-                    return _convolve(function, plan, x, weight, bias, options, weights=True)
+                    return _convolve_live(function, plan, x, weight, bias, options, weights=True)
                 if plan.saved and plan.saved * x.shape[0] * x.shape[2:].numel() >= self._least:
-                    return _convolve(function, plan, x, weight, bias, options, weights=False)
+                    return _convolve_live(function, plan, x, weight, bias, options, weights=False)
         return function(*args, **kwargs)
 
 
@@ -200,7 +200,7 @@ def _known_zero(constant: Tensor, channels: Tensor) -> bool:
     return constant.device.type == "cpu" and not bool(constant.detach()[channels].any())
 
 
-def _convolve(
+def _convolve_live(
     function: Any, plan: _Plan, x: Any, weight: Tensor, bias: Tensor | None, options: Mapping[str, Any], weights: bool
 ) -> Any:
     outputs, inputs, fixed = plan.outputs, all_channels(weight.shape[1], weight.device), None

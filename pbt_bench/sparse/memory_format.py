@@ -46,7 +46,7 @@ def _has(x: Tensor, wanted: Order) -> bool:
 
 def empty(shape: torch.Size, like: Tensor) -> Tensor:
     """Return an uninitialised tensor in the memory order of `like`."""
-    return sparse_convolution.empty(shape, order(like), like)
+    return sparse_convolution.empty_in_order(shape, order(like), like)
 
 
 def select(x: Tensor, index: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class _Move(torch.autograd.Function):
 def _moved(x: Tensor, to: Order) -> Tensor:
     if _has(x, to):
         return x
-    out = sparse_convolution.empty(x.shape, to, x)
+    out = sparse_convolution.empty_in_order(x.shape, to, x)
     pair = {batch_last(x.dim()), channels_last(x.dim())}
     if {order(x), to} == pair and kernels.takes(x):
         batch, rest = x.shape[0], x.shape[1:].numel()

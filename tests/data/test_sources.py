@@ -115,7 +115,7 @@ def mnist(folder: Path, patch: pytest.MonkeyPatch, kind: str) -> Published:
             inside.append(path.with_suffix(""))
     patch.setattr(reader, "resources", resources)
     datasets()
-    patch.setitem(sys.modules["pbt_bench_datasets_mnist"].MD5, kind, {path.name: md5(path) for path in inside})
+    patch.setitem(sys.modules["pbt_bench_datasets_mnist"].CHECKSUMS, kind, {path.name: md5(path) for path in inside})
     return Published(train, test, raw / resources[0][0], inside)
 
 
@@ -435,7 +435,7 @@ def test_what_is_far_larger_than_the_published_file_is_not_read(
 ) -> None:
     made = WRITE[name](tmp_path / "data", monkeypatch)
     repack(made)
-    monkeypatch.setattr("pbt_bench.data.archives.MOST_BYTES", 10)
+    monkeypatch.setattr("pbt_bench.data.archives.BYTE_LIMIT", 10)
     one_line(name, tmp_path / "data")
     assert not any(path.exists() for path in made.inside)
 

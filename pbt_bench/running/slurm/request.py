@@ -54,7 +54,7 @@ def request(
     if not todo:
         return
     chosen = [ids[run] for run in todo]
-    arrays = chunk(pack(chosen, profile), _array_size(dry_run, say))
+    arrays = chunk(pack(chosen, profile), _array_size_or_default(dry_run, say))
     if dry_run:
         _show(grid.name, store.folder, profile, arrays, say)
         say(_cost(estimate(specs, chosen, found), profile))
@@ -104,7 +104,7 @@ def _cost(found: Estimate, profile: Profile) -> str:
     return f"{unit}: about {hours:.3g} (from {found.measured} measured runs)"
 
 
-def _array_size(dry_run: bool, say: Callable[[str], None]) -> int:
+def _array_size_or_default(dry_run: bool, say: Callable[[str], None]) -> int:
     try:
         return array_size()
     except SlurmError as error:
