@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pbt_bench.data import tuning
 from pbt_bench.data.image_tensors import Images
 from pbt_bench.data.stream import Streamed, class_folders, read_folders
 from pbt_bench.errors import RequestError
@@ -110,7 +111,7 @@ def _shape(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
 
 
-def _mean_and_std(pixels: Tensor, small: int = 2**24) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _mean_and_std(pixels: Tensor, small: int = tuning.SMALL_SET) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the channel means and (unbiased) standard deviations of [n, channels, h, w] in [0, 1].
 
     Up to `small` values they are computed in a float64 copy. For larger sets the count c of every value v is taken,
@@ -122,7 +123,7 @@ def _mean_and_std(pixels: Tensor, small: int = 2**24) -> tuple[tuple[float, ...]
     means, deviations = [], []
     for channel in range(pixels.shape[1]):
         counts = torch.zeros(256, dtype=torch.int64)
-        for chunk in pixels[:, channel].split(4096):
+        for chunk in pixels[:, channel].split(tuning.COUNTED_IMAGES):
             counts += torch.bincount(chunk.flatten(), minlength=256)
         n = int(counts.sum())
         first, second = (sum(value**power * count for value, count in enumerate(counts.tolist())) for power in (1, 2))

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Files
 
+from pbt_bench.data import tuning
 from pbt_bench.data.augmentation import Augmentation, send
 from pbt_bench.data.image_tensors import Images
 from pbt_bench.errors import RequestError
 from pbt_bench.seeds import derive
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
-_MOST_LOADERS = 12
 CPU = torch.device("cpu")
 
 
@@ -143,7 +143,7 @@ class _ImageReader(Files[Tensor]):
 
 def _loaders(batches: Sequence[object]) -> int:
     """Return the number of loader processes: one fewer than the cores. The images read do not depend on it."""
-    return min(len(os.sched_getaffinity(0)) - 1, len(batches), _MOST_LOADERS)
+    return min(len(os.sched_getaffinity(0)) - 1, len(batches), tuning.MOST_LOADERS)
 
 
 def _detach(_: int) -> None:

@@ -18,6 +18,7 @@ from time import monotonic
 import torch
 
 from pbt_bench.errors import RequestError, StoreError
+from pbt_bench.running import tuning
 from pbt_bench.running.claims import Claims
 from pbt_bench.running.messages import Advanced, Assignment, Claimed, Finished, Full
 from pbt_bench.running.plan import Plan
@@ -30,8 +31,6 @@ from pbt_bench.spec import RunSpec
 
 CHECKPOINT_SECONDS = 300.0  # between two saved states of a run
 _MAX_STOPS = 5  # requests to stop that a worker may get during one run before the run fails: it would never end
-_CHECK_SECONDS = 2.0  # between two checks of the runs that other processes have claimed
-_CHECKED_CLAIMS = 20  # claims read in one check, in turn: reading thousands takes minutes on a slow file system
 
 
 @dataclass
@@ -106,7 +105,7 @@ class WorkerPool:
             ready = set(connection.wait(links, timeout=self._progress.interval))
             for worker in [worker for worker in self._workers if worker.link in ready]:
                 self._receive(worker)
-            if self._claimed and monotonic() - self._checked > _CHECK_SECONDS:
+            if self._claimed and monotonic() - self._checked > tuning.CHECK_SECONDS:
                 self._check_claimed()
             self._progress.tick()
 
@@ -181,7 +180,7 @@ class WorkerPool:
                 if f"{run_id}.json" in recorded and (record := self._store.finished(run_id, self._plan.retry_failed)):
                     del self._claimed[run_id]
                     self._progress.finished(spec, Finished.of(record))
-            for run_id, spec in list(self._claimed.items())[:_CHECKED_CLAIMS]:
+            for run_id, spec in list(self._claimed.items())[: tuning.CLAIMS_PER_CHECK]:
                 del self._claimed[run_id]
                 if self._claims.busy(run_id):
                     self._claimed[run_id] = spec  # at the end

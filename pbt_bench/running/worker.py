@@ -19,6 +19,7 @@ from pathlib import Path
 from time import sleep
 
 from pbt_bench.errors import StoreError
+from pbt_bench.running import tuning
 from pbt_bench.running.messages import Advanced, Assignment, Claimed, Finished, Full
 from pbt_bench.running.signals import SAVE_SECONDS, STOPPED, StopSignal
 from pbt_bench.spec import RunSpec
@@ -89,13 +90,13 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
 def keep_freed_memory() -> None:
     """Keep freed memory in the process, because new pages from the system cost more time than a layer's computation.
 
-    Blocks of 96 MiB or more are returned, because they fragment memory: ResNet-18 with batches of 512 would need 6 GiB
-    instead of 5.
+    Blocks of `KEPT_BYTES` or more are returned, because they fragment memory: ResNet-18 with batches of 512 would need
+    6 GiB instead of 5.
     """
     trim_threshold, mmap_threshold = -1, -3  # glibc's names: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 96 * 2**20)
+        libc.mallopt(mmap_threshold, tuning.KEPT_BYTES)
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 

@@ -22,9 +22,8 @@ from pbt_bench.seeds import derive, stream
 from pbt_bench.sparse.compact_network import Compact
 from pbt_bench.sparse.kept_weights import KeptWeights
 from pbt_bench.spec import Recipe
+from pbt_bench.training import tuning
 from pbt_bench.training.optimizer import learning_rate, optimizer
-
-EVALUATION_BATCH = 512  # images
 
 State = dict[str, Any]  # tensors and plain values only: loading a state executes no code
 
@@ -343,7 +342,7 @@ def evaluate(
     correct = torch.zeros((), dtype=torch.int64, device=device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        for batch in images.in_order(EVALUATION_BATCH):
+        for batch in images.in_order(tuning.EVALUATION_BATCH):
             logits = model(data.inputs(batch.pixels))
             loss += F.cross_entropy(logits, batch.targets, reduction="sum")
             correct += (logits.argmax(1) == batch.targets).sum()

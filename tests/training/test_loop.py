@@ -350,7 +350,7 @@ def test_accuracy_counts_every_image_once(data: Data) -> None:
 
 
 def test_losses_and_accuracies_are_means_over_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 5)
+    monkeypatch.setattr("pbt_bench.training.tuning.EVALUATION_BATCH", 5)
     model, data = Watched(), few()
     logits = model.linear(data.test.pixels.flatten(1) / 255).detach()
     found = evaluate(model, data, data.test)
