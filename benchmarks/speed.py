@@ -37,7 +37,7 @@ from pbt_bench.pruning.statistics import Task, compute
 from pbt_bench.running.environment import emulates_bfloat16
 from pbt_bench.running.worker import keep_freed_memory
 from pbt_bench.spec import Recipe, Scoring
-from pbt_bench.training.loop import Stepper
+from pbt_bench.training.stepper import Stepper
 
 ONE_SHOT = ("random", "magnitude", "grad_norm", "snip", "grasp", "fisher_diagonal", "fisher_pruning", "fbss", "fts")
 SPARSITIES = [round(0.05 * i, 2) for i in range(1, 18)] + [0.9, 0.95, 0.98]

@@ -48,7 +48,8 @@ from pbt_bench.sparse.live_channels import take
 from pbt_bench.sparse.sparse_convolution import Pattern, convolve
 from pbt_bench.spec import Recipe
 from pbt_bench.training import tuning as training_tuning
-from pbt_bench.training.loop import Stepper, evaluate
+from pbt_bench.training.loop import evaluate
+from pbt_bench.training.stepper import Stepper
 
 Rows = Iterator[tuple[object, ...]]
 SLOW_FILE_SECONDS = 0.02  # per operation of a slow file system, as in scale.py

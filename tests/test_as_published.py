@@ -23,8 +23,8 @@ from pbt_bench.data.run_data import Data, prepare
 from pbt_bench.errors import RequestError
 from pbt_bench.pruning.pruners import pruners
 from pbt_bench.pruning.scoring import Scorer, resolve
-from pbt_bench.running import execute
 from pbt_bench.running.execute import Executor
+from pbt_bench.running.group import scoring_batches
 from pbt_bench.spec import Recipe, RunSpec, Scoring
 
 COMPRESSORS = "batch_exp/experiments/utils/compressors.py"
@@ -189,7 +189,7 @@ def toy(counts: tuple[int, ...]) -> Data:
 def drawn(scoring: Scoring, round_: int = 1, recipe: Recipe | None = None) -> list[tuple[Tensor, Tensor]]:
     """The scoring data of the toy images."""
     spec = msgspec.structs.replace(run("snip"), recipe=recipe or Recipe())
-    return execute._scoring_batches(toy((20, 18, 16)), scoring, spec, round_)
+    return scoring_batches(toy((20, 18, 16)), scoring, spec, round_)
 
 
 def numbers(data: list[tuple[Tensor, Tensor]]) -> list[list[float]]:

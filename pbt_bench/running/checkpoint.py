@@ -19,7 +19,8 @@ import torch
 from pbt_bench.running.claims import ClaimLost, Claims
 from pbt_bench.running.signals import Stopped, StopSignal
 from pbt_bench.running.store import Store
-from pbt_bench.training.loop import Saver, State
+from pbt_bench.training.loop import Saver
+from pbt_bench.training.stepper import State
 
 _CHECKSUM = hashlib.sha256().digest_size
 

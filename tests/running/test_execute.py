@@ -20,6 +20,7 @@ from pbt_bench.pruning.diagnosis import all_kept
 from pbt_bench.pruning.scoring import Pruned
 from pbt_bench.running import execute
 from pbt_bench.running.execute import Executor
+from pbt_bench.running.group import Group
 from pbt_bench.running.record import RunRecord, digest
 from pbt_bench.spec import Recipe, RunSpec, Scoring
 from pbt_bench.training.loop import train
@@ -164,7 +165,7 @@ def test_sanity_transforms_do_what_they_say() -> None:
 def prune_as(masks: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every method choose `masks`."""
     pruned = Pruned(masks, dict.fromkeys(masks, 0), 0.0, 1)
-    monkeypatch.setattr(execute._Shared, "_prune", lambda shared, spec, methods: pruned)
+    monkeypatch.setattr(Group, "_prune", lambda shared, spec, methods: pruned)
 
 
 def test_a_shuffle_has_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
 from pbt_bench.sparse import tuning
 from pbt_bench.sparse.kept_weights import KeptWeights
 from pbt_bench.spec import Recipe
-from pbt_bench.training.loop import Stepper
+from pbt_bench.training.stepper import Stepper
 
 pytestmark = pytest.mark.usefixtures("nan_memory")
 

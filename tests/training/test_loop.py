@@ -21,8 +21,9 @@ from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
 from pbt_bench.sparse.compact_network import Compact
 from pbt_bench.spec import Recipe
 from pbt_bench.training import loop
-from pbt_bench.training.loop import Stepper, evaluate, train, warm_up
+from pbt_bench.training.loop import evaluate, train, warm_up
 from pbt_bench.training.optimizer import learning_rate
+from pbt_bench.training.stepper import Stepper
 
 
 @pytest.fixture(scope="module")
