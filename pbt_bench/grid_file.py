@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pbt_bench.constraints import convert
+from pbt_bench.constraints import convert, read_toml
 from pbt_bench.errors import RequestError, unknown
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import READ_BY, Grid
@@ -18,13 +18,7 @@ def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
 
     Raises RequestError, in one line, naming the file and the nearest valid key or the valid values.
     """
-    path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{path}: not a TOML file: {error}") from None
+    table = read_toml(path)
     if isinstance(table.get("recipe"), str):
         table["recipe"] = {"preset": table["recipe"]}
     for override in overrides:

@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from pbt_bench.errors import RequestError
+from pbt_bench.errors import RequestError, reason
 
 Masks = dict[str, Tensor]  # prunable parameter name -> bool tensor of its shape, True = kept
 
@@ -68,7 +68,7 @@ def output_of(model: nn.Module, run: Callable[[], object], inputs: torch.Tensor,
     try:
         output = run()
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        why = next(iter(str(error).splitlines()), type(error).__name__)
+        why = reason(error)
         if isinstance(error, RequestError) or "torch.utils.checkpoint" in why:
             raise
         shape, kind = tuple(inputs.shape), str(inputs.dtype).removeprefix("torch.")

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from pbt_bench.errors import reason
 from pbt_bench.running.claims import ClaimLost, Claims
 from pbt_bench.running.signals import Stopped, StopSignal
 from pbt_bench.running.store import Store
@@ -62,12 +63,11 @@ class Checkpoint:
             self.refuse(error)
             return None
 
-    def refuse(self, reason: Exception) -> None:
+    def refuse(self, error: Exception) -> None:
         """Warn that the file cannot be used."""
-        line = (str(reason).splitlines() or [type(reason).__name__])[0]
-        path = self._store.checkpoint(self._run_id)
+        path, why = self._store.checkpoint(self._run_id), reason(error)
         print(
-            f"warning: {path} is not a checkpoint of this run ({line}); the run starts from the beginning",
+            f"warning: {path} is not a checkpoint of this run ({why}); the run starts from the beginning",
             file=sys.stderr,
         )
         self._before = []

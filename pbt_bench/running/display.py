@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pbt_bench.errors import printable
+from pbt_bench.errors import counted, printable
 from pbt_bench.running.progress import duration
 from pbt_bench.running.status import Run, Summary
 
@@ -98,7 +98,7 @@ def _running_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _pending_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    return [(_runs(count), why) for why, count in Counter(run.why or "" for run in runs).most_common()]
+    return [(counted(count, "run"), why) for why, count in Counter(run.why or "" for run in runs).most_common()]
 
 
 def _lost_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -109,13 +109,9 @@ def _lost_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     rows = []
     for (job, why), members in list(jobs.items())[:_MOST_ROWS]:
         first = max(members, key=lambda run: run.own_log)
-        rows.append((_runs(len(members)), f"job {job}: {why}"))
+        rows.append((counted(len(members), "run"), f"job {job}: {why}"))
         rows += [("", f"{first.label} ({first.run_id}){' and others' if len(members) > 1 else ''}")]
         rows += [("", f"| {line}") for line in first.log]
     if len(jobs) > _MOST_ROWS:
         rows.append(("", f"and the runs of {len(jobs) - _MOST_ROWS} more jobs (--json prints all)"))
     return rows
-
-
-def _runs(count: int) -> str:
-    return f"{count} run" + ("s" if count != 1 else "")

@@ -187,7 +187,7 @@ class WorkerPool:
                 else:
                     self._backlog.put(spec)
         except OSError as error:
-            raise StoreError(f"{self._store.folder}: results cannot be written: {error.strerror or error}") from None
+            raise StoreError(self._store.unwritable(error)) from None
         for worker in [worker for worker in self._workers if worker.current is None]:
             self._assign(worker)
         self._checked = monotonic()

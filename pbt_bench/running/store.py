@@ -46,7 +46,11 @@ class Store:
             with tempfile.TemporaryFile(dir=self.runs):
                 self.sweep()
         except OSError as error:
-            raise RequestError(f"{self.folder}: results cannot be written: {error.strerror or error}") from None
+            raise RequestError(self.unwritable(error)) from None
+
+    def unwritable(self, error: OSError) -> str:
+        """Return the message for an `error` of writing to the folder."""
+        return f"{self.folder}: results cannot be written: {error.strerror or error}"
 
     def path(self, run_id: str) -> Path:
         """Return the path of the record of `run_id`, which need not exist."""
@@ -74,9 +78,7 @@ class Store:
             if record.status != "failed":  # a retry continues from it
                 self.checkpoint(record.run_id).unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(
-                f"{self.folder}: results cannot be written: {error.strerror or error}; finished runs are kept"
-            ) from None
+            raise StoreError(f"{self.unwritable(error)}; finished runs are kept") from None
 
     def read_masks(self, record: RunRecord) -> dict[str, NDArray[np.bool_]] | None:
         """Return the masks of a run by layer, True = kept; None if they are missing or have another digest."""

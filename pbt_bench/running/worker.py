@@ -80,7 +80,7 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
             except StoreError as error:
                 link.send(Full(str(error)))
             except OSError as error:  # from claims: the folder is missing or read-only
-                link.send(Full(f"{results}: results cannot be written: {error.strerror or error}"))
+                link.send(Full(store.unwritable(error)))
     except (BrokenPipeError, EOFError):  # the parent died
         sys.exit(STOPPED)
     finally:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from pbt_bench.errors import RequestError
+from pbt_bench.errors import RequestError, counted
 from pbt_bench.running.estimate import Estimate, estimate
 from pbt_bench.running.outcomes import file_digest, outcomes
 from pbt_bench.running.slurm.command import SlurmError
@@ -88,7 +88,7 @@ def _choose(wanted: Sequence[str], seen: View, attempts: int) -> tuple[list[str]
     live = {run for run, job in last.items() if job.live}
     spent = {run for run, job in last.items() if job.attempts >= attempts} - live
     jobs = {last[run].job for run in live}
-    words = [f"{len(live)} on their way in {len(jobs)} job{'s' if len(jobs) > 1 else ''}"] if live else []
+    words = [f"{len(live)} on their way in {counted(len(jobs), 'job')}"] if live else []
     if spent:
         words.append(f"{len(spent)} lost {attempts} times (see status; --retry-failed submits them once more)")
     return [run for run in wanted if run not in live and run not in spent], words
