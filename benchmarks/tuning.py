@@ -4,8 +4,8 @@ python benchmarks/tuning.py              all constants (minutes), as in benchmar
 python benchmarks/tuning.py NAME ...     only these
 
 A constant is added by a generator under `@measures(module, NAME, columns)`: it yields a row per candidate, candidate
-first, and its docstring says what the columns are. Times are the least of a few on one thread; compare only rows of one
-table.
+first, and its docstring says what the columns are. Times are the least processor time of several rounds, on one
+thread, or seconds of the clock where processes or files are waited for. Compare only rows of one table.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import resource
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, process_time
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,7 @@ from pbt_bench.training import tuning as training_tuning
 from pbt_bench.training.loop import evaluate
 from pbt_bench.training.stepper import Stepper
 
+Key = TypeVar("Key")
 Rows = Iterator[tuple[object, ...]]
 SLOW_FILE_SECONDS = 0.02  # per operation of a slow file system, as in scale.py
 MEASURES: dict[str, tuple[ModuleType, tuple[str, ...], Callable[[], Rows]]] = {}
@@ -66,15 +68,20 @@ def measures(module: ModuleType, name: str, *columns: str) -> Callable[[Callable
     return register
 
 
-def seconds(action: Callable[[], object], repetitions: int = 5) -> float:
-    """Return the least seconds of `action`, after one call that is not timed; other work on the machine only adds."""
-    action()
-    times = []
-    for _ in range(repetitions):
-        start = perf_counter()
-        action()
-        times.append(perf_counter() - start)
-    return min(times)
+def fastest(
+    actions: Mapping[Key, Callable[[], object]], rounds: int = 5, clock: Callable[[], float] = process_time
+) -> dict[Key, float]:
+    """Return the least time of each action in `rounds` rounds of all, after one round that is not timed.
+
+    Other work on the machine only adds time, and the rounds spread it over all actions.
+    """
+    times: dict[Key, list[float]] = {key: [] for key in actions}
+    for _ in range(rounds + 1):
+        for key, action in actions.items():
+            start = clock()
+            action()
+            times[key].append(clock() - start)
+    return {key: min(each[1:]) for key, each in times.items()}
 
 
 @contextmanager
@@ -88,15 +95,27 @@ def tuned(module: ModuleType, **values: object) -> Iterator[None]:
         vars(module).update(before)
 
 
+def under(module: ModuleType, make: Callable[[], Callable[[], object]], **values: object) -> Callable[[], object]:
+    """Return the action that `make` returns; it is made and called under these values of constants."""
+    with tuned(module, **values):
+        action = make()
+
+    def call() -> None:
+        with tuned(module, **values):
+            action()
+
+    return call
+
+
 def activation(examples: int, channels: int, side: int) -> Tensor:
     """Return a random activation, channels last in memory, that needs a gradient."""
     return torch.randn(examples, channels, side, side).to(memory_format=torch.channels_last).requires_grad_()
 
 
-def passes(function: Callable[[], Tensor], *inputs: Tensor) -> float:
-    """Return the seconds of a forward and a backward pass of `function` to `inputs`."""
+def passes(function: Callable[[], Tensor], *inputs: Tensor) -> Callable[[], object]:
+    """Return an action: a forward and a backward pass of `function` to `inputs`."""
     gradient = torch.ones_like(function())
-    return seconds(lambda: torch.autograd.grad(function(), inputs, gradient))
+    return lambda: torch.autograd.grad(function(), inputs, gradient)
 
 
 def random_mask(shape: tuple[int, ...], density: float) -> Tensor:
@@ -104,14 +123,14 @@ def random_mask(shape: tuple[int, ...], density: float) -> Tensor:
     return torch.rand(shape) < density
 
 
-def dense_convolution(x: Tensor, outputs: int) -> float:
-    """Return the seconds of a forward and a backward pass of a dense 3x3 convolution."""
-    weight = torch.randn(outputs, x.shape[1], 3, 3, requires_grad=True)
+def dense_convolution(x: Tensor) -> Callable[[], object]:
+    """Return an action: a forward and a backward pass of a dense 3x3 convolution to as many channels as `x` has."""
+    weight = torch.randn(x.shape[1], x.shape[1], 3, 3, requires_grad=True)
     return passes(lambda: F.conv2d(x, weight, padding=1), x, weight)
 
 
-def sparse_convolution(x: Tensor, mask: Tensor) -> float:
-    """Return the seconds of a forward and a backward pass of a 3x3 convolution with the kept weights of `mask`."""
+def sparse_convolution(x: Tensor, mask: Tensor) -> Callable[[], object]:
+    """Return an action: a forward and a backward pass of a 3x3 convolution with the kept weights of `mask`."""
     x = memory_format.move(x.detach(), memory_format.batch_last(4)).requires_grad_()
     indices = mask.nonzero()
     weights = torch.randn(len(indices), requires_grad=True)
@@ -140,34 +159,49 @@ def training_step(model: str, batch: int, density: float, execution: str = "auto
     return lambda: stepper.epoch(stepper.step + 1)
 
 
+def training_steps(name: str, candidates: Sequence[int]) -> dict[int, float]:
+    """Measure a training step of ResNet-20, batches of 128, density 0.1, under each value of a constant."""
+    return fastest(
+        {
+            value: under(sparse_tuning, lambda: training_step("resnet20", 128, 0.1), **{name: value})
+            for value in candidates
+        }
+    )
+
+
 @measures(sparse_tuning, "LEAST_SAVING", "multiply-adds to save", "ms per step")
 def least_saving() -> Rows:
     """Training step of ResNet-20, batches of 128, density 0.1, executed under each bound."""
-    for value in (1, 10**6, 10**7, 10**8, 10**9, 10**12):
-        with tuned(sparse_tuning, LEAST_SAVING=value):
-            yield value, f"{seconds(training_step('resnet20', 128, 0.1)) * 1e3:.0f}"
+    for value, took in training_steps("LEAST_SAVING", (1, 10**6, 10**7, 10**8, 10**9, 10**12)).items():
+        yield value, f"{took * 1e3:.0f}"
 
 
 @measures(sparse_tuning, "LEAST_EXAMPLES", "examples in a batch", "time by channels or dense / time by weights")
 def least_examples() -> Rows:
     """Training step of ResNet-20 at density 0.02, without and with the way by weights; above 1 that way pays."""
     for batch in (4, 8, 16, 32, 64, 128):
-        times = []
-        for least in (10**9, 1):
-            with tuned(sparse_tuning, LEAST_SAVING=1, LEAST_EXAMPLES=least):
-                times.append(seconds(training_step("resnet20", batch, 0.02), 3))
-        yield batch, f"{times[0] / times[1]:.2f}"
+        times = fastest(
+            {
+                least: under(
+                    sparse_tuning,
+                    lambda batch=batch: training_step("resnet20", batch, 0.02),  # type: ignore[misc]
+                    LEAST_SAVING=1,
+                    LEAST_EXAMPLES=least,
+                )
+                for least in (1, 10**9)
+            }
+        )
+        yield batch, f"{times[10**9] / times[1]:.2f}"
 
 
 @measures(sparse_tuning, "KEPT_COST", "density", "cost in multiply-adds of a dense convolution")
 def kept_cost() -> Rows:
     """3x3 convolution of 128 channels, 16x16 positions, 64 examples, forward and backward."""
     x = activation(64, 128, 16)
-    dense = dense_convolution(x, 128)
-    for density in (0.01, 0.02, 0.05, 0.1, 0.2, 0.33):
-        mask = random_mask((128, 128, 3, 3), density)
-        cost = sparse_convolution(x, mask) / int(mask.sum()) / (dense / mask.numel())
-        yield density, f"{cost:.2f}"
+    masks = {density: random_mask((128, 128, 3, 3), density) for density in (0.01, 0.02, 0.05, 0.1, 0.2, 0.33)}
+    times = fastest({1.0: dense_convolution(x)} | {each: sparse_convolution(x, mask) for each, mask in masks.items()})
+    for density, mask in masks.items():
+        yield density, f"{times[density] / int(mask.sum()) / (times[1.0] / mask.numel()):.2f}"
 
 
 @measures(sparse_tuning, "MOVE_COST", "cost", "ms per step", "measured cost, channels x side")
@@ -178,13 +212,13 @@ def move_cost() -> Rows:
     included, in the time per multiply-add of a dense 3x3 convolution of it.
     """
     shapes = ((16, 32), (32, 16), (64, 32), (128, 16), (256, 8))
-    for value, (channels, side) in zip((0, 10, 30, 100, 300), shapes, strict=True):
+    steps = training_steps("MOVE_COST", (0, 10, 30, 100, 300))
+    for (value, took), (channels, side) in zip(steps.items(), shapes, strict=True):
         x = activation(64, channels, side)
-        moved = passes(lambda x=x: memory_format.move(x, memory_format.batch_last(4)), x)  # type: ignore[misc]
-        cost = moved / dense_convolution(x, channels) * channels * 9
-        with tuned(sparse_tuning, MOVE_COST=value):
-            step = seconds(training_step("resnet20", 128, 0.1))
-        yield value, f"{step * 1e3:.0f}", f"{cost:.0f}, {channels} x {side}"
+        move = passes(lambda x=x: memory_format.move(x, memory_format.batch_last(4)), x)  # type: ignore[misc]
+        times = fastest({"move": move, "dense": dense_convolution(x)})
+        cost = times["move"] / times["dense"] * channels * 9
+        yield value, f"{took * 1e3:.0f}", f"{cost:.0f}, {channels} x {side}"
 
 
 def update_ratio(shape: tuple[int, ...], density: float) -> float:
@@ -206,7 +240,8 @@ def update_ratio(shape: tuple[int, ...], density: float) -> float:
         of_kept.step()
         kept.write()
 
-    return seconds(update_whole, 20) / seconds(update_kept, 20)
+    times = fastest({"whole": update_whole, "kept": update_kept}, 20)
+    return times["whole"] / times["kept"]
 
 
 @measures(sparse_tuning, "FEW_KEPT", "density", "time for the whole tensor / for its kept weights")
@@ -226,7 +261,7 @@ def large_tensor() -> Rows:
 @measures(sparse_tuning, "CHANNEL_STEP", "channels to a multiple of", "ms")
 def channel_step() -> Rows:
     """Mean time of convolutions of 33 to 48 channels, each filled up to a multiple; 16x16 positions, 32 examples."""
-    times = {c: dense_convolution(activation(32, c, 16), c) for c in (*range(33, 49), 64)}
+    times = fastest({c: dense_convolution(activation(32, c, 16)) for c in (*range(33, 49), 64)})
     for step in (1, 2, 4, 8, 16, 32):
         yield step, f"{mean(times[-(-c // step) * step] for c in range(33, 49)) * 1e3:.1f}"
 
@@ -236,19 +271,26 @@ def few_channels() -> Rows:
     """Selection of the inputs of a 3x3 convolution of 128 channels, 16x16 positions, 64 examples; above 1 it pays."""
     x = activation(64, 128, 16)
     weight = torch.randn(128, 128, 3, 3, requires_grad=True)
-    whole = passes(lambda: F.conv2d(x, weight, padding=1), x, weight)
-    for share in (0.25, 0.5, 0.75, 0.875, 0.9375):
+
+    def selected(share: float) -> Callable[[], object]:
         index = torch.randperm(128)[: int(128 * share)].sort().values
-        some = passes(lambda i=index: F.conv2d(take(x, i), weight.index_select(1, i), padding=1), x, weight)  # type: ignore[misc]
-        yield share, f"{whole / some:.2f}"
+        return passes(lambda: F.conv2d(take(x, index), weight.index_select(1, index), padding=1), x, weight)
+
+    whole = passes(lambda: F.conv2d(x, weight, padding=1), x, weight)
+    times = fastest({1.0: whole} | {share: selected(share) for share in (0.25, 0.5, 0.75, 0.875, 0.9375)})
+    for share, took in times.items():
+        yield share, f"{times[1.0] / took:.2f}"
 
 
 def pattern_times(candidates: tuple[int, ...], density: float, name: str, **others: int) -> Rows:
     """Yield the time of a sparse 3x3 convolution of 512 channels, 8x8 positions, 64 examples, under each value."""
     x, mask = activation(64, 512, 8), random_mask((512, 512, 3, 3), density)
-    for value in candidates:
-        with tuned(sparse_tuning, **{**others, name: value}):
-            yield value, f"{sparse_convolution(x, mask) * 1e3:.0f}"
+    actions = {
+        value: under(sparse_tuning, lambda: sparse_convolution(x, mask), **{**others, name: value})
+        for value in candidates
+    }
+    for value, took in fastest(actions).items():
+        yield value, f"{took * 1e3:.0f}"
 
 
 @measures(sparse_tuning, "CACHED_CHANNELS", "channels x taps", "ms")
@@ -268,17 +310,20 @@ def small_set() -> Rows:
     """Means and deviations of a dataset, by a float64 copy and by counts."""
     for power in (18, 20, 22, 24, 26):
         pixels = torch.randint(256, (2**power // 1024, 1, 32, 32), dtype=torch.uint8)
-        by_copy, by_counts = (seconds(lambda s=s, p=pixels: _mean_and_std(p, s), 1) for s in (2**62, 0))  # type: ignore[misc]
-        yield 2**power, f"{by_copy:.3f}", f"{by_counts:.3f}", 8 * 2**power // 2**20
+        times = fastest({small: lambda s=small, p=pixels: _mean_and_std(p, s) for small in (2**62, 0)})  # type: ignore[misc]
+        yield 2**power, f"{times[2**62]:.4f}", f"{times[0]:.4f}", 8 * 2**power // 2**20
 
 
 @measures(data_tuning, "COUNTED_IMAGES", "images", "s", "MiB of a part as int64")
 def counted_images() -> Rows:
     """Means and deviations of 16,384 colour images of 32x32 pixels by counts."""
     pixels = random_images(16384).pixels
-    for count in (64, 512, 4096, 16384):
-        with tuned(data_tuning, COUNTED_IMAGES=count):
-            yield count, f"{seconds(lambda: _mean_and_std(pixels, 0), 3):.2f}", count * 1024 * 8 // 2**20
+    actions = {
+        count: under(data_tuning, lambda: lambda: _mean_and_std(pixels, 0), COUNTED_IMAGES=count)
+        for count in (64, 512, 4096, 16384)
+    }
+    for count, took in fastest(actions).items():
+        yield count, f"{took:.3f}", count * 1024 * 8 // 2**20
 
 
 @measures(data_tuning, "MOST_LOADERS", "loader processes", "images per second")
@@ -291,9 +336,12 @@ def most_loaders() -> Rows:
         for index, pixels in enumerate(random_images(512, 256).pixels):
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{index}.jpg")
         images = stream.read_folders(Path(name), ["class"], 224)
-        for count in (0, 1, 2, 4):
-            with tuned(stream, _loaders=lambda batches, count=count: count):  # type: ignore[misc]
-                yield count, f"{512 / seconds(lambda: list(images.in_order(32)), 1):.0f}"
+        actions = {
+            count: under(stream, lambda: lambda: list(images.in_order(32)), _loaders=lambda batches, n=count: n)
+            for count in (0, 1, 2, 4)
+        }
+        for count, took in fastest(actions, 2, perf_counter).items():
+            yield count, f"{512 / took:.0f}"
 
 
 @measures(training_tuning, "EVALUATION_BATCH", "images", "images per second")
@@ -301,9 +349,12 @@ def evaluation_batch() -> Rows:
     """Evaluation of ResNet-20 on 1,024 images."""
     model, data = build("resnet20", 3, 10, seed=0), run_data(random_images(1024))
     model.to(memory_format=torch.channels_last)
-    for batch in (32, 128, 512, 1024):
-        with tuned(training_tuning, EVALUATION_BATCH=batch):
-            yield batch, f"{1024 / seconds(lambda: evaluate(model, data, data.test), 3):.0f}"
+    actions = {
+        batch: under(training_tuning, lambda: lambda: evaluate(model, data, data.test), EVALUATION_BATCH=batch)
+        for batch in (32, 128, 512, 1024)
+    }
+    for batch, took in fastest(actions, 3).items():
+        yield batch, f"{1024 / took:.0f}"
 
 
 @measures(running_tuning, "KEPT_BYTES", "MiB", "ms per step", "peak GiB")
@@ -319,7 +370,7 @@ def print_kept(largest: int) -> None:
     """Print the milliseconds of a training step and the peak memory of this process, for `kept_bytes`."""
     with tuned(running_tuning, KEPT_BYTES=largest):
         keep_freed_memory()
-    took = seconds(training_step("resnet8", 512, 1.0), 3)
+    took = fastest({"step": training_step("resnet8", 512, 1.0)})["step"]
     print(f"{took * 1e3:.0f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}")
 
 
@@ -331,7 +382,7 @@ def check_claims(count: int) -> float:
             claims.take(f"{index:016x}")
         checker = Claims(Path(name))
         with slow_files(SLOW_FILE_SECONDS):
-            took = seconds(lambda: [checker.busy(f"{index:016x}") for index in range(count)], 1)
+            took = fastest({"": lambda: [checker.busy(f"{index:016x}") for index in range(count)]}, 1, perf_counter)[""]
         for claims in (checker, *others):
             claims.close()
     return took
