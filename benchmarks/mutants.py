@@ -61,8 +61,8 @@ DEFECTS = (
         "held.accuracy >= best[0]",
         LOOP,
     ),
-    Defect("every-image-flipped", "data/augmentation.py", "pixels.device) < 0.5", "pixels.device) < 1.5", IMAGES),
-    Defect("same-crop-for-rows-and-columns", "data/augmentation.py", "(left, width)", "(top, width)", IMAGES),
+    Defect("every-image-flipped", "data/image_tensors.py", "pixels.device) < 0.5", "pixels.device) < 1.5", IMAGES),
+    Defect("same-crop-for-rows-and-columns", "data/image_tensors.py", "(left, width)", "(top, width)", IMAGES),
     Defect(
         "seed-of-scores-constant", "running/group.py", 'derive(spec.seed, "scores")', 'derive(0, "scores")', EXECUTE
     ),

@@ -6,6 +6,7 @@ instance is created, in Python or from a file; the documentation prints its text
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -44,6 +45,11 @@ def at_least(low: float) -> Constraint:
 def between(low: float, high: float) -> Constraint:
     """Accept numbers from `low` to `high`, both included."""
     return Constraint(f"between {low:g} and {high:g}", lambda value: low <= value <= high)
+
+
+def matching(pattern: str, text: str) -> Constraint:
+    """Accept strings that a regular expression matches as a whole."""
+    return Constraint(text, re.compile(pattern).fullmatch)
 
 
 def one_of(*choices: str) -> Constraint:

@@ -7,13 +7,12 @@ workers and cluster are not part of it.
 from __future__ import annotations
 
 import itertools
-import re
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from pbt_bench import identity
-from pbt_bench.constraints import Checked, Constraint, at_least, between, convert, fields, one_of
+from pbt_bench.constraints import Checked, Constraint, at_least, between, convert, fields, matching, one_of
 from pbt_bench.errors import RequestError
 
 DENSE = "dense"  # method name of the baseline, which is neither scored nor pruned
@@ -25,15 +24,9 @@ Rate = Annotated[float, at_least(0)]
 Temperature = Annotated[float, at_least(1e-6)]
 Seed = Annotated[int, Constraint("at least 0 and below 2^63", lambda value: 0 <= value < 2**63)]
 Sparsity = Annotated[float, Constraint("at least 0 and below 1", lambda value: 0 <= value < 1)]
-Warmup = Annotated[
-    str, Constraint("'none', 'N epochs' or 'N steps'", re.compile(r"none|[1-9]\d* (epochs|steps)").fullmatch)
-]
-FolderName = Annotated[
-    str,
-    Constraint(
-        "letters, digits, '.', '_' or '-' (it names a folder)", re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}").fullmatch
-    ),
-]
+Warmup = Annotated[str, matching(r"none|[1-9]\d* (epochs|steps)", "'none', 'N epochs' or 'N steps'")]
+_FOLDER_TEXT = "letters, digits, '.', '_' or '-' (it names a folder)"
+FolderName = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", _FOLDER_TEXT)]
 
 READ_BY = {  # field of Recipe: the field on which its use depends, and the values with which it is used
     "momentum": ("optimizer", ("sgd",)),
@@ -115,9 +108,7 @@ class Scoring(Checked, frozen=True, kw_only=True):
     # Hutchinson: draw further probes until the relative standard error of the estimate is at most this
     probe_tolerance: Annotated[float, at_least(1e-4)] | None = None
     perturbations: Positive = 5  # NTK-SAP: draws of weights, inputs and perturbations per batch and round
-    perturbation_scale: Annotated[float, at_least(1e-12)] = (
-        0.01  # NTK-SAP: standard deviation of the weight perturbation
-    )
+    perturbation_scale: Annotated[float, at_least(1e-12)] = 0.01  # NTK-SAP: standard deviation of the perturbation
     inner_steps: Positive = 3  # ProsPr: training steps through which the score is differentiated
     inner_learning_rate: Rate = 0.1
     inner_momentum: Fraction = 0.0
@@ -154,10 +145,7 @@ class RunSpec(Checked, frozen=True, kw_only=True):
         return identity.run_id(self)
 
     def to_json(self) -> bytes:
-        """Return the canonical JSON of this run: every field of format 1, later fields unless at their default.
-
-        Adding a field therefore changes no existing run id.
-        """
+        """Return the canonical JSON of this run, from which its id is computed (see identity.py)."""
         return identity.canonical_json(self)
 
     @classmethod
@@ -180,11 +168,9 @@ class RunSpec(Checked, frozen=True, kw_only=True):
         """A short name to print, for example `digits resnet8 snip 0.98 seed 0`."""
         if self.method == DENSE:
             return f"{self.dataset} {self.model} dense seed {self.seed}"
-        extras = [
-            f"{name} {value}"
-            for name in ("scope", "sanity", "warmup", "init", "protocol")
-            if (value := getattr(self, name)) not in ("global", "none", "default", "common")
-        ]
+        values = {name: getattr(self, name) for name in ("scope", "sanity", "warmup", "init", "protocol")}
+        usual = ("global", "none", "default", "common")
+        extras = [f"{name} {value}" for name, value in values.items() if value not in usual]
         return " ".join([self.dataset, self.model, self.method, f"{self.sparsity:g}", f"seed {self.seed}", *extras])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import pbt_bench
 from pbt_bench.data import image_tensors as images
-from pbt_bench.data.augmentation import augment
+from pbt_bench.data.image_tensors import augment
 from pbt_bench.errors import RequestError
 from pbt_bench.grid_file import load_grid
 from pbt_bench.models import build

@@ -55,7 +55,8 @@ class Archive:
                 return read(True)
         except Exception as error:  # torchvision's: URLError, BadZipFile, UnpicklingError, AssertionError, ...
             why = " ".join(str(error).split()) or type(error).__name__
-            raise RequestError(f"{self.name}: {self._fault(folder, why, wrong)}; {self._remedy(folder)}") from error
+            remedy = f"put {self.get} from {self.page} into {folder / self.into}"
+            raise RequestError(f"{self.name}: {self._fault(folder, why, wrong)}; {remedy}") from error
 
     def intact(self, folder: Path) -> bool:
         """Return whether every file with a published MD5 exists and has it."""
@@ -95,9 +96,6 @@ class Archive:
                 return f"{path} {_DIFFERS} (MD5 {found}, published {md5}) and could not be downloaded ({why})"
         folders = sorted({str((folder / file).parent) for file, _ in self.files} or {str(folder)})
         return f"the files in {', '.join(folders)} are damaged ({why}): remove them"
-
-    def _remedy(self, folder: Path) -> str:
-        return f"put {self.get} from {self.page} into {folder / self.into}"
 
 
 def _md5(path: Path) -> str:

@@ -54,9 +54,8 @@ def from_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, classes: i
         classes = int(train.targets.max()) + 1
         absent = sorted(set(range(classes)) - set(train.targets.tolist()))
         if absent:
-            raise RequestError(
-                f"training labels are class indices from 0, but none is {absent[0]} (up to {classes - 1})"
-            )
+            last = classes - 1
+            raise RequestError(f"training labels are class indices from 0, but none is {absent[0]} (up to {last})")
     for part, images in (("training", train), ("test", test)):
         least, most = int(images.targets.min()), int(images.targets.max())
         if least < 0 or most >= classes:
@@ -92,9 +91,8 @@ def as_dataset(given: Any) -> Dataset:
         return from_arrays(*given)
     if isinstance(given, (tuple, list)) and len(given) == 2:
         return from_arrays(*_stacked(given[0], "training"), *_stacked(given[1], "test"))
-    raise RequestError(
-        f"returned {type(given).__name__}, not a Dataset, four arrays or a pair (training, test) of torchvision's"
-    )
+    valid = "a Dataset, four arrays or a pair (training, test) of torchvision's"
+    raise RequestError(f"returned {type(given).__name__}, not {valid}")
 
 
 def _images(pixels: Any, labels: Any, part: str) -> Images:

@@ -36,14 +36,8 @@ def prepare(dataset: Dataset, validation_fraction: float, split_seed: int, devic
     def channelwise(values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
-    return Data(
-        train.to(device),
-        validation.to(device),
-        dataset.test.to(device),
-        dataset.classes,
-        channelwise(dataset.mean),
-        channelwise(dataset.std),
-    )
+    train, validation, test = (images.to(device) for images in (train, validation, dataset.test))
+    return Data(train, validation, test, dataset.classes, channelwise(dataset.mean), channelwise(dataset.std))
 
 
 def check_split(images: ImageSet, fraction: float) -> None:
@@ -53,9 +47,8 @@ def check_split(images: ImageSet, fraction: float) -> None:
     counts = images.targets.bincount().tolist()
     field = f"recipe.validation_fraction = {fraction:g}"
     if 1 in counts:
-        raise RequestError(
-            f"{field} needs two training images of every class or more, and class {counts.index(1)} has one"
-        )
+        one = counts.index(1)
+        raise RequestError(f"{field} needs two training images of every class or more, and class {one} has one")
     held, classes = ceil(fraction * len(images)), len(counts) - counts.count(0)
     if min(held, len(images) - held) < classes:
         parts = f"{len(images)} training images into {len(images) - held} and {held}"

@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Files
 
 from pbt_bench.data import tuning
-from pbt_bench.data.augmentation import Augmentation, send
-from pbt_bench.data.image_tensors import Images
+from pbt_bench.data.image_tensors import Augmentation, Images, send
 from pbt_bench.errors import RequestError
 from pbt_bench.seeds import derive
 

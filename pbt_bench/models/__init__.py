@@ -1,4 +1,4 @@
-"""Models: their registry and construction by name, and the rule of which parameters are prunable.
+"""Models: their registry and construction by name.
 
 To add a model, write its class in a file of this folder and add one line to `_catalogue`. Outside the project, write a
 function under `@model` in a file of a folder that PBT_BENCH_MODELS names.
@@ -75,7 +75,9 @@ def models() -> registry.Registry[Model]:
 
 def _catalogue() -> Iterator[tuple[str, Model]]:
     """Yield (name, entry) of every model of this package. Parameter counts are for 3 channels and 10 classes."""
-    yield "resnet8", Model("resnet", "resnet8", _RESNET, "3 basic blocks, 16-32-64 channels, 78k parameters")
+    options: dict[str, Any] = {"depth": 8, "shortcut": "projection"}
+    small = "3 basic blocks, 16-32-64 channels, 78k parameters"
+    yield "resnet8", Model("resnet", "three_stages", _RESNET, small, options)
     yield "vgg8", Model("vgg", "vgg8", _VGGNET, "7 convolutions, 16-64 channels, 80k parameters")
 
     for depth, plain, projected in (
@@ -119,9 +121,9 @@ def _catalogue() -> Iterator[tuple[str, Model]]:
         yield f"vgg{depth}-bias", Model("vgg", "vgg", _VGGNET, f"{summary} with biases, {biased} parameters", options)
 
     mlp = "784-300-100-10, 267k parameters for 28x28 grey images"
-    yield "lenet-300-100", Model("lenet", "lenet_300_100", _LENET, mlp, size="needed")
+    yield "lenet-300-100", Model("lenet", "LeNet300100", _LENET, mlp, size="needed")
     caffe = "Caffe's: 2 convolutions of 20 and 50 channels, 500 units, 431k parameters for 28x28 grey images"
-    yield "lenet5", Model("lenet", "lenet5", _LENET, caffe, size="needed")
+    yield "lenet5", Model("lenet", "LeNet5", _LENET, caffe, size="needed")
     vit = "4x4 patches, 12 blocks of width 192, 3 heads, 5.36M parameters for 32x32 images"
     yield "vit-tiny", Model("vit", "vit_tiny", _VIT, vit, size="needed")
 
@@ -145,12 +147,11 @@ for _name, _entry in _catalogue():
     MODELS.add(_name, _entry, __file__)
 
 LIBRARIES = {  # prefix -> the models of a library
-    "torchvision": Model(
-        "external", "torchvision", "https://pytorch.org/vision", "any image classifier of torchvision", size="optional"
-    ),
-    "timm": Model(
-        "external", "timm", "https://github.com/huggingface/pytorch-image-models", "any of timm's", size="optional"
-    ),
+    name: Model("external", name, f"https://{address}", summary, size="optional")
+    for name, address, summary in (
+        ("torchvision", "pytorch.org/vision", "any image classifier of torchvision"),
+        ("timm", "github.com/huggingface/pytorch-image-models", "any of timm's"),
+    )
 }
 
 

@@ -18,9 +18,8 @@ from pbt_bench.errors import RequestError, reason
 def check(library: str, name: str) -> None:
     """Raise RequestError if `library` is not installed or has no image classifier called `name`."""
     module = _library(library)
-    known: list[str] = (
-        module.models.list_models(module=module.models) if library == "torchvision" else module.list_models()
-    )
+    own = library == "torchvision"
+    known: list[str] = module.models.list_models(module=module.models) if own else module.list_models()
     if name not in known:
         near = [f"'{library}/{other}'" for other in get_close_matches(name, known, n=3, cutoff=0.5)]
         hint = f"; the nearest: {', '.join(near)}" if near else ""

@@ -33,9 +33,8 @@ def check_network(model: object) -> None:
         if tensor.is_meta:
             raise RequestError(f"{name} is on the meta device, without values: load the weights first")
         if tensor.is_inference():
-            raise RequestError(
-                f"{name} was made in torch.inference_mode, so it has no gradient: make the model outside"
-            )
+            why = "was made in torch.inference_mode, so it has no gradient: make the model outside"
+            raise RequestError(f"{name} {why}")
 
 
 def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Parameter]:

@@ -66,10 +66,8 @@ class Checkpoint:
     def refuse(self, error: Exception) -> None:
         """Warn that the file cannot be used."""
         path, why = self._store.checkpoint(self._run_id), reason(error)
-        print(
-            f"warning: {path} is not a checkpoint of this run ({why}); the run starts from the beginning",
-            file=sys.stderr,
-        )
+        text = f"{path} is not a checkpoint of this run ({why}); the run starts from the beginning"
+        print(f"warning: {text}", file=sys.stderr)
         self._before = []
 
     @contextmanager

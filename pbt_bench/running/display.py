@@ -40,9 +40,8 @@ def table(state: Summary) -> Group:
     rows = Table(box=None, show_header=False, pad_edge=False)
     for kind, colour in _COLOURS.items():
         for title, detail in _rows_of(state, kind):
-            rows.add_row(
-                Text(kind if title else "", style=colour), Text(title), Text(detail, style="" if title else "dim")
-            )
+            style = "" if title else "dim"
+            rows.add_row(Text(kind if title else "", style=colour), Text(title), Text(detail, style=style))
     if rows.row_count:
         parts.append(rows)
     return Group(*parts)
@@ -50,11 +49,10 @@ def table(state: Summary) -> Group:
 
 def show(state: Summary, json: bool = False) -> None:
     """Print the state: as JSON, as a table on a terminal, or as plain lines."""
-    console = Console()
-    if console.is_terminal and not json:
+    if (console := Console()).is_terminal and not json:
         console.print(table(state))
     else:
-        print(state.to_json() if json else plain(state))
+        print(state.to_json() if json else plain(state), flush=True)
 
 
 def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Summary:
@@ -66,7 +64,7 @@ def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Su
             if live:
                 live.update(table(state), refresh=True)
             else:
-                print(state.to_json() if json else plain(state), flush=True)
+                show(state, json)
             if not state.counts["running"] and not state.counts["pending"]:
                 return state
             time.sleep(seconds)

@@ -126,9 +126,8 @@ class Executor:
         if masked.connected:
             so_far = msgspec.json.encode(pruning).decode()
             with saving(checkpoint, phase="train", pruning=so_far, masks=masks) as saver:
-                trained = train(
-                    model, masks, data, spec.recipe, spec.seed, on_epoch, saver, state and state["training"]
-                )
+                before = state and state["training"]
+                trained = train(model, masks, data, spec.recipe, spec.seed, on_epoch, saver, before)
             status = "diverged" if trained.diverged else "done"
         realised = realised_sparsity(dict(model.named_parameters()), masks)
         record = RunRecord(

@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from pbt_bench.data.augmentation import Augmentation
+from pbt_bench.data.image_tensors import Augmentation
 from pbt_bench.data.images import Dataset
 from pbt_bench.data.run_data import Data, prepare, scoring_images
 from pbt_bench.errors import RequestError
@@ -103,9 +103,8 @@ class Group:
 def scoring_batches(data: Data, scoring: Scoring, spec: RunSpec, round_: int) -> list[tuple[Tensor, Tensor]]:
     """Return the scoring data of a round of an iterative method; other methods use the data of round 1."""
     seed = spec.seed if round_ == 1 else derive(spec.seed, "round", round_)
-    images = scoring_images(
-        data.train, scoring.samples_per_class, scoring.most_samples, data.classes, seed, scoring.order
-    )
+    limits = scoring.most_samples, data.classes
+    images = scoring_images(data.train, scoring.samples_per_class, *limits, seed, scoring.order)
     count = len(images)
     ends = [*range(0, count, scoring.batch_size), count]
     if scoring.batches:

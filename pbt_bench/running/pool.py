@@ -45,8 +45,7 @@ class _Worker:
 def select_devices(wanted: str | None, workers: int | None) -> list[str]:
     """Return one device name per worker.
 
-    By default there is one worker per GPU, or one per CPU core on a machine without a GPU. Raises RequestError for a
-    device that this machine does not have.
+    The default is one worker per GPU, or per CPU core without a GPU. Raises RequestError for an unavailable device.
     """
     if workers is not None and workers < 1:
         raise RequestError(f"--workers {workers}: must be at least 1")
@@ -94,9 +93,8 @@ class WorkerPool:
     def run(self, devices: Sequence[str]) -> None:
         """Execute all missing runs on one worker per entry of `devices`.
 
-        Wait for runs that other processes or machines have claimed, and execute them if the other process dies. A
-        worker that dies leaves a `failed` record of its run and is replaced. Raises StoreError if results cannot be
-        written.
+        Wait for runs that other processes have claimed, and execute them if those processes die. A worker that dies
+        leaves a `failed` record of its run and is replaced. Raises StoreError if results cannot be written.
         """
         for device in devices[: len(self._plan.missing)]:
             self._start(device)

@@ -1,7 +1,6 @@
 """A worker process: claims and executes the runs assigned to it, writes their records, and reports each one.
 
-It ignores Ctrl-C, which the parent handles. On SIGTERM and SIGUSR2, and when its parent dies, it saves its state and
-stops.
+It ignores Ctrl-C, which the parent handles. On SIGTERM, SIGUSR2 or the parent's death it saves its state and stops.
 """
 
 from __future__ import annotations

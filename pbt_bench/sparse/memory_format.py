@@ -1,8 +1,7 @@
 """Memory formats of activations [n, c, ...], and operations on channels that keep the format.
 
 The `batch-last` format is [..., c, n] in memory: the examples of a batch are adjacent, as sparse_convolution.py needs
-them. PyTorch treats such a tensor as a permuted view, and most operators are slow on it. This module converts formats
-explicitly.
+them. PyTorch treats such a tensor as a permuted view, on which most operators are slow.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def _gather(x: Tensor, weights: Tensor, lists: _Lists, shape: Sequence[int]) -> 
 def _dots(x: Tensor, delta: Tensor, count: int, lists: _Lists, n: int) -> Tensor:
     loaded = kernels.loaded()
     assert loaded is not None
-    parts = x.new_zeros((count, loaded.width // x.element_size()))
+    parts = x.new_zeros((count, kernels.VECTOR_BYTES[loaded.set] // x.element_size()))
     kernels.call("dots", x.dtype, (parts, x, delta), lists.struct, n, torch.get_num_threads())
     return parts.sum(1)
 

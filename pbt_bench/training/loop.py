@@ -117,6 +117,7 @@ def train(
     curve: list[EpochResult] = []
     best: tuple[float, int, dict[str, Tensor]] | None = None
     tests: list[float] = []
+    diverged = False
     spent = 0.0  # seconds of the current epoch before an interruption
     if state is not None:
         with _check_state():
@@ -138,7 +139,8 @@ def train(
         rate = learning_rate(recipe, stepper.step - 1, stepper.steps_per_epoch)
         if not isfinite(loss):
             _clear(model, masks)
-            return Trained(tuple(curve), best and best[1], best and best[2], True, max(tests, default=None))
+            diverged = True
+            break
         with stepper.execution:
             held = evaluate(model, data, data.validation, save_if_due) if len(data.validation) else None
             if recipe.test_every_epoch:
@@ -159,7 +161,7 @@ def train(
             weights = {} if last else {name: t.detach().clone() for name, t in model.state_dict().items()}
             best = (held.accuracy, number, weights)
         on_epoch(result)
-    return Trained(tuple(curve), best and best[1], (best and best[2]) or None, False, max(tests, default=None))
+    return Trained(tuple(curve), best and best[1], (best and best[2]) or None, diverged, max(tests, default=None))
 
 
 def _clear(model: nn.Module, masks: Masks) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pbt_bench.data.augmentation import Augmentation
+from pbt_bench.data.image_tensors import Augmentation
 from pbt_bench.data.run_data import Data
 from pbt_bench.models.prunable import Masks
 from pbt_bench.seeds import derive, stream
@@ -120,9 +120,8 @@ class Stepper:
             kept.read()
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-        self._now = state["epoch"] and _Epoch(
-            state["epoch"]["number"], self.data.train.targets.device, *self._streams, state["epoch"]
-        )
+        epoch, device = state["epoch"], self.data.train.targets.device
+        self._now = epoch and _Epoch(epoch["number"], device, *self._streams, epoch)
 
     @property
     def learning_rate(self) -> float:

@@ -13,7 +13,7 @@ from savers import SaveAll
 from torch import Tensor, nn
 
 from pbt_bench.data import load
-from pbt_bench.data.augmentation import Augmentation
+from pbt_bench.data.image_tensors import Augmentation
 from pbt_bench.data.images import from_folders
 from pbt_bench.data.run_data import Data, prepare
 from pbt_bench.data.stream import Streamed

@@ -90,9 +90,8 @@ def _install_handlers() -> None:
 def _runs_in_slurm() -> bool:
     """Return whether Slurm reports this job as running. A cancelled job is completing when it receives SIGTERM."""
     try:
-        state = subprocess.check_output(
-            ["squeue", "-h", "-o", "%T", "-j", os.environ["SLURM_JOB_ID"]], text=True, timeout=20
-        )
+        command = ["squeue", "-h", "-o", "%T", "-j", os.environ["SLURM_JOB_ID"]]
+        state = subprocess.check_output(command, text=True, timeout=20)
     except (OSError, KeyError, subprocess.SubprocessError):
         return False
     return state.strip() == "RUNNING"

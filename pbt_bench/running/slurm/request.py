@@ -64,7 +64,7 @@ def request(
     store.prepare()
     retried = {run: file_digest(store.path(run)) for run in todo if run in found}
     settings = Settings(
-        study=str(store.folder.absolute()), data=str(data.absolute()),
+        study=path, data=str(data.absolute()),
         device=profile.worker_device, workers=profile.workers, checkpoint_seconds=60 * profile.checkpoint_minutes,
         retried=retried,
     )  # fmt: skip
