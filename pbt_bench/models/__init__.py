@@ -75,9 +75,7 @@ def models() -> registry.Registry[Model]:
 
 def _catalogue() -> Iterator[tuple[str, Model]]:
     """Yield (name, entry) of every model of this package. Parameter counts are for 3 channels and 10 classes."""
-    options: dict[str, Any] = {"depth": 8, "shortcut": "projection"}
-    small = "3 basic blocks, 16-32-64 channels, 78k parameters"
-    yield "resnet8", Model("resnet", "three_stages", _RESNET, small, options)
+    yield "resnet8", _basic_entry(8, "projection", "78k")
     yield "vgg8", Model("vgg", "vgg8", _VGGNET, "7 convolutions, 16-64 channels, 80k parameters")
 
     for depth, plain, projected in (
