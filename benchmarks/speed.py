@@ -314,7 +314,7 @@ FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
     "synflow_round_over_plain": ("SynFlow round / the published code's, float64 (VGG-19)", synflow_round),
     **{
         f"compact_speedup.{sparsity:g}": (
-            f"training step at {sparsity:g}, masked-dense / what is kept",
+            f"training step at {sparsity:g}, masked-dense / auto",
             compact(sparsity),
         )
         for sparsity in (0.9, 0.98, 0.99, 0.995)
