@@ -15,14 +15,14 @@ from pbt_bench.connectivity.supports import support
 from pbt_bench.connectivity.torch_calls import changed, names, plain_name, tensors
 from pbt_bench.errors import note_once
 
-_KEPT = names("""
+_KEEPS_ZERO = names("""
     relu leaky_relu relu6 elu selu celu gelu silu mish hardswish hardtanh softsign tanh tanhshrink hardshrink softshrink
     rrelu prelu threshold abs absolute neg negative positive pos sin sinh asinh tan atan arctan erf expm1 log1p sqrt
     square sign sgn floor ceil round trunc frac nan_to_num clamp clip clamp_min clamp_max detach
     requires_grad dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout
     rms_norm local_response_norm normalize
 """)  # f(0) = 0
-_LIFTED = names("""
+_LIFTS_ZERO = names("""
     sigmoid hardsigmoid softplus logsigmoid softmax softmin log_softmax gumbel_softmax exp exp2 log log2 log10 cos cosh
     acos reciprocal rsqrt logit erfc batch_norm layer_norm group_norm instance_norm
 """)  # f(0) is another number, or a shift is added
@@ -48,24 +48,24 @@ _NONNEGATIVE = names("""
 _BILINEAR = names("""
     matmul rmatmul mm bmm mv dot vdot inner outer einsum tensordot kron addmm addbmm baddbmm addmv addcmul bilinear
 """)
-_CONSTANT = names("""
+_CREATES = names("""
     zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor zero
 """)
-_PASSED = _KEPT | _LIFTED
-_COMPUTED = _MOVES | _NONNEGATIVE | _BILINEAR
-_LEFT = _MOVES | _PASSED | _SUMS
+_PASSED = _KEEPS_ZERO | _LIFTS_ZERO
+_LINEAR = _MOVES | _NONNEGATIVE | _BILINEAR
+_KEEPS_LEVELS = _MOVES | _PASSED | _SUMS
 SOFTMAX = names("softmax softmin gumbel_softmax")
 
 
 def result_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Return the result of a function of supports; for an unknown function see `_mixed`."""
     name = plain_name(function)
-    if name in _CONSTANT:
+    if name in _CREATES:
         return function(*args, **options)
     operands = [*args, *(options[key] for key in ("input", "other", "value", "exponent") if key in options)]
     first: Any = operands[0] if operands else None
     if name in _PASSED and all(t is first for t in tensors((args, list(options.values()))) if t.requires_grad):
-        return first + 1 if name in _LIFTED else first
+        return first + 1 if name in _LIFTS_ZERO else first
     if name == "copy":
         return support(operands[1])
     if name in _SUMS or (name in ("max", "min") and len(operands) > 1 and isinstance(operands[1], Tensor)):
@@ -88,7 +88,7 @@ def result_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict
     if name == "pad" and (value := options.get("value", args[3] if len(args) > 3 else None)):
         options = {"mode": "constant", **options, "value": float(value != 0)}
         args = args[:2]
-    if name in _COMPUTED:
+    if name in _LINEAR:
 
         def constants(t: Tensor) -> Tensor:
             return t if t.requires_grad or not t.is_floating_point() else support(t)
@@ -101,7 +101,7 @@ def result_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict
 
 def moves(function: Callable[..., Any]) -> bool:
     """Return whether a function only moves values or passes them on."""
-    return plain_name(function) in _LEFT
+    return plain_name(function) in _KEEPS_LEVELS
 
 
 def _is_operand(value: Any) -> bool:
