@@ -45,14 +45,16 @@ DEFECTS = (
     ),
     Defect(
         "label-smoothing-ignored",
-        "training/loop.py",
+        "training/stepper.py",
         "label_smoothing=recipe.label_smoothing",
         "label_smoothing=0.0",
         LOOP,
     ),
-    Defect("same-order-in-every-epoch", "training/loop.py", '"order", number', '"order", 1', LOOP),
-    Defect("same-augmentation-in-every-epoch", "training/loop.py", '"augmentation", number', '"augmentation", 1', LOOP),
-    Defect("same-dropout-in-every-epoch", "training/loop.py", '"dropout", number', '"dropout", 1', LOOP),
+    Defect("same-order-in-every-epoch", "training/stepper.py", '"order", number', '"order", 1', LOOP),
+    Defect(
+        "same-augmentation-in-every-epoch", "training/stepper.py", '"augmentation", number', '"augmentation", 1', LOOP
+    ),
+    Defect("same-dropout-in-every-epoch", "training/stepper.py", '"dropout", number', '"dropout", 1', LOOP),
     Defect(
         "best-epoch-is-the-last-of-equals",
         "training/loop.py",
@@ -60,24 +62,22 @@ DEFECTS = (
         "held.accuracy >= best[0]",
         LOOP,
     ),
-    Defect("every-image-flipped", "data/images.py", "pixels.device) < 0.5", "pixels.device) < 1.5", IMAGES),
-    Defect("same-crop-for-rows-and-columns", "data/images.py", "(left, width)", "(top, width)", IMAGES),
+    Defect("every-image-flipped", "data/image_tensors.py", "pixels.device) < 0.5", "pixels.device) < 1.5", IMAGES),
+    Defect("same-crop-for-rows-and-columns", "data/image_tensors.py", "(left, width)", "(top, width)", IMAGES),
     Defect(
-        "seed-of-scores-constant", "running/execute.py", 'derive(spec.seed, "scores")', 'derive(0, "scores")', EXECUTE
+        "seed-of-scores-constant", "running/group.py", 'derive(spec.seed, "scores")', 'derive(0, "scores")', EXECUTE
     ),
-    Defect(
-        "seed-of-shuffle-constant", "running/execute.py", 'stream(seed, "shuffle")', 'stream(0, "shuffle")', EXECUTE
-    ),
+    Defect("seed-of-shuffle-constant", "running/group.py", 'stream(seed, "shuffle")', 'stream(0, "shuffle")', EXECUTE),
     Defect(
         "scores-on-test-images",
-        "running/execute.py",
+        "running/group.py",
         "data.train, scoring.samples_per_class",
         "data.test, scoring.samples_per_class",
         EXECUTE,
     ),
     Defect(
         "collapsed-with-one-empty-layer",
-        "running/execute.py",
+        "running/group.py",
         "masks), diagnosis.connected)",
         "masks), not diagnosis.collapsed_layers)",
         EXECUTE,

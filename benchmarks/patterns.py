@@ -14,13 +14,13 @@ import torch
 from speed import images, random_images
 
 import pbt_bench
-from pbt_bench.data.images import Data
+from pbt_bench.data.run_data import Data
 from pbt_bench.models import build
 from pbt_bench.pruning.masks import Ranking, pruned_count
 from pbt_bench.pruning.patterns import channels
 from pbt_bench.running.worker import keep_freed_memory
 from pbt_bench.spec import Recipe
-from pbt_bench.training.loop import Stepper
+from pbt_bench.training.stepper import Stepper
 
 
 def seconds(masks: dict[str, torch.Tensor], repetitions: int = 11) -> list[float]:

@@ -171,7 +171,7 @@ def overhead(options: argparse.Namespace) -> Figures:
     import torch
 
     from pbt_bench.grid_file import load_grid
-    from pbt_bench.running import execute
+    from pbt_bench.running import execute, group
     from pbt_bench.running.checkpoint import Checkpoint
     from pbt_bench.running.log import RunLog
     from pbt_bench.running.messages import Advanced, Assignment
@@ -204,7 +204,7 @@ def overhead(options: argparse.Namespace) -> Figures:
 
     timed(execute, "train", True)
     timed(execute, "evaluate", True)
-    timed(execute._Shared, "_prune", True)
+    timed(group.Group, "_prune", True)
     timed(RunLog, "append", False)
     timed(Checkpoint, "due", False)
     timed(Checkpoint, "save", False)
@@ -224,7 +224,7 @@ def overhead(options: argparse.Namespace) -> Figures:
             if self.sent == 2:
                 self.start, inside = time.perf_counter(), 0.0
             spec = next(self.left, None)
-            return Assignment(spec.to_json(), tuple(grid.grid.method), False) if spec else None
+            return Assignment(spec.to_json(), False) if spec else None
 
         def send(self, message: object) -> None:
             assert isinstance(message, Advanced) or getattr(message, "status", "") in ("done", "collapsed"), message

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import pbt_bench
-from pbt_bench.data.images import Data as Prepared
-from pbt_bench.data.images import Images
+from pbt_bench.data.image_tensors import Images
+from pbt_bench.data.run_data import Data as Prepared
 from pbt_bench.models import build
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
@@ -38,7 +38,7 @@ from pbt_bench.pruning.task import Task
 from pbt_bench.running.environment import emulates_bfloat16
 from pbt_bench.running.worker import keep_freed_memory
 from pbt_bench.spec import Recipe, Scoring
-from pbt_bench.training.loop import Stepper
+from pbt_bench.training.stepper import Stepper
 
 ONE_SHOT = ("random", "magnitude", "grad_norm", "snip", "grasp", "fisher_diagonal", "fisher_pruning", "fbss", "fts")
 SPARSITIES = [round(0.05 * i, 2) for i in range(1, 18)] + [0.9, 0.95, 0.98]

@@ -6,9 +6,12 @@ instance is created, in Python or from a file; the documentation prints its text
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
 from math import inf
+from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
@@ -44,6 +47,11 @@ def between(low: float, high: float) -> Constraint:
     return Constraint(f"between {low:g} and {high:g}", lambda value: low <= value <= high)
 
 
+def matching(pattern: str, text: str) -> Constraint:
+    """Accept strings that a regular expression matches as a whole."""
+    return Constraint(text, re.compile(pattern).fullmatch)
+
+
 def one_of(*choices: str) -> Constraint:
     """Accept the strings in `choices`."""
     return Constraint(", ".join(f"'{choice}'" for choice in choices), choices.__contains__, choices)
@@ -77,6 +85,16 @@ def annotated(annotation: Any) -> list[tuple[type, Constraint | None]]:
     """Return (type, constraint) of each member of the union `annotation`, or of the one type that it is."""
     members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     return [(getattr(each, "__origin__", each), *getattr(each, "__metadata__", (None,))) for each in members]
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Return the tables of a TOML file. Raises RequestError, one line with the path, if it cannot be read."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{path}: not a TOML file: {error}") from None
 
 
 def convert(table: Any, struct: type[_T], where: str) -> _T:

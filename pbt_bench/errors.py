@@ -39,6 +39,16 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 run`, or `2 runs` for the noun "run"."""
+    return f"{number} {noun}" + ("s" if number != 1 else "")
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if there is none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def printable(text: str) -> str:
     """Return `text` with "?" in place of every character that is not printable, such as terminal commands."""
     return "".join(character if character.isprintable() else "?" for character in text)

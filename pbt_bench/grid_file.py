@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pbt_bench.constraints import Checked, convert, fields
+from pbt_bench.constraints import Checked, convert, fields, read_toml
 from pbt_bench.errors import RequestError, unknown
 from pbt_bench.identity import LATER_OPTIONS, OPTIONS_OF_FORMAT_1
 from pbt_bench.recipes import PRESETS
@@ -33,13 +33,7 @@ def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
 
     Raises RequestError, in one line, naming the file and the nearest valid key or the valid values.
     """
-    path = Path(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{path}: not a TOML file: {error}") from None
+    table = read_toml(path)
     if isinstance(table.get("recipe"), str):
         table["recipe"] = {"preset": table["recipe"]}
     for override in overrides:

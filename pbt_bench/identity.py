@@ -77,7 +77,7 @@ def with_options(table: Any) -> Any:
 
 def _canonical(struct: msgspec.Struct) -> dict[str, Any]:
     found = {}
-    for name, always, default in _fields(type(struct)):
+    for name, always, default in _format_fields(type(struct)):
         value = getattr(struct, name)
         if always or value != default:
             found[name] = _canonical(value) if isinstance(value, msgspec.Struct) else value
@@ -85,7 +85,7 @@ def _canonical(struct: msgspec.Struct) -> dict[str, Any]:
 
 
 @cache
-def _fields(struct: type[msgspec.Struct]) -> list[tuple[str, bool, Any]]:
+def _format_fields(struct: type[msgspec.Struct]) -> list[tuple[str, bool, Any]]:
     """Return (name, whether it is a field of format 1, default) of each field."""
     always = FORMAT_1[struct.__name__].split()
     return [

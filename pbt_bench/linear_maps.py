@@ -118,15 +118,8 @@ def patches(inputs: Tensor, weight: Tensor, options: Mapping[str, Any]) -> Tenso
     sizes = out_sizes(inputs.shape[2:], kernel, stride, [0] * len(kernel), dilation)
     n, channels, *_ = inputs.shape
     batch, channel, *spatial = inputs.stride()
-    view = inputs.as_strided(
-        (n, channels, *kernel, *sizes),
-        (
-            batch,
-            channel,
-            *(s * d for s, d in zip(spatial, dilation, strict=True)),
-            *(s * t for s, t in zip(spatial, stride, strict=True)),
-        ),
-    )
+    steps = [s * factor for factors in (dilation, stride) for s, factor in zip(spatial, factors, strict=True)]
+    view = inputs.as_strided((n, channels, *kernel, *sizes), (batch, channel, *steps))
     columns = (channels // groups) * math.prod(kernel)
     return view.reshape(n, groups, columns, -1)
 
@@ -165,8 +158,7 @@ class _LinearMap(torch.autograd.Function):
 def convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, options: Any, which: int) -> Tensor:
     """Return the gradient of a convolution with respect to its inputs (`which` = 0) or its weight (1)."""
     stride, padding, dilation, groups = conv_geometry(options, weight)
+    geometry = stride, padding, dilation, False, [0] * len(stride), groups
     wanted = [which == 0, which == 1, False]
-    found: Tensor = torch.ops.aten.convolution_backward(
-        gradient, inputs, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, wanted
-    )[which]
+    found: Tensor = torch.ops.aten.convolution_backward(gradient, inputs, weight, None, *geometry, wanted)[which]
     return found

@@ -13,10 +13,10 @@ from typing import Any, Generic, TypeVar
 
 from pbt_bench.errors import RequestError, unknown
 
-T = TypeVar("T")
+Entry = TypeVar("Entry")
 
 
-class Registry(Generic[T]):
+class Registry(Generic[Entry]):
     """Map case-sensitive names to entries; an alias is a second name of an entry.
 
     An unknown name raises RequestError with the nearest name and all valid names.
@@ -24,10 +24,10 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._entries: dict[str, tuple[T, str]] = {}
+        self._entries: dict[str, tuple[Entry, str]] = {}
         self._aliases: dict[str, str] = {}
 
-    def add(self, name: str, entry: T, origin: str, aliases: tuple[str, ...] = ()) -> None:
+    def add(self, name: str, entry: Entry, origin: str, aliases: tuple[str, ...] = ()) -> None:
         """Add an entry. Raises RequestError, with both origins, if `name` or an alias is already registered."""
         for each in (name, *aliases):
             if each in self._entries or each in self._aliases:
@@ -36,7 +36,7 @@ class Registry(Generic[T]):
         self._entries[name] = (entry, origin)
         self._aliases.update(dict.fromkeys(aliases, name))
 
-    def __getitem__(self, name: str) -> T:
+    def __getitem__(self, name: str) -> Entry:
         key = self._aliases.get(name, name) if isinstance(name, str) else None
         if key is None or key not in self._entries:
             raise unknown(self.kind, name, [*self._entries, *self._aliases])
@@ -52,7 +52,7 @@ class Registry(Generic[T]):
         """Return `file:line` of the definition of an entry."""
         return self._entries[self._aliases.get(name, name)][1]
 
-    def items(self) -> list[tuple[str, T]]:
+    def items(self) -> list[tuple[str, Entry]]:
         """Return (name, entry) sorted by name, without aliases."""
         return [(name, self._entries[name][0]) for name in self]
 

@@ -7,14 +7,13 @@ workers and cluster are not part of it.
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from pbt_bench import identity
-from pbt_bench.constraints import Checked, Constraint, at_least, between, convert, fields, one_of
+from pbt_bench.constraints import Checked, Constraint, at_least, between, convert, fields, matching, one_of
 from pbt_bench.errors import RequestError
 from pbt_bench.pattern_names import parse
 
@@ -28,15 +27,10 @@ Value = bool | int | float | str
 Revision = int | str  # a number, or a digest of the source of a file outside the project
 Seed = Annotated[int, Constraint("at least 0 and below 2^63", lambda value: 0 <= value < 2**63)]
 Sparsity = Annotated[float, Constraint("at least 0 and below 1", lambda value: 0 <= value < 1)]
-Warmup = Annotated[
-    str, Constraint("'none', 'N epochs' or 'N steps'", re.compile(r"none|[1-9]\d* (epochs|steps)").fullmatch)
-]
-FolderName = Annotated[
-    str,
-    Constraint(
-        "letters, digits, '.', '_' or '-' (it names a folder)", re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}").fullmatch
-    ),
-]
+Warmup = Annotated[str, matching(r"none|[1-9]\d* (epochs|steps)", "'none', 'N epochs' or 'N steps'")]
+_FOLDER_TEXT = "letters, digits, '.', '_' or '-' (it names a folder)"
+PatternName = Annotated[str, Constraint("'none', 'channel' or 'N:M'", lambda value: parse(value) or True)]
+FolderName = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", _FOLDER_TEXT)]
 
 READ_BY = {  # field of Recipe: the field on which its use depends, and the values with which it is used
     "momentum": ("optimizer", ("sgd",)),
@@ -136,7 +130,7 @@ class RunSpec(Checked, frozen=True, kw_only=True):
     protocol: Annotated[str, one_of("common", "original")] = "common"
     recipe: Recipe = Recipe()
     scoring: Scoring = Scoring()
-    pattern: Annotated[str, Constraint("a pattern", lambda value: parse(value) or True)] = "none"
+    pattern: PatternName = "none"
     options: dict[str, Value] = msgspec.field(
         default_factory=dict
     )  # of the method and its statistics, where they differ from the default
@@ -153,10 +147,7 @@ class RunSpec(Checked, frozen=True, kw_only=True):
         return identity.run_id(self)
 
     def to_json(self) -> bytes:
-        """Return the canonical JSON of this run: every field of format 1, later fields unless at their default.
-
-        Adding a field therefore changes no existing run id.
-        """
+        """Return the canonical JSON of this run, from which its id is computed (see identity.py)."""
         return identity.canonical_json(self)
 
     @classmethod
@@ -182,11 +173,9 @@ class RunSpec(Checked, frozen=True, kw_only=True):
         """A short name to print, for example `digits resnet8 snip 0.98 seed 0`."""
         if self.method == DENSE:
             return f"{self.dataset} {self.model} dense seed {self.seed}"
-        extras = [
-            f"{name} {value}"
-            for name in ("scope", "sanity", "warmup", "init", "protocol", "pattern")
-            if (value := getattr(self, name)) not in ("global", "none", "default", "common")
-        ]
+        values = {name: getattr(self, name) for name in ("scope", "sanity", "warmup", "init", "protocol", "pattern")}
+        usual = ("global", "none", "default", "common")
+        extras = [f"{name} {value}" for name, value in values.items() if value not in usual]
         return " ".join([self.dataset, self.model, self.variant, f"{self.sparsity:g}", f"seed {self.seed}", *extras])
 
     @property

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pbt_bench.data.images import Data, Images
+from pbt_bench.data.image_tensors import Images
+from pbt_bench.data.run_data import Data
 
 
 def few() -> Data:

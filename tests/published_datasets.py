@@ -112,7 +112,7 @@ def mnist(folder: Path, patch: pytest.MonkeyPatch, kind: str) -> Published:
             inside.append(path.with_suffix(""))
     patch.setattr(reader, "resources", resources)
     datasets()
-    patch.setitem(sys.modules["pbt_bench_datasets_mnist"].MD5, kind, {path.name: md5(path) for path in inside})
+    patch.setitem(sys.modules["pbt_bench_datasets_mnist"].CHECKSUMS, kind, {path.name: md5(path) for path in inside})
     return Published(train, test, raw / resources[0][0], inside)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pbt_bench.training.loop import State
+from pbt_bench.training.stepper import State
 
 
 class SaveAll:

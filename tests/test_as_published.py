@@ -18,13 +18,13 @@ import torch
 from networks import batches, published
 from torch import Tensor
 
-from pbt_bench.data import images
-from pbt_bench.data.images import Data, Dataset, from_arrays
+from pbt_bench.data.images import Dataset, from_arrays
+from pbt_bench.data.run_data import Data, prepare
 from pbt_bench.errors import RequestError
 from pbt_bench.pruning.plugins import pruners
 from pbt_bench.pruning.scoring import Scorer, resolve
-from pbt_bench.running import execute
 from pbt_bench.running.execute import Executor
+from pbt_bench.running.group import scoring_batches
 from pbt_bench.spec import Recipe, RunSpec, Scoring
 
 COMPRESSORS = "batch_exp/experiments/utils/compressors.py"
@@ -185,13 +185,13 @@ def toy(counts: tuple[int, ...]) -> Data:
     pixels[:, 0, 5, 5] = torch.arange(1, len(targets) + 1, dtype=torch.uint8)
     arrays = pixels.numpy(), targets.numpy()
     dataset: Dataset = from_arrays(*arrays, *arrays)
-    return images.prepare(dataset, 0.0, 0, torch.device("cpu"))
+    return prepare(dataset, 0.0, 0, torch.device("cpu"))
 
 
 def drawn(scoring: Scoring, round_: int = 1, recipe: Recipe | None = None) -> list[tuple[Tensor, Tensor]]:
     """Return the scoring data of the toy images."""
     spec = msgspec.structs.replace(run("snip"), recipe=recipe or Recipe())
-    return execute._scoring_batches(toy((20, 18, 16)), scoring, spec, round_)
+    return scoring_batches(toy((20, 18, 16)), scoring, spec, round_)
 
 
 def numbers(data: list[tuple[Tensor, Tensor]]) -> list[list[float]]:

@@ -16,13 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pbt_bench
 from pbt_bench.data import datasets
-from pbt_bench.data.images import Data, prepare
+from pbt_bench.data.run_data import Data, prepare
 from pbt_bench.models import build
 from pbt_bench.models.prunable import Masks, prunable
 from pbt_bench.running.execute import Executor
 from pbt_bench.sparse import compact_network
 from pbt_bench.spec import Recipe, RunSpec, Scoring
-from pbt_bench.training.loop import Stepper, train
+from pbt_bench.training.loop import train
+from pbt_bench.training.stepper import Stepper
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
 CUDA = pytest.param("cuda", marks=NO_GPU)

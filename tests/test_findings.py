@@ -13,7 +13,8 @@ from networks import golden
 from torch import Tensor, nn
 
 import pbt_bench
-from pbt_bench.data import images
+from pbt_bench.data import image_tensors as images
+from pbt_bench.data.image_tensors import augment
 from pbt_bench.errors import RequestError
 from pbt_bench.grid_file import load_grid
 from pbt_bench.models import build
@@ -53,7 +54,7 @@ def test_f2_training_images_are_shuffled_and_augmented_and_other_images_never(
 ) -> None:
     train: list[Tensor] = []
     augmented: list[int] = []
-    batches, augment = images.Images.batches, images.augment
+    batches = images.Images.batches
 
     def watched(self: images.Images, order: Tensor, *rest: Any) -> Any:
         train.append(order.clone())

@@ -7,17 +7,18 @@ same signal, without a weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from pbt_bench.connectivity.torch_calls import changed, names, tensors
 from pbt_bench.errors import RequestError
 from pbt_bench.linear_maps import Intercept
 
-_KEEPS_CHANNELS = """
+KEEPS_CHANNELS = names("""
     batch_norm group_norm instance_norm layer_norm rms_norm local_response_norm normalize
     relu relu_ leaky_relu leaky_relu_ relu6 elu elu_ selu selu_ celu celu_ gelu silu silu_ mish hardswish hardtanh
     hardtanh_ hardsigmoid softplus softsign tanh sigmoid logsigmoid prelu threshold softmax log_softmax
@@ -27,13 +28,12 @@ _KEEPS_CHANNELS = """
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
     mean sum interpolate clamp abs square neg __neg__ contiguous clone detach to float double
     mul mul_ __mul__ __rmul__ __imul__ div div_ __truediv__ __itruediv__
-"""
-_ADDS = "add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__"
-_MOVES_CHANNELS = """
+""")
+ADDS = names("add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__")
+MOVES_CHANNELS = names("""
     flatten view view_as reshape reshape_as unflatten squeeze unsqueeze __getitem__ select narrow chunk split
     cat concat concatenate pad permute transpose movedim flip roll index_select
-"""
-KEEPS_CHANNELS, ADDS, MOVES_CHANNELS = (frozenset(names.split()) for names in (_KEEPS_CHANNELS, _ADDS, _MOVES_CHANNELS))
+""")
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,11 @@ class _Recorder(Intercept):
 
     def other(self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         result = function(*args, **options)
-        given = list(_tensors((args, list(options.values()))))
-        if any(id(t) in self._weights and t is not result for t in given) and list(_tensors(result)):
+        given = list(tensors((args, list(options.values()))))
+        if any(id(t) in self._weights and t is not result for t in given) and list(tensors(result)):
             self._refuse(function, "prunable weights used as they are, not transformed")
         sets = [found for t in given if (found := self.channel_set(t)) is not None]
-        if not sets or (result is not None and not list(_tensors(result))):
+        if not sets or (result is not None and not list(tensors(result))):
             return result
         name = getattr(function, "__name__", str(function))
         if name in MOVES_CHANNELS:
@@ -179,19 +179,17 @@ class _Recorder(Intercept):
         counts = [self.graph.channels[source] for source in sets]
         offsets = dict(zip(sets, torch.tensor([0, *counts]).cumsum(0).tolist(), strict=False))
 
-        def label(value: Any) -> Any:
-            if isinstance(value, (tuple, list)):
-                return type(value)([label(v) for v in value])
-            if not isinstance(value, Tensor) or not value.is_floating_point():
+        def label(value: Tensor) -> Tensor:
+            if not value.is_floating_point():
                 return value
             source = self.channel_set(value)
             if source is None:
                 return torch.zeros_like(value, dtype=torch.float64, device="cpu")
-            numbers = torch.arange(1, value.shape[1] + 1, dtype=torch.float64) + offsets[source]
+            numbers: Tensor = torch.arange(1, value.shape[1] + 1, dtype=torch.float64) + offsets[source]
             return numbers.view(1, -1, *[1] * (value.dim() - 2)).expand(value.shape).contiguous()
 
-        labels = function(*label(args), **{key: label(value) for key, value in options.items()})
-        for tensor, moved in zip(_tensors(result), _tensors(labels), strict=True):
+        labels = function(*changed(args, label), **changed(options, label))
+        for tensor, moved in zip(tensors(result), tensors(labels), strict=True):
             if moved.dim() < 2 or len(moved) != 1 or not moved.numel():
                 self._refuse(function)
             flat = moved.reshape(moved.shape[1], -1)
@@ -208,15 +206,6 @@ class _Recorder(Intercept):
             target = self.graph.add(len(number))
             self.graph.edges += [Wire(source, target, index) for source, index in wires]
             self.put(tensor, target)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples and lists."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _over_space(tensor: Tensor, args: tuple[Any, ...], options: Mapping[str, Any]) -> bool:

@@ -14,9 +14,9 @@ The rules by which a value depends on the input, and a kept weight is live:
   input.
 - The result of an unknown function depends on all its arguments; a note on stderr names the function.
 
-The network is run on supports (see support_rules.py) instead of numbers: a kept weight is 1, a pruned one 0, the input
-`DEPENDS`. Then an activation is at least `LEAST` if and only if it depends on the input, and, backwards, a gradient is
-positive if and only if the output depends on the activation. All numbers are sums of products that are not negative,
+The network is run on supports (see supports.py) instead of numbers: a kept weight is 1, a pruned one 0, the input
+`DEPENDS`. Then an activation is at least `THRESHOLD` if and only if it depends on the input, and, backwards, a gradient
+is positive if and only if the output depends on the activation. All numbers are sums of products that are not negative,
 mapped to supports again after every layer, so nothing cancels, and no depth overflows or vanishes.
 """
 
@@ -33,21 +33,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pbt_bench.connectivity.support_rules import (
-    DEPENDS,
-    LEAST,
-    PRODUCTS,
-    SOFTMAX,
-    Marked,
-    changed,
-    in_place,
-    level,
-    moves,
-    plain_name,
-    result_of,
-    support,
-    tensors,
-)
+from pbt_bench.connectivity.support_rules import PRODUCTS, SOFTMAX, moves, result_of
+from pbt_bench.connectivity.supports import DEPENDS, THRESHOLD, Marked, level, support
+from pbt_bench.connectivity.torch_calls import changed, in_place, plain_name, tensors
 from pbt_bench.linear_maps import LINEAR_MAPS, TRANSPOSED, Intercept
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import Masks, output_of
@@ -172,7 +160,7 @@ class _Paths(Intercept):
 
 def _varying(value: Tensor) -> Tensor:
     """Remove the constants that are equal for every token (biases, but not learned values)."""
-    return value * (value >= LEAST) if value.requires_grad else support(value)
+    return value * (value >= THRESHOLD) if value.requires_grad else support(value)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -220,5 +208,5 @@ def trace(model: nn.Module, masks: Masks, example: Tensor) -> Trace:
         if output.requires_grad:
             tracked = [*kept.values(), start]
             found = torch.autograd.grad(output.sum(), tracked, allow_unused=True, materialize_grads=True)
-    live = {name: (grad >= LEAST) & masks[name] for (name, grad) in zip(kept, found, strict=False)}
+    live = {name: (grad >= THRESHOLD) & masks[name] for (name, grad) in zip(kept, found, strict=False)}
     return Trace(live, bool(found[-1] > 0), paths.positions, paths.other_flops)

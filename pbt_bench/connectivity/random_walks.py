@@ -41,9 +41,8 @@ class Walks:
         self._forward: list[list[_Step]] = [[] for _ in graph.channels]
         self._backward: list[list[_Step]] = [[] for _ in graph.channels]
         for edge in graph.edges:
-            kind = _Weights if isinstance(edge, Synapses) else _Wires
-            self._forward[edge.source].append(kind(edge, False, graph.channels, to_output))
-            self._backward[edge.target].append(kind(edge, True, graph.channels, from_input))
+            self._forward[edge.source].append(_step(edge, False, to_output))
+            self._backward[edge.target].append(_step(edge, True, from_input))
         self._inputs = to_output[0].nonzero()[:, 0]
         self._outputs = from_input[graph.output].nonzero()[:, 0]
         if not len(self._inputs) or not len(self._outputs):
@@ -59,7 +58,11 @@ class Walks:
 
 
 def _run(
-    steps: Sequence[Sequence[_Step]], sets: Sequence[int], walks: Tensor, units: Tensor, generator: torch.Generator
+    steps: Sequence[Sequence[_Step]],
+    sets: Sequence[int],
+    walks: Tensor,
+    units: Tensor,
+    generator: torch.Generator,
 ) -> Iterator[Visits]:
     """Walk through the channel sets, in an order that every step follows, from `units` of the first to the last."""
     arrived: dict[int, list[tuple[Tensor, Tensor]]] = {sets[0]: [(walks, units)]} if len(sets) else {}
@@ -82,53 +85,40 @@ def _run(
                     yield Visits(step.name, index, own)
 
 
-class _Step:
-    """One edge of the graph in one direction."""
+class _Wires:
+    """One edge in one direction: take each wire of a channel with the same probability.
 
-    to: int  # the channel set that the edge leads to
-    name: str | None  # of the weight tensor
-    open: Tensor  # bool [channels]: the edge leads on from the channel
+    `to` is the channel set that the edge leads to, `name` that of the weight tensor, if any, and `open` [channels] says
+    from which channels the edge leads on. `take` returns the channels reached and indices into the flat weight.
+    """
 
-    def take(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Return (channels of the set `to`, indices into the flat weight) for walks at the channels `units`."""
-        raise NotImplementedError
+    name = None
 
-
-class _Wires(_Step):
-    """Take each wire of a channel with the same probability."""
-
-    def __init__(
-        self, edge: Synapses | Wire, backward: bool, channels: Sequence[int], allowed: Sequence[Tensor]
-    ) -> None:
-        assert isinstance(edge, Wire)
-        self.name = None
+    def __init__(self, edge: Wire, backward: bool, allowed: Sequence[Tensor]) -> None:
         self.to = edge.source if backward else edge.target
         target = (edge.index >= 0).nonzero()[:, 0]
         source = edge.index[target]
         here, there = (target, source) if backward else (source, target)
         leads = allowed[self.to][there]
         here, there = here[leads], there[leads]
-        self._count = here.bincount(minlength=channels[edge.target if backward else edge.source])
+        self._count = here.bincount(minlength=len(allowed[edge.target if backward else edge.source]))
         self._start = self._count.cumsum(0) - self._count
         self._there = there[here.argsort(stable=True)]
         self.open = self._count > 0
 
-    def take(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def take(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, None]:
         number = (_uniform(len(units), generator) * self._count[units]).long()
         return self._there[self._start[units] + number], None
 
 
-class _Weights(_Step):
-    """Take a weight w of the channel's row with probability |w| / Σ|w| (all alike if all are 0).
+class _Weights:
+    """Like `_Wires`, but take a weight w of the channel's row with probability |w| / Σ|w| (all alike if all are 0).
 
     The rows' cumulative probabilities, row r shifted by r, are one ascending sequence in which r + u is searched,
     u ~ U(0, 1).
     """
 
-    def __init__(
-        self, edge: Synapses | Wire, backward: bool, channels: Sequence[int], allowed: Sequence[Tensor]
-    ) -> None:
-        assert isinstance(edge, Synapses)
+    def __init__(self, edge: Synapses, backward: bool, allowed: Sequence[Tensor]) -> None:
         self.name = edge.name
         self.to = edge.source if backward else edge.target
         self._backward = backward
@@ -148,7 +138,7 @@ class _Weights(_Step):
         self._row = ends.shape[1]
         self._ends = ends.add_(torch.arange(len(ends))[:, None]).flatten()
 
-    def take(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def take(self, units: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         wanted = units + _uniform(len(units), generator)
         order = wanted.argsort()  # neighbours share cache lines
         found = torch.empty_like(units)  # NumPy: PyTorch uses all threads, which is slow on busy cores
@@ -159,6 +149,13 @@ class _Weights(_Step):
         _, outputs, inputs, _ = self._shape
         o, c = (here, there) if self._backward else (there, here)
         return group * self._there + there, ((group * outputs + o) * inputs + c) * self._kernel + tap
+
+
+_Step = _Wires | _Weights
+
+
+def _step(edge: Synapses | Wire, backward: bool, allowed: Sequence[Tensor]) -> _Step:
+    return _Wires(edge, backward, allowed) if isinstance(edge, Wire) else _Weights(edge, backward, allowed)
 
 
 def _uniform(count: int, generator: torch.Generator) -> Tensor:

@@ -1,13 +1,8 @@
-"""Rules for supports: how the functions between linear maps act on numbers that are 0, 1 or `DEPENDS`.
-
-0 is the number zero, 1 another constant, and `DEPENDS` a value that depends on the network's input.
-No number is negative, so nothing cancels. Sums of constants stay below `LEAST`, and means of values that depend
-on the input stay above it; `level` separates the two again, in both directions.
-"""
+"""Rules for supports (see supports.py): how the functions between linear maps act on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from functools import reduce
 from operator import add, mul
 from typing import Any
@@ -16,35 +11,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pbt_bench.connectivity.supports import support
+from pbt_bench.connectivity.torch_calls import changed, names, plain_name, tensors
 from pbt_bench.errors import note_once
 
-DEPENDS = 2.0**60
-LEAST = 2.0**30
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_KEPT = _names("""
+_KEEPS_ZERO = names("""
     relu leaky_relu relu6 elu selu celu gelu silu mish hardswish hardtanh softsign tanh tanhshrink hardshrink softshrink
     rrelu prelu threshold abs absolute neg negative positive pos sin sinh asinh tan atan arctan erf expm1 log1p sqrt
     square sign sgn floor ceil round trunc frac nan_to_num clamp clip clamp_min clamp_max detach
     requires_grad dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout
     rms_norm local_response_norm normalize
 """)  # f(0) = 0
-_LIFTED = _names("""
+_LIFTS_ZERO = names("""
     sigmoid hardsigmoid softplus logsigmoid softmax softmin log_softmax gumbel_softmax exp exp2 log log2 log10 cos cosh
     acos reciprocal rsqrt logit erfc batch_norm layer_norm group_norm instance_norm
 """)  # f(0) is another number, or a shift is added
-_SUMS = _names("""
+_SUMS = names("""
     add radd iadd sub subtract rsub isub maximum minimum fmax fmin where masked_fill logaddexp hypot atan2
 """)
-PRODUCTS = _names("mul multiply rmul imul")
-_QUOTIENTS = _names("div divide true_divide truediv itruediv rtruediv rdiv")
-_POWERS = _names("pow float_power ipow rpow")
-_REDUCED = dict.fromkeys(_names("amax amin max min logsumexp std var"), 1) | {"norm": 2}  # index of the argument `dim`
-_MOVES = _names("""
+PRODUCTS = names("mul multiply rmul imul")
+_QUOTIENTS = names("div divide true_divide truediv itruediv rtruediv rdiv")
+_POWERS = names("pow float_power ipow rpow")
+_REDUCED = dict.fromkeys(names("amax amin max min logsumexp std var"), 1) | {"norm": 2}  # index of the argument `dim`
+_MOVES = names("""
     get getitem iter view view_as reshape reshape_as flatten ravel unflatten squeeze unsqueeze select narrow chunk split
     split_with_sizes tensor_split unbind cat concat concatenate stack hstack vstack dstack pad permute transpose t
     movedim moveaxis swapaxes swapdims adjoint flip fliplr flipud roll rot90 index_select gather take_along_dim
@@ -52,109 +41,31 @@ _MOVES = _names("""
     repeat tile repeat_interleave contiguous clone alias unfold pixel_shuffle pixel_unshuffle channel_shuffle
     to type type_as float double bfloat16 cpu cuda size dim ndimension numel stride is_floating_point is_contiguous len
 """)
-_NONNEGATIVE = _names("""
+_NONNEGATIVE = names("""
     sum nansum mean nanmean cumsum trace avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d lp_pool1d lp_pool2d lp_pool3d interpolate upsample upsample_nearest upsample_bilinear fold
 """)
-_BILINEAR = _names("""
+_BILINEAR = names("""
     matmul rmatmul mm bmm mv dot vdot inner outer einsum tensordot kron addmm addbmm baddbmm addmv addcmul bilinear
 """)
-_CONSTANT = _names("""
+_CREATES = names("""
     zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor zero
 """)
-_PASSED = _KEPT | _LIFTED
-_PLACED = _MOVES | _NONNEGATIVE | _BILINEAR
-_LEFT = _MOVES | _PASSED | _SUMS
-SOFTMAX = _names("softmax softmin gumbel_softmax")
-
-
-class Marked:
-    """A set of tensors by identity; holding them keeps every identity unique."""
-
-    def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
-        self._held = {id(t): t for t in tensors}
-
-    def add(self, tensor: Tensor) -> None:
-        """Mark a tensor."""
-        self._held[id(tensor)] = tensor
-
-    def __contains__(self, tensor: object) -> bool:
-        return id(tensor) in self._held
-
-
-class _Level(torch.autograd.Function):
-    """0, 1 or DEPENDS again; backwards 1 where a gradient reaches what depends on the input, else 0."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, constant: bool) -> Tensor:
-        depends = values >= LEAST
-        ctx.save_for_backward(depends)
-        return torch.where(depends, DEPENDS, values.new_ones(()) if constant else values.sign())
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        (depends,) = ctx.saved_tensors
-        onward: Tensor = ((gradient > 0) & depends).to(gradient.dtype)
-        return onward, None
-
-
-def level(values: Tensor, constant: bool = False) -> Tensor:
-    """Return the supports of `values`, which are sums of supports; `constant` adds a constant to each."""
-    result: Tensor = _Level.apply(values, constant)
-    return result
-
-
-def support(value: Any) -> Any:
-    """Return the support of an operand: a constant other than zero becomes 1."""
-    if isinstance(value, Tensor):
-        return value if value.requires_grad else (value != 0).float()
-    return float(value != 0)
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples and lists."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors(item)
-
-
-def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return nested tuples, lists and mappings with every tensor changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: changed(item, change) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        items = [changed(item, change) for item in value]
-        return items if isinstance(value, list) else type(value)(items) if hasattr(value, "n_fields") else tuple(items)
-    return value
-
-
-def plain_name(function: Callable[..., Any]) -> str:
-    """Return `add` for add, add_ and __add__, and `iadd` for __iadd__."""
-    return getattr(function, "__name__", str(function)).strip("_")
-
-
-def in_place(function: Callable[..., Any]) -> bool:
-    """Return whether a function, judged by its name, writes its result into its first argument."""
-    name = getattr(function, "__name__", "")
-    if name.startswith("__"):
-        return name in ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__")
-    return bool(name.endswith("_"))
+_PASSED = _KEEPS_ZERO | _LIFTS_ZERO
+_LINEAR = _MOVES | _NONNEGATIVE | _BILINEAR
+_KEEPS_LEVELS = _MOVES | _PASSED | _SUMS
+SOFTMAX = names("softmax softmin gumbel_softmax")
 
 
 def result_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Return the result of a function of supports; for an unknown function see `_mixed`."""
     name = plain_name(function)
-    if name in _CONSTANT:
+    if name in _CREATES:
         return function(*args, **options)
     operands = [*args, *(options[key] for key in ("input", "other", "value", "exponent") if key in options)]
     first: Any = operands[0] if operands else None
     if name in _PASSED and all(t is first for t in tensors((args, list(options.values()))) if t.requires_grad):
-        return first + 1 if name in _LIFTED else first
+        return first + 1 if name in _LIFTS_ZERO else first
     if name == "copy":
         return support(operands[1])
     if name in _SUMS or (name in ("max", "min") and len(operands) > 1 and isinstance(operands[1], Tensor)):
@@ -177,7 +88,7 @@ def result_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict
     if name == "pad" and (value := options.get("value", args[3] if len(args) > 3 else None)):
         options = {"mode": "constant", **options, "value": float(value != 0)}
         args = args[:2]
-    if name in _PLACED:
+    if name in _LINEAR:
 
         def constants(t: Tensor) -> Tensor:
             return t if t.requires_grad or not t.is_floating_point() else support(t)
@@ -190,7 +101,7 @@ def result_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict
 
 def moves(function: Callable[..., Any]) -> bool:
     """Return whether a function only moves values or passes them on."""
-    return plain_name(function) in _LEFT
+    return plain_name(function) in _KEEPS_LEVELS
 
 
 def _is_operand(value: Any) -> bool:
@@ -200,10 +111,10 @@ def _is_operand(value: Any) -> bool:
 
 def _reduced(function: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Reduce: the result depends on all reduced values, a maximum on all its candidates."""
-    position = _REDUCED[name]
+    index = _REDUCED[name]
     x, *rest = args or (options["input"],)
-    dim = options.get("dim", rest[position - 1] if len(rest) >= position else None)
-    keep = options.get("keepdim", rest[position] if len(rest) > position and name not in ("std", "var") else False)
+    dim = options.get("dim", rest[index - 1] if len(rest) >= index else None)
+    keep = options.get("keepdim", rest[index] if len(rest) > index and name not in ("std", "var") else False)
     if dim is None or isinstance(dim, bool):
         return x.sum()
     total = x.sum(dim, keep)

@@ -20,7 +20,7 @@ from pbt_bench.errors import RequestError
 
 T = TypeVar("T")
 PATIENCE = 30.0  # seconds without an answer after which a server counts as unreachable
-MOST_BYTES = 2**28  # limit for a file in an archive; the largest, "train" of CIFAR-100, has 155 million bytes
+BYTE_LIMIT = 2**28  # limit for a file in an archive; the largest, "train" of CIFAR-100, has 155 million bytes
 _DIFFERS = "is damaged or another file"
 
 
@@ -55,7 +55,8 @@ class Archive:
                 return read(True)
         except Exception as error:  # torchvision's: URLError, BadZipFile, UnpicklingError, AssertionError, ...
             why = " ".join(str(error).split()) or type(error).__name__
-            raise RequestError(f"{self.name}: {self._fault(folder, why, wrong)}; {self._remedy(folder)}") from error
+            remedy = f"put {self.get} from {self.page} into {folder / self.into}"
+            raise RequestError(f"{self.name}: {self._fault(folder, why, wrong)}; {remedy}") from error
 
     def intact(self, folder: Path) -> bool:
         """Return whether every file with a published MD5 exists and has it."""
@@ -93,11 +94,8 @@ class Archive:
                 return f"{wrong or f'{path} is missing'} and could not be downloaded ({why})"
             if md5 and (found := _md5(path)) != md5:
                 return f"{path} {_DIFFERS} (MD5 {found}, published {md5}) and could not be downloaded ({why})"
-        places = sorted({str((folder / file).parent) for file, _ in self.files} or {str(folder)})
-        return f"the files in {', '.join(places)} are damaged ({why}): remove them"
-
-    def _remedy(self, folder: Path) -> str:
-        return f"put {self.get} from {self.page} into {folder / self.into}"
+        folders = sorted({str((folder / file).parent) for file, _ in self.files} or {str(folder)})
+        return f"the files in {', '.join(folders)} are damaged ({why}): remove them"
 
 
 def _md5(path: Path) -> str:
@@ -112,12 +110,12 @@ def _members(archive: Path, names: Collection[str]) -> Iterator[tuple[str, bytes
     if not archive.name.endswith(".tar.gz"):
         if archive.stem in names:
             with gzip.open(archive) as file:
-                yield archive.stem, file.read(MOST_BYTES)
+                yield archive.stem, file.read(BYTE_LIMIT)
         return
     with tarfile.open(archive) as tar:
         for member in tar:
             name = Path(member.name).name
-            if name in names and member.isfile() and member.size <= MOST_BYTES and (content := tar.extractfile(member)):
+            if name in names and member.isfile() and member.size <= BYTE_LIMIT and (content := tar.extractfile(member)):
                 yield name, content.read()
 
 

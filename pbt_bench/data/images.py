@@ -1,81 +1,32 @@
-"""Image tensors on the device: splits, normalisation, augmentation, batches and scoring samples."""
+"""Datasets of images, and their creation from arrays, folders of files, and pairs of torchvision's datasets."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
-from typing import TYPE_CHECKING, Any
+from math import sqrt
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from pbt_bench.data import tuning
+from pbt_bench.data.image_tensors import Images
+from pbt_bench.data.stream import Streamed, class_folders, read_folders
 from pbt_bench.errors import RequestError
-from pbt_bench.seeds import derive, stream
 
-if TYPE_CHECKING:
-    from pbt_bench.data.stream import Streamed
-
-
-@dataclass(frozen=True)
-class Images:
-    """uint8 images [n, channels, height, width] and class indices int64 [n]."""
-
-    pixels: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: Tensor) -> Images:
-        return Images(self.pixels[index], self.targets[index])
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        channels, height, width = self.pixels.shape[1:]
-        return channels, height, width
-
-    def to(self, device: torch.device) -> Images:
-        """Return the same images on `device`."""
-        return Images(self.pixels.to(device), self.targets.to(device))
-
-    def example(self) -> Tensor:
-        """Return the first image, [1, channels, height, width]."""
-        return self.pixels[:1]
-
-    def in_order(self, size: int) -> Iterator[Images]:
-        """Iterate over all images in batches of `size`."""
-        return map(Images, self.pixels.split(size), self.targets.split(size))
-
-    def batches(
-        self, order: Tensor, parts: Iterable[slice], augmentation: Augmentation | None = None
-    ) -> Iterator[Images]:
-        """Yield the images `order[part]`, augmented if requested, for every part."""
-        order = send(order, self.targets.device)
-        for part in parts:
-            batch = self[order[part]]
-            yield Images(augment(batch.pixels, augmentation), batch.targets) if augmentation else batch
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random transforms of training images: `how` is "none", "crop", "flip" or "crop-flip"."""
-
-    how: str
-    padding: int  # zero pixels added on every side before a crop
-    generator: torch.Generator  # on the CPU, so that the draws are the same for every device
+ImageSet = Images | Streamed
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Training and test images, and the channel means and standard deviations of the training pixels in [0, 1]."""
 
-    train: Images | Streamed
-    test: Images | Streamed
+    train: ImageSet
+    test: ImageSet
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -103,15 +54,29 @@ def from_arrays(x_train: Any, y_train: Any, x_test: Any, y_test: Any, classes: i
         classes = int(train.targets.max()) + 1
         absent = sorted(set(range(classes)) - set(train.targets.tolist()))
         if absent:
-            raise RequestError(
-                f"training labels are class indices from 0, but none is {absent[0]} (up to {classes - 1})"
-            )
+            last = classes - 1
+            raise RequestError(f"training labels are class indices from 0, but none is {absent[0]} (up to {last})")
     for part, images in (("training", train), ("test", test)):
         least, most = int(images.targets.min()), int(images.targets.max())
         if least < 0 or most >= classes:
             raise RequestError(f"{part} labels are {least} to {most}, but there are {classes} classes, from 0")
     mean, std = _mean_and_std(train.pixels)
     return Dataset(train, test, classes, mean, std)
+
+
+def from_folders(train: Path, test: Path, side: int, mean: Sequence[float], std: Sequence[float]) -> Dataset:
+    """Make a dataset of image files in one folder per class; the classes are in the order of their names.
+
+    `train` and `test` must have the same classes. `mean` and `std` are those of the channels in [0, 1]. Raises
+    RequestError, naming the folder, if a folder is missing or holds no image.
+    """
+    classes = class_folders(train)
+    if (others := class_folders(test)) != classes:
+        odd = sorted(set(classes) ^ set(others))[0]
+        raise RequestError(f"{train} and {test} do not hold the same classes: {odd!r} is in only one of them")
+    return Dataset(
+        read_folders(train, classes, side), read_folders(test, classes, side), len(classes), tuple(mean), tuple(std)
+    )
 
 
 def as_dataset(given: Any) -> Dataset:
@@ -126,9 +91,8 @@ def as_dataset(given: Any) -> Dataset:
         return from_arrays(*given)
     if isinstance(given, (tuple, list)) and len(given) == 2:
         return from_arrays(*_stacked(given[0], "training"), *_stacked(given[1], "test"))
-    raise RequestError(
-        f"returned {type(given).__name__}, not a Dataset, four arrays or a pair (training, test) of torchvision's"
-    )
+    valid = "a Dataset, four arrays or a pair (training, test) of torchvision's"
+    raise RequestError(f"returned {type(given).__name__}, not {valid}")
 
 
 def _images(pixels: Any, labels: Any, part: str) -> Images:
@@ -145,7 +109,7 @@ def _shape(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
 
 
-def _mean_and_std(pixels: Tensor, small: int = 2**24) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _mean_and_std(pixels: Tensor, small: int = tuning.SMALL_SET) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the channel means and (unbiased) standard deviations of [n, channels, h, w] in [0, 1].
 
     Up to `small` values they are computed in a float64 copy. For larger sets the count c of every value v is taken,
@@ -157,7 +121,7 @@ def _mean_and_std(pixels: Tensor, small: int = 2**24) -> tuple[tuple[float, ...]
     means, deviations = [], []
     for channel in range(pixels.shape[1]):
         counts = torch.zeros(256, dtype=torch.int64)
-        for chunk in pixels[:, channel].split(4096):
+        for chunk in pixels[:, channel].split(tuning.COUNTED_IMAGES):
             counts += torch.bincount(chunk.flatten(), minlength=256)
         n = int(counts.sum())
         first, second = (sum(value**power * count for value, count in enumerate(counts.tolist())) for power in (1, 2))
@@ -204,123 +168,3 @@ def _uint8(image: Any, where: str) -> Tensor:
     if not bool((((levels / 255 - given).abs() < 1e-4) & (levels >= 0) & (levels <= 255)).all()):
         raise RequestError(f"{where} is {given.dtype}, not uint8 or ToTensor's k/255; leave Normalize out")
     return levels.to(torch.uint8)
-
-
-@dataclass(frozen=True)
-class Data:
-    """The images of one run on its device. Validation images come from the training set, never from the test set."""
-
-    train: Images | Streamed
-    validation: Images | Streamed
-    test: Images | Streamed
-    classes: int
-    mean: Tensor  # [1, channels, 1, 1]
-    std: Tensor
-
-    def inputs(self, pixels: Tensor) -> Tensor:
-        """Return the pixels as normalised float32 network inputs."""
-        return (pixels.float() / 255 - self.mean) / self.std
-
-
-def prepare(dataset: Dataset, validation_fraction: float, split_seed: int, device: torch.device) -> Data:
-    """Split off the stratified validation images, independently of the run's seed, and move all images to `device`."""
-    train, validation = _split(dataset.train, validation_fraction, derive(split_seed, "validation split") % 2**32)
-
-    def channelwise(values: tuple[float, ...]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
-
-    return Data(
-        train.to(device),
-        validation.to(device),
-        dataset.test.to(device),
-        dataset.classes,
-        channelwise(dataset.mean),
-        channelwise(dataset.std),
-    )
-
-
-def check_split(images: Images | Streamed, fraction: float) -> None:
-    """Raise RequestError, naming the field, unless `fraction` of the training images can be split off by class."""
-    if fraction == 0:
-        return
-    counts = images.targets.bincount().tolist()
-    field = f"recipe.validation_fraction = {fraction:g}"
-    if 1 in counts:
-        raise RequestError(
-            f"{field} needs two training images of every class or more, and class {counts.index(1)} has one"
-        )
-    held, classes = ceil(fraction * len(images)), len(counts) - counts.count(0)
-    if min(held, len(images) - held) < classes:
-        parts = f"{len(images)} training images into {len(images) - held} and {held}"
-        raise RequestError(f"{field} splits {parts}: either part needs one of each of the {classes} classes")
-
-
-def _split(images: Images | Streamed, fraction: float, seed: int) -> tuple[Images | Streamed, Images | Streamed]:
-    from sklearn.model_selection import train_test_split
-
-    check_split(images, fraction)
-    index = torch.arange(len(images))
-    if fraction == 0:
-        return images, images[index[:0]]
-    kept, held = train_test_split(index.numpy(), test_size=fraction, stratify=images.targets.numpy(), random_state=seed)
-    return images[torch.as_tensor(kept).sort().values], images[torch.as_tensor(held).sort().values]
-
-
-def send(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to `device` without waiting for the GPU."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
-
-
-def augment(pixels: Tensor, augmentation: Augmentation) -> Tensor:
-    """Return a batch [n, c, h, w] with random crops (after zero padding) and horizontal flips, one draw per image.
-
-    The input is not modified, and the result is on its device.
-    """
-    n, _, height, width = pixels.shape
-    padding, generator = augmentation.padding, augmentation.generator
-    if "crop" in augmentation.how and padding:
-        top, left = send(torch.randint(2 * padding + 1, (2, n, 1), generator=generator), pixels.device)
-        rows, columns = (
-            corner + torch.arange(size, device=pixels.device) for corner, size in ((top, height), (left, width))
-        )
-        padded = F.pad(pixels, [padding] * 4)
-        first = torch.arange(n, device=pixels.device)[:, None, None]
-        pixels = padded.permute(0, 2, 3, 1)[first, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    if "flip" in augmentation.how:
-        flipped = send(torch.rand(n, generator=generator), pixels.device) < 0.5
-        pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
-    return pixels
-
-
-def scoring_images(
-    images: Images | Streamed,
-    samples_per_class: int | str,
-    most_samples: int | None,
-    classes: int,
-    seed: int,
-    order: str = "shuffled",
-) -> Images | Streamed:
-    """Draw `samples_per_class` images of every class in random order, at most `most_samples` in total.
-
-    A smaller class gives all its images. With `samples_per_class` "all" and no `most_samples`, all images are returned
-    in their order. `order` "class" sorts the result by class; "cycle" takes the first image of every class, then the
-    second of every class, and so on.
-    """
-    generator = stream(seed, "scoring samples")
-    targets = images.targets.cpu()
-    index = torch.arange(len(images))
-    if samples_per_class != "all":
-        chosen = []
-        for label in range(classes):
-            members = (targets == label).nonzero().flatten()
-            chosen.append(members[torch.randperm(len(members), generator=generator)[: int(samples_per_class)]])
-        index = torch.cat(chosen)
-    if samples_per_class != "all" or most_samples is not None:
-        index = index[torch.randperm(len(index), generator=generator)[:most_samples]]
-    if order != "shuffled":
-        index = index[targets[index].argsort(stable=True)]
-    if order == "cycle":
-        counts = targets[index].bincount(minlength=classes)
-        turn = torch.arange(len(index)) - (counts.cumsum(0) - counts)[targets[index]]
-        index = index[turn.argsort(stable=True)]
-    return images[index.to(images.targets.device)]

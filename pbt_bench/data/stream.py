@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Files
 
-from pbt_bench.data.images import Augmentation, Dataset, Images, send
+from pbt_bench.data import tuning
+from pbt_bench.data.image_tensors import Augmentation, Images, send
 from pbt_bench.errors import RequestError
 from pbt_bench.seeds import derive
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
-_MOST_LOADERS = 12
 CPU = torch.device("cpu")
 
 
@@ -56,7 +56,7 @@ class Streamed:
 
     def example(self) -> Tensor:
         """Return the first image, [1, 3, side, side]."""
-        return _Reader(self.paths, self.side, None)[0][None].to(self.device)
+        return _ImageReader(self.paths, self.side, None)[0][None].to(self.device)
 
     def in_order(self, size: int) -> Iterator[Images]:
         """Iterate over all images in batches of `size`."""
@@ -70,7 +70,7 @@ class Streamed:
         indices = [order[part].tolist() for part in parts]
         cuda = self.device.type == "cuda"
         loader: Iterable[Tensor] = DataLoader(
-            _Reader(self.paths, self.side, augmentation),
+            _ImageReader(self.paths, self.side, augmentation),
             batch_sampler=indices,
             num_workers=_loaders(indices),
             pin_memory=cuda,
@@ -83,20 +83,8 @@ class Streamed:
             yield Images(pixels.to(self.device, non_blocking=cuda), targets[chosen])
 
 
-def from_folders(train: Path, test: Path, side: int, mean: Sequence[float], std: Sequence[float]) -> Dataset:
-    """Make a dataset of image files in one folder per class; the classes are in the order of their names.
-
-    `train` and `test` must have the same classes. `mean` and `std` are those of the channels in [0, 1]. Raises
-    RequestError, naming the folder, if a folder is missing or holds no image.
-    """
-    classes = _classes(train)
-    if (others := _classes(test)) != classes:
-        odd = sorted(set(classes) ^ set(others))[0]
-        raise RequestError(f"{train} and {test} do not hold the same classes: {odd!r} is in only one of them")
-    return Dataset(_listed(train, classes, side), _listed(test, classes, side), len(classes), tuple(mean), tuple(std))
-
-
-def _classes(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in `folder`, in order: one per class."""
     if not folder.is_dir():
         raise RequestError(f"{folder} is missing")
     with os.scandir(folder) as entries:
@@ -106,7 +94,8 @@ def _classes(folder: Path) -> list[str]:
     return names
 
 
-def _listed(folder: Path, classes: Sequence[str], side: int) -> Streamed:
+def read_folders(folder: Path, classes: Sequence[str], side: int) -> Streamed:
+    """Find the image files of every class in `folder`."""
     paths: list[bytes] = []
     targets = []
     for label, name in enumerate(classes):
@@ -119,7 +108,7 @@ def _listed(folder: Path, classes: Sequence[str], side: int) -> Streamed:
     return Streamed(np.array(paths), torch.tensor(targets), side)
 
 
-class _Reader(Files[Tensor]):
+class _ImageReader(Files[Tensor]):
     """The images as uint8 tensors [3, side, side], read one at a time in the loader processes."""
 
     def __init__(self, paths: NDArray[np.bytes_], side: int, augmentation: Augmentation | None) -> None:
@@ -153,7 +142,7 @@ class _Reader(Files[Tensor]):
 
 def _loaders(batches: Sequence[object]) -> int:
     """Return the number of loader processes: one fewer than the cores. The images read do not depend on it."""
-    return min(len(os.sched_getaffinity(0)) - 1, len(batches), _MOST_LOADERS)
+    return min(len(os.sched_getaffinity(0)) - 1, len(batches), tuning.MOST_LOADERS)
 
 
 def _detach(_: int) -> None:

@@ -1,4 +1,4 @@
-"""Models: their registry and construction by name, and the rule of which parameters are prunable.
+"""Models: their registry and construction by name.
 
 To add a model, write its class in a file of this folder and add one line to `_catalogue`. Outside the project, write a
 function under `@model` in a file of a folder that PBT_BENCH_MODELS names.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _RESNET = "He et al. 2016, arXiv:1512.03385, Sec. 4.2"
 _DEEP = "He et al. 2016, arXiv:1512.03385, Table 1"
 _WIDE = "Zagoruyko and Komodakis 2016, arXiv:1605.07146"
-_VGG = "Simonyan and Zisserman 2015, arXiv:1409.1556, with batch normalisation"
+_VGGNET = "Simonyan and Zisserman 2015, arXiv:1409.1556, with batch normalisation"
 _LENET = "LeCun et al. 1998, Proceedings of the IEEE 86(11)"
 _VIT = "Touvron et al. 2021, arXiv:2012.12877, Table 1 (DeiT-Ti)"
 
@@ -76,8 +76,8 @@ def models() -> registry.Registry[Model]:
 
 def _catalogue() -> Iterator[tuple[str, Model]]:
     """Yield (name, entry) of every model of this package. Parameter counts are for 3 channels and 10 classes."""
-    yield "resnet8", Model("resnet", "resnet8", _RESNET, "3 basic blocks, 16-32-64 channels, 78k parameters")
-    yield "vgg8", Model("vgg", "vgg8", _VGG, "7 convolutions, 16-64 channels, 80k parameters")
+    yield "resnet8", _basic_entry(8, "projection", "78k")
+    yield "vgg8", Model("vgg", "vgg8", _VGGNET, "7 convolutions, 16-64 channels, 80k parameters")
 
     for depth, plain, projected in (
         (20, "269.7k", "272.5k"),
@@ -87,10 +87,10 @@ def _catalogue() -> Iterator[tuple[str, Model]]:
         (110, "1.728M", "1.731M"),
         (1202, "19.42M", "19.42M"),
     ):
-        yield f"resnet{depth}", _three_stages(depth, "identity", plain)
-        yield f"resnet{depth}-projection", _three_stages(depth, "projection", projected)
-    yield "resnet32x2", _three_stages(32, "identity", "1.850M", width=2)
-    yield "resnet32x2-projection", _three_stages(32, "projection", "1.861M", width=2)
+        yield f"resnet{depth}", _basic_entry(depth, "identity", plain)
+        yield f"resnet{depth}-projection", _basic_entry(depth, "projection", projected)
+    yield "resnet32x2", _basic_entry(32, "identity", "1.850M", width=2)
+    yield "resnet32x2-projection", _basic_entry(32, "projection", "1.861M", width=2)
 
     for name, blocks, bottleneck, small, large in (
         ("resnet18", (2, 2, 2, 2), False, "11.17M", "11.18M"),
@@ -99,11 +99,11 @@ def _catalogue() -> Iterator[tuple[str, Model]]:
         ("resnet101", (3, 4, 23, 3), True, "42.51M", "42.52M"),
         ("resnet152", (3, 8, 36, 3), True, "58.16M", "58.16M"),
     ):
-        yield name, _four_stages(blocks, bottleneck, "cifar", f"3x3 stem, {small}")
-        yield f"{name}-tiny-imagenet", _four_stages(blocks, bottleneck, "tiny-imagenet", f"3x3 stem, stride 2, {small}")
-        yield f"{name}-imagenet", _four_stages(blocks, bottleneck, "imagenet", f"7x7 stem, stride 2, pooling, {large}")
+        yield name, _deep_entry(blocks, bottleneck, "cifar", f"3x3 stem, {small}")
+        yield f"{name}-tiny-imagenet", _deep_entry(blocks, bottleneck, "tiny-imagenet", f"3x3 stem, stride 2, {small}")
+        yield f"{name}-imagenet", _deep_entry(blocks, bottleneck, "imagenet", f"7x7 stem, stride 2, pooling, {large}")
     force = "de Jorge et al. 2021, arXiv:2006.09081 (its code)"
-    yield "resnet110-bottleneck", _four_stages((3, 4, 26, 3), True, "cifar", "3x3 stem, 45.86M")._replace(cite=force)
+    yield "resnet110-bottleneck", _deep_entry((3, 4, 26, 3), True, "cifar", "3x3 stem, 45.86M")._replace(cite=force)
 
     wide = {"depth": 28, "width": 10}
     yield "wrn-28-10", Model("wide_resnet", "wide_resnet", _WIDE, "12 pre-activation blocks, 36.48M parameters", wide)
@@ -115,26 +115,26 @@ def _catalogue() -> Iterator[tuple[str, Model]]:
         (19, "20.04M", "20.04M"),
     ):
         summary = f"{depth - 3} convolutions, 64-512 channels"
-        yield f"vgg{depth}", Model("vgg", "vgg", _VGG, f"{summary}, {plain} parameters", {"depth": depth})
+        yield f"vgg{depth}", Model("vgg", "vgg", _VGGNET, f"{summary}, {plain} parameters", {"depth": depth})
         options = {"depth": depth, "bias": True}
-        yield f"vgg{depth}-bias", Model("vgg", "vgg", _VGG, f"{summary} with biases, {biased} parameters", options)
+        yield f"vgg{depth}-bias", Model("vgg", "vgg", _VGGNET, f"{summary} with biases, {biased} parameters", options)
 
     mlp = "784-300-100-10, 267k parameters for 28x28 grey images"
-    yield "lenet-300-100", Model("lenet", "lenet_300_100", _LENET, mlp, size="needed")
+    yield "lenet-300-100", Model("lenet", "LeNet300100", _LENET, mlp, size="needed")
     caffe = "Caffe's: 2 convolutions of 20 and 50 channels, 500 units, 431k parameters for 28x28 grey images"
-    yield "lenet5", Model("lenet", "lenet5", _LENET, caffe, size="needed")
+    yield "lenet5", Model("lenet", "LeNet5", _LENET, caffe, size="needed")
     vit = "4x4 patches, 12 blocks of width 192, 3 heads, 5.36M parameters for 32x32 images"
     yield "vit-tiny", Model("vit", "vit_tiny", _VIT, vit, size="needed")
 
 
-def _three_stages(depth: int, shortcut: str, count: str, width: int = 1) -> Model:
+def _basic_entry(depth: int, shortcut: str, count: str, width: int = 1) -> Model:
     means = "1x1 projections" if shortcut == "projection" else "shortcuts without parameters"
     channels = "-".join(str(base * width) for base in (16, 32, 64))
     summary = f"{(depth - 2) // 2} basic blocks, {channels} channels, {means}, {count} parameters"
     return Model("resnet", "three_stages", _RESNET, summary, {"depth": depth, "shortcut": shortcut, "width": width})
 
 
-def _four_stages(blocks: tuple[int, ...], bottleneck: bool, stem: str, rest: str) -> Model:
+def _deep_entry(blocks: tuple[int, ...], bottleneck: bool, stem: str, rest: str) -> Model:
     kind = "bottlenecks" if bottleneck else "basic blocks"
     summary = f"{sum(blocks)} {kind}, 64-512 channels, {rest} parameters"
     options = {"blocks": blocks, "bottleneck": bottleneck, "stem": stem}
@@ -146,12 +146,11 @@ for _name, _entry in _catalogue():
     MODELS.add(_name, _entry, f"{__file__}:1")
 
 LIBRARIES = {  # prefix -> the models of a library
-    "torchvision": Model(
-        "external", "torchvision", "https://pytorch.org/vision", "any image classifier of torchvision", size="optional"
-    ),
-    "timm": Model(
-        "external", "timm", "https://github.com/huggingface/pytorch-image-models", "any of timm's", size="optional"
-    ),
+    name: Model("external", name, f"https://{address}", summary, size="optional")
+    for name, address, summary in (
+        ("torchvision", "pytorch.org/vision", "any image classifier of torchvision"),
+        ("timm", "github.com/huggingface/pytorch-image-models", "any of timm's"),
+    )
 }
 
 

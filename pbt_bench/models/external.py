@@ -12,17 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pbt_bench.errors import RequestError
-
-LIBRARIES = ("torchvision", "timm")
+from pbt_bench.errors import RequestError, reason
 
 
 def check(library: str, name: str) -> None:
     """Raise RequestError if `library` is not installed or has no image classifier called `name`."""
     module = _library(library)
-    known: list[str] = (
-        module.models.list_models(module=module.models) if library == "torchvision" else module.list_models()
-    )
+    own = library == "torchvision"
+    known: list[str] = module.models.list_models(module=module.models) if own else module.list_models()
     if name not in known:
         near = [f"'{library}/{other}'" for other in get_close_matches(name, known, n=3, cutoff=0.5)]
         hint = f"; the nearest: {', '.join(near)}" if near else ""
@@ -50,7 +47,7 @@ def timm(channels: int, classes: int, name: str, size: int | None = None) -> nn.
     try:
         model = library.create_model(name, pretrained=False, in_chans=channels, num_classes=classes, **options)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise RequestError(f"model 'timm/{name}' cannot be built for these images: {_line(error)}") from error
+        raise RequestError(f"model 'timm/{name}' cannot be built for these images: {reason(error)}") from error
     return _fit(model, f"timm/{name}", channels, classes, size)
 
 
@@ -78,11 +75,7 @@ def _fit(model: nn.Module, name: str, channels: int, classes: int, size: int | N
         with torch.no_grad():
             answer = model.eval()(torch.zeros(1, channels, size, size))
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise RequestError(f"model {name!r} cannot take {size}x{size} images: {_line(error)}") from error
+        raise RequestError(f"model {name!r} cannot take {size}x{size} images: {reason(error)}") from error
     if not isinstance(answer, Tensor) or answer.shape != (1, classes):
         raise RequestError(f"model {name!r} is no classifier: it does not answer an image with {classes} logits")
     return model.train()
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -47,13 +47,3 @@ class LeNet5(nn.Module):
         x = F.max_pool2d(self.conv2(x), 2)
         logits: Tensor = self.classifier(F.relu(self.hidden(x.flatten(1))))
         return logits
-
-
-def lenet_300_100(channels: int, classes: int, size: int) -> LeNet300100:
-    """Build LeNet-300-100 for square images of `size` pixels a side."""
-    return LeNet300100(channels, classes, size)
-
-
-def lenet5(channels: int, classes: int, size: int) -> LeNet5:
-    """Build LeNet-5 for square images of `size` pixels a side, 16 or more."""
-    return LeNet5(channels, classes, size)

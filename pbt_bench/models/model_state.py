@@ -22,8 +22,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     """Restore every bit of the model on leaving the `with` block, in which gradients start as None.
 
     Raises RequestError in torch.inference_mode, where there are no gradients, and at activation checkpoints
-    (use_reentrant=False) that a backward pass is to go through: what they compute again, they compute of other tensors
-    than the first time.
+    (use_reentrant=False), which repeat their forward pass on other tensors during the backward pass.
     """
     if torch.is_inference_mode_enabled():
         raise RequestError("torch.inference_mode is on, so there are no gradients: score and diagnose outside of it")

@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
-from pbt_bench.errors import RequestError
+from pbt_bench.errors import RequestError, reason
 
 Masks = dict[str, Tensor]  # prunable parameter name -> bool tensor of its shape, True = kept
 
@@ -33,9 +33,8 @@ def check_network(model: object) -> None:
         if tensor.is_meta:
             raise RequestError(f"{name} is on the meta device, without values: load the weights first")
         if tensor.is_inference():
-            raise RequestError(
-                f"{name} was made in torch.inference_mode, so it has no gradient: make the model outside"
-            )
+            why = "was made in torch.inference_mode, so it has no gradient: make the model outside"
+            raise RequestError(f"{name} {why}")
 
 
 def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Parameter]:
@@ -68,7 +67,7 @@ def output_of(model: nn.Module, run: Callable[[], object], inputs: torch.Tensor,
     try:
         output = run()
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        why = next(iter(str(error).splitlines()), type(error).__name__)
+        why = reason(error)
         if isinstance(error, RequestError) or "torch.utils.checkpoint" in why:
             raise
         shape, kind = tuple(inputs.shape), str(inputs.dtype).removeprefix("torch.")

@@ -122,11 +122,6 @@ class ResNet(nn.Module):
         return logits
 
 
-def resnet8(channels: int, classes: int) -> ResNet:
-    """Build one basic block per stage with 16-32-64 channels and projections: about 78,000 parameters."""
-    return ResNet((1, 1, 1), (16, 32, 64), channels, classes)
-
-
 def three_stages(channels: int, classes: int, depth: int, shortcut: Shortcut, width: int = 1) -> ResNet:
     """Build the CIFAR layout: depth = 6 n + 2 with n basic blocks per stage, 16-32-64 channels times `width`."""
     count, rest = divmod(depth - 2, 6)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 POOL: Literal["pool"] = "pool"
 
-CONVOLUTIONS = {  # arXiv:1409.1556, Table 1, columns A, B, D, E: convolutions of 64, 128, 256, 512, 512 channels
+DEPTHS = {  # arXiv:1409.1556, Table 1, columns A, B, D, E: convolutions of 64, 128, 256, 512, 512 channels
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
     16: (2, 2, 3, 3, 3),
@@ -63,7 +63,7 @@ def vgg8(channels: int, classes: int) -> VGG:
 def vgg(channels: int, classes: int, depth: int, bias: bool = False) -> VGG:
     """Build VGG-11, 13, 16 or 19; `bias` adds convolution biases, which batch normalisation makes superfluous."""
     plan: list[int | Literal["pool"]] = []
-    for count, width in zip(CONVOLUTIONS[depth], (64, 128, 256, 512, 512), strict=True):
+    for count, width in zip(DEPTHS[depth], (64, 128, 256, 512, 512), strict=True):
         plan += [POOL] if plan else []
         plan += [width] * count
     return VGG(plan, channels, classes, bias)

@@ -90,9 +90,8 @@ def audit(
 
 def _machine(environment: Mapping[str, Any]) -> str:
     """Return the properties that decide the order of floating-point sums."""
-    return " ".join(
-        f"{name} {environment.get(name)}" for name in ("torch", "device_name", "processor", "sparse_kernels")
-    )
+    names = ("torch", "device_name", "processor", "sparse_kernels")
+    return " ".join(f"{name} {environment.get(name)}" for name in names)
 
 
 def inconsistencies(record: RunRecord, store: Store) -> list[str]:
@@ -173,9 +172,8 @@ def _recompute(record: RunRecord, executor: Executor, retrain: bool) -> list[str
             other = msgspec.structs.replace(record, pruning=executor.pruning(record.spec))
         except Exception as error:  # for example, the dataset is missing or the method changed
             return [f"recomputing it failed: {type(error).__name__}: {error}"]
-    old, new = (
-        dict(_leaves(msgspec.to_builtins(msgspec.structs.replace(each, environment={})))) for each in (record, other)
-    )
+    plain = (msgspec.to_builtins(msgspec.structs.replace(each, environment={})) for each in (record, other))
+    old, new = (dict(_leaves(each)) for each in plain)
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     found = [f"recomputed, its {name} is {new.get(name)}, not {old.get(name)}" for name in differing[:_SHOWN]]
     return found + [f"and {len(differing) - _SHOWN} more values"] * (len(differing) > _SHOWN)

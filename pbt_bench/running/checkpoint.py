@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
+from pbt_bench.errors import reason
 from pbt_bench.running.claims import ClaimLost, Claims
 from pbt_bench.running.signals import Stopped, StopSignal
 from pbt_bench.running.store import Store
-from pbt_bench.training.loop import Saver, State
+from pbt_bench.training.loop import Saver
+from pbt_bench.training.stepper import State
 
 _CHECKSUM = hashlib.sha256().digest_size
 
@@ -61,14 +63,11 @@ class Checkpoint:
             self.refuse(error)
             return None
 
-    def refuse(self, reason: Exception) -> None:
+    def refuse(self, error: Exception) -> None:
         """Warn that the file cannot be used."""
-        line = (str(reason).splitlines() or [type(reason).__name__])[0]
-        path = self._store.checkpoint(self._run_id)
-        print(
-            f"warning: {path} is not a checkpoint of this run ({line}); the run starts from the beginning",
-            file=sys.stderr,
-        )
+        path, why = self._store.checkpoint(self._run_id), reason(error)
+        text = f"{path} is not a checkpoint of this run ({why}); the run starts from the beginning"
+        print(f"warning: {text}", file=sys.stderr)
         self._before = []
 
     @contextmanager

@@ -12,11 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pbt_bench.errors import printable
+from pbt_bench.errors import counted, printable
 from pbt_bench.running.progress import duration
 from pbt_bench.running.status import Run, Summary
 
-_ROWS = 20  # rows of each kind; --json prints all
+_MOST_ROWS = 20  # rows of each kind; --json prints all
 
 _COLOURS = {"failed": "red", "lost": "red", "running": "green", "pending": "yellow"}
 
@@ -27,7 +27,7 @@ def plain(state: Summary) -> str:
     if state.warning:
         lines.append(f"warning: {state.warning}")
     for kind in _COLOURS:
-        for title, detail in _rows(state, kind):
+        for title, detail in _rows_of(state, kind):
             lines.append(f"{kind}: {title}: {detail}" if title else f"    {detail}")
     return "\n".join(lines)
 
@@ -39,10 +39,9 @@ def table(state: Summary) -> Group:
         parts.append(Text(f"warning: {state.warning}", style="red"))
     rows = Table(box=None, show_header=False, pad_edge=False)
     for kind, colour in _COLOURS.items():
-        for title, detail in _rows(state, kind):
-            rows.add_row(
-                Text(kind if title else "", style=colour), Text(title), Text(detail, style="" if title else "dim")
-            )
+        for title, detail in _rows_of(state, kind):
+            style = "" if title else "dim"
+            rows.add_row(Text(kind if title else "", style=colour), Text(title), Text(detail, style=style))
     if rows.row_count:
         parts.append(rows)
     return Group(*parts)
@@ -50,11 +49,10 @@ def table(state: Summary) -> Group:
 
 def show(state: Summary, json: bool = False) -> None:
     """Print the state: as JSON, as a table on a terminal, or as plain lines."""
-    console = Console()
-    if console.is_terminal and not json:
+    if (console := Console()).is_terminal and not json:
         console.print(table(state))
     else:
-        print(state.to_json() if json else plain(state))
+        print(state.to_json() if json else plain(state), flush=True)
 
 
 def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Summary:
@@ -66,28 +64,28 @@ def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Su
             if live:
                 live.update(table(state), refresh=True)
             else:
-                print(state.to_json() if json else plain(state), flush=True)
+                show(state, json)
             if not state.counts["running"] and not state.counts["pending"]:
                 return state
             time.sleep(seconds)
             state = read()
 
 
-def _rows(state: Summary, kind: str) -> list[tuple[str, str]]:
+def _rows_of(state: Summary, kind: str) -> list[tuple[str, str]]:
     """Return (title, detail) rows of one kind; a row without a title belongs to the row above."""
     runs = state.of(kind)
-    describe = {"failed": _failed, "running": _running, "pending": _pending, "lost": _lost}[kind]
-    rows = describe(runs[:_ROWS] if kind in ("failed", "running") else runs)
-    if kind in ("failed", "running") and len(runs) > _ROWS:
-        rows.append(("", f"and {len(runs) - _ROWS} more (--json prints all)"))
+    describe = {"failed": _failed_rows, "running": _running_rows, "pending": _pending_rows, "lost": _lost_rows}[kind]
+    rows = describe(runs[:_MOST_ROWS] if kind in ("failed", "running") else runs)
+    if kind in ("failed", "running") and len(runs) > _MOST_ROWS:
+        rows.append(("", f"and {len(runs) - _MOST_ROWS} more (--json prints all)"))
     return [(printable(title), printable(detail)) for title, detail in rows]
 
 
-def _failed(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _failed_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(f"{run.label} ({run.run_id})", run.why or "") for run in runs]
 
 
-def _running(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _running_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     rows = []
     for run in runs:
         eta = "" if run.seconds_left is None else f", ETA {duration(run.seconds_left)}"
@@ -97,25 +95,21 @@ def _running(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return rows
 
 
-def _pending(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    return [(_runs(count), why) for why, count in Counter(run.why or "" for run in runs).most_common()]
+def _pending_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    return [(counted(count, "run"), why) for why, count in Counter(run.why or "" for run in runs).most_common()]
 
 
-def _lost(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _lost_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Group lost runs by job; below each job, give the last lines of its log or of the log of one of its runs."""
     jobs: dict[tuple[str | None, str | None], list[Run]] = {}
     for run in runs:
         jobs.setdefault((run.job, run.why), []).append(run)
     rows = []
-    for (job, why), members in list(jobs.items())[:_ROWS]:
+    for (job, why), members in list(jobs.items())[:_MOST_ROWS]:
         first = max(members, key=lambda run: run.own_log)
-        rows.append((_runs(len(members)), f"job {job}: {why}"))
+        rows.append((counted(len(members), "run"), f"job {job}: {why}"))
         rows += [("", f"{first.label} ({first.run_id}){' and others' if len(members) > 1 else ''}")]
         rows += [("", f"| {line}") for line in first.log]
-    if len(jobs) > _ROWS:
-        rows.append(("", f"and the runs of {len(jobs) - _ROWS} more jobs (--json prints all)"))
+    if len(jobs) > _MOST_ROWS:
+        rows.append(("", f"and the runs of {len(jobs) - _MOST_ROWS} more jobs (--json prints all)"))
     return rows
-
-
-def _runs(count: int) -> str:
-    return f"{count} run" + ("s" if count != 1 else "")

@@ -17,8 +17,8 @@ from pbt_bench.running.store import HOST
 from pbt_bench.spec import RunSpec
 
 _TAIL_BYTES = 16_384
-_START = re.compile(r"\S+ \S+ start .* pid \d+(?: job (\S+))?$")
-_LINE = re.compile(r"(\d{4}-\d\d-\d\d [\d:]{8}) (?:(start) |epoch (\d{1,9})/(\d{1,9}) )")
+_START_LINE = re.compile(r"\S+ \S+ start .* pid \d+(?: job (\S+))?$")
+_PROGRESS_LINE = re.compile(r"(\d{4}-\d\d-\d\d [\d:]{8}) (?:(start) |epoch (\d{1,9})/(\d{1,9}) )")
 
 
 def log_path(study: Path, run_id: str) -> Path:
@@ -87,7 +87,7 @@ def tail(path: Path, lines: int) -> list[str]:
 
 def last_job(path: Path) -> str | None:
     """Return the Slurm job of the last start in the end of the log; None if there is none."""
-    starts = [match for line in tail(path, 1000) if (match := _START.match(line))]
+    starts = [match for line in tail(path, 1000) if (match := _START_LINE.match(line))]
     return starts[-1][1] if starts else None
 
 
@@ -95,7 +95,7 @@ def position(path: Path) -> tuple[int, int, float | None] | None:
     """Return (epoch, epochs, seconds left) from the log; seconds are None before a session's second epoch."""
     seen: list[tuple[datetime, int, int]] = []
     for line in tail(path, 1000):
-        if match := _LINE.match(line):
+        if match := _PROGRESS_LINE.match(line):
             if match[2]:
                 seen.clear()
             else:

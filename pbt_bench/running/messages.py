@@ -12,7 +12,6 @@ class Assignment:
     """Tell a worker to execute one run."""
 
     spec: bytes  # JSON
-    methods: tuple[str, ...]  # of the group that share statistics with this run
     retry_failed: bool
 
 

@@ -36,7 +36,7 @@ class Outcome(msgspec.Struct, frozen=True):
         return first_line(self.error) or ""
 
 
-_DECODER = msgspec.json.Decoder(Outcome)
+_OUTCOME_DECODER = msgspec.json.Decoder(Outcome)
 
 
 def outcomes(runs: Path, ids: Collection[str]) -> dict[str, Outcome]:
@@ -49,7 +49,7 @@ def outcomes(runs: Path, ids: Collection[str]) -> dict[str, Outcome]:
     found = {}
     for name in names:
         try:
-            outcome = _DECODER.decode(content(runs / name))
+            outcome = _OUTCOME_DECODER.decode(content(runs / name))
         except (OSError, ValueError, RecursionError):
             continue
         if outcome.run_id == name[:-5]:

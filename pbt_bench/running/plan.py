@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pbt_bench.pattern_names import parse
 from pbt_bench.pruning.plugins import Pruner, method_revisions, pruners, scope_revisions, scopes
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
-from pbt_bench.spec import DENSE, Grid, Revision, RunSpec
+from pbt_bench.spec import Grid, Revision, RunSpec
 
 
 def check_names(grid: Grid, where: str) -> Grid:
@@ -86,7 +85,7 @@ def check_data(specs: Iterable[RunSpec], folder: Path) -> None:
 
     Raises RequestError, before any run starts, if a dataset cannot be used.
     """
-    from pbt_bench.data.images import check_split
+    from pbt_bench.data.run_data import check_split
 
     fractions: dict[str, set[float]] = {}
     for spec in specs:
@@ -108,18 +107,6 @@ class Plan:
     records: dict[str, RunRecord]
     missing: Sequence[RunSpec]
     retry_failed: bool = False
-
-    def methods(self, spec: RunSpec) -> tuple[str, ...]:
-        """Return the methods of the missing runs in the group of `spec`, which share its statistics."""
-        return self._methods.get(spec.group, ())
-
-    @cached_property
-    def _methods(self) -> dict[tuple[object, ...], tuple[str, ...]]:
-        found: dict[tuple[object, ...], set[str]] = {}
-        for spec in self.missing:
-            if spec.method != DENSE:
-                found.setdefault(spec.group, set()).add(spec.method)
-        return {group: tuple(sorted(names)) for group, names in found.items()}
 
 
 def plan(grid: Grid, store: Store, retry_failed: bool = False) -> Plan:

@@ -18,6 +18,7 @@ from time import monotonic
 import torch
 
 from pbt_bench.errors import RequestError, StoreError
+from pbt_bench.running import tuning
 from pbt_bench.running.claims import Claims
 from pbt_bench.running.messages import Advanced, Assignment, Claimed, Finished, Full
 from pbt_bench.running.plan import Plan
@@ -30,8 +31,6 @@ from pbt_bench.spec import RunSpec
 
 CHECKPOINT_SECONDS = 300.0  # between two saved states of a run
 _MAX_STOPS = 5  # requests to stop that a worker may get during one run before the run fails: it would never end
-_CHECK_SECONDS = 2.0  # between two checks of the runs that other processes have claimed
-_CHECKED_CLAIMS = 20  # claims read in one check, in turn: reading thousands takes minutes on a slow file system
 
 
 @dataclass
@@ -46,8 +45,7 @@ class _Worker:
 def select_devices(wanted: str | None, workers: int | None) -> list[str]:
     """Return one device name per worker.
 
-    By default there is one worker per GPU, or one per CPU core on a machine without a GPU. Raises RequestError for a
-    device that this machine does not have.
+    The default is one worker per GPU, or per CPU core without a GPU. Raises RequestError for an unavailable device.
     """
     if workers is not None and workers < 1:
         raise RequestError(f"--workers {workers}: must be at least 1")
@@ -95,9 +93,8 @@ class WorkerPool:
     def run(self, devices: Sequence[str]) -> None:
         """Execute all missing runs on one worker per entry of `devices`.
 
-        Wait for runs that other processes or machines have claimed, and execute them if the other process dies. A
-        worker that dies leaves a `failed` record of its run and is replaced. Raises StoreError if results cannot be
-        written.
+        Wait for runs that other processes have claimed, and execute them if those processes die. A worker that dies
+        leaves a `failed` record of its run and is replaced. Raises StoreError if results cannot be written.
         """
         for device in devices[: len(self._plan.missing)]:
             self._start(device)
@@ -106,7 +103,7 @@ class WorkerPool:
             ready = set(connection.wait(links, timeout=self._progress.interval))
             for worker in [worker for worker in self._workers if worker.link in ready]:
                 self._receive(worker)
-            if self._claimed and monotonic() - self._checked > _CHECK_SECONDS:
+            if self._claimed and monotonic() - self._checked > tuning.CHECK_SECONDS:
                 self._check_claimed()
             self._progress.tick()
 
@@ -125,7 +122,7 @@ class WorkerPool:
             return
         worker.group = spec.group
         with contextlib.suppress(ConnectionError):  # the worker died while idle: the next `recv` reports it
-            worker.link.send(Assignment(spec.to_json(), self._plan.methods(spec), self._plan.retry_failed))
+            worker.link.send(Assignment(spec.to_json(), self._plan.retry_failed))
         self._progress.started(spec)
 
     def _receive(self, worker: _Worker) -> None:
@@ -181,14 +178,14 @@ class WorkerPool:
                 if f"{run_id}.json" in recorded and (record := self._store.finished(run_id, self._plan.retry_failed)):
                     del self._claimed[run_id]
                     self._progress.finished(spec, Finished.of(record))
-            for run_id, spec in list(self._claimed.items())[:_CHECKED_CLAIMS]:
+            for run_id, spec in list(self._claimed.items())[: tuning.CLAIMS_PER_CHECK]:
                 del self._claimed[run_id]
                 if self._claims.busy(run_id):
                     self._claimed[run_id] = spec  # at the end
                 else:
                     self._backlog.put(spec)
         except OSError as error:
-            raise StoreError(f"{self._store.folder}: results cannot be written: {error.strerror or error}") from None
+            raise StoreError(self._store.unwritable(error)) from None
         for worker in [worker for worker in self._workers if worker.current is None]:
             self._assign(worker)
         self._checked = monotonic()

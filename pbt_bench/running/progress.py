@@ -56,9 +56,8 @@ class Progress:
             )
             self._bar.start()
         else:
-            self._print(
-                f"{self._name}: {self._total - self._before} of {self._total} runs to do, {self._workers} workers"
-            )
+            left = self._total - self._before
+            self._print(f"{self._name}: {left} of {self._total} runs to do, {self._workers} workers")
         return self
 
     def __exit__(self, *exception: object) -> None:

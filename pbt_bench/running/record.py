@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pbt_bench.errors import printable
 from pbt_bench.spec import RunSpec
 
-_LINE = 300  # characters of a one-line error
+_LINE_CHARACTERS = 300  # characters of a one-line error
 _QUOTED = ("    ", "  [Previous line repeated")  # first characters of traceback lines that are not the message
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -111,7 +111,7 @@ def first_line(error: str | None) -> str | None:
     if lines[0].startswith("Traceback"):
         last = max((number for number, line in enumerate(lines) if line.startswith("  File ")), default=0)
         message = [line for number, line in enumerate(lines) if number > last and not line.startswith(_QUOTED)]
-    return printable(" ".join(" ".join(message or lines[-1:]).split())[:_LINE])
+    return printable(" ".join(" ".join(message or lines[-1:]).split())[:_LINE_CHARACTERS])
 
 
 def digest(arrays: Mapping[str, NDArray[Any]]) -> str:

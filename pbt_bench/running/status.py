@@ -113,9 +113,8 @@ def summary(grid: Grid, store: Store, ask_slurm: bool = True) -> Summary:
         *(_submitted(store, specs[run], seen.jobs[run], bool(seen.error)) for run in rest if run in seen.jobs),
     ]  # fmt: skip
     runs.sort(key=lambda run: (_ORDER.index(run.state), run.label))
-    counts = Counter(outcome.status for outcome in found.values()) + Counter(
-        r.state for r in runs if r.state != "failed"
-    )
+    counts: Counter[str] = Counter(outcome.status for outcome in found.values())
+    counts.update(run.state for run in runs if run.state != "failed")
     counts["missing"] = len(specs) - counts.total()
     left = estimate(list(specs.values()), [spec for run, spec in specs.items() if run not in found], found).seconds
     return Summary(grid.name, len(specs), counts, left, tuple(runs), seen.error)

@@ -26,7 +26,7 @@ from pbt_bench.running.record import Layer, RunRecord, digest
 FOREIGN_SECONDS = 3600.0  # age at which another machine's incomplete file counts as abandoned
 MOST_BYTES = 10**9  # size of the largest file that is read
 HOST = socket.gethostname().split(".")[0]
-_DECODER = msgspec.json.Decoder(RunRecord)
+_RECORD_DECODER = msgspec.json.Decoder(RunRecord)
 
 
 class Store:
@@ -47,7 +47,11 @@ class Store:
             with tempfile.TemporaryFile(dir=self.runs):
                 self.sweep()
         except OSError as error:
-            raise RequestError(f"{self.folder}: results cannot be written: {error.strerror or error}") from None
+            raise RequestError(self.unwritable(error)) from None
+
+    def unwritable(self, error: OSError) -> str:
+        """Return the message for an `error` of writing to the folder."""
+        return f"{self.folder}: results cannot be written: {error.strerror or error}"
 
     def path(self, run_id: str) -> Path:
         """Return the path of the record of `run_id`, which need not exist."""
@@ -75,9 +79,7 @@ class Store:
             if record.status != "failed":  # a retry continues from it
                 self.checkpoint(record.run_id).unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(
-                f"{self.folder}: results cannot be written: {error.strerror or error}; finished runs are kept"
-            ) from None
+            raise StoreError(f"{self.unwritable(error)}; finished runs are kept") from None
 
     def read_masks(self, record: RunRecord) -> dict[str, NDArray[np.bool_]] | None:
         """Return the masks of a run by layer, True = kept; None if they are missing or have another digest."""
@@ -146,7 +148,7 @@ class Store:
 def decoded(text: bytes) -> RunRecord:
     """Decode a record, also of version 0.1. Raises ValueError if it is not a record."""
     try:
-        return _DECODER.decode(text)
+        return _RECORD_DECODER.decode(text)
     except msgspec.ValidationError:
         table = msgspec.json.decode(text)
         if isinstance(table, dict) and isinstance(table.get("spec"), dict):

@@ -1,7 +1,6 @@
 """A worker process: claims and executes the runs assigned to it, writes their records, and reports each one.
 
-It ignores Ctrl-C, which the parent handles. On SIGTERM and SIGUSR2, and when its parent dies, it saves its state and
-stops.
+It ignores Ctrl-C, which the parent handles. On SIGTERM, SIGUSR2 or the parent's death it saves its state and stops.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from pathlib import Path
 from time import sleep
 
 from pbt_bench.errors import StoreError
+from pbt_bench.running import tuning
 from pbt_bench.running.messages import Advanced, Assignment, Claimed, Finished, Full
 from pbt_bench.running.signals import SAVE_SECONDS, STOPPED, StopSignal
 from pbt_bench.spec import RunSpec
@@ -61,7 +61,7 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
                 if not (record := store.finished(run_id, job.retry_failed)):
                     checkpoint = Checkpoint(store, run_id, checkpoint_seconds, stop, claims)
                     with logged(results, spec, device) as log:
-                        executed = executor.execute(spec, job.methods, partial(advanced, spec, log), checkpoint)
+                        executed = executor.execute(spec, partial(advanced, spec, log), checkpoint)
                         claims.check()
                         record = executed.record
                         store.write(record, executed.masks)
@@ -79,7 +79,7 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
             except StoreError as error:
                 link.send(Full(str(error)))
             except OSError as error:  # from claims: the folder is missing or read-only
-                link.send(Full(f"{results}: results cannot be written: {error.strerror or error}"))
+                link.send(Full(store.unwritable(error)))
     except (BrokenPipeError, EOFError):  # the parent died
         sys.exit(STOPPED)
     finally:
@@ -89,13 +89,13 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
 def keep_freed_memory() -> None:
     """Keep freed memory in the process, because new pages from the system cost more time than a layer's computation.
 
-    Blocks of 96 MiB or more are returned, because they fragment memory: ResNet-18 with batches of 512 would need 6 GiB
-    instead of 5.
+    Blocks of `KEPT_BYTES` or more are returned, because they fragment memory: ResNet-18 with batches of 512 would need
+    6 GiB instead of 5.
     """
     trim_threshold, mmap_threshold = -1, -3  # glibc's names: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 96 * 2**20)
+        libc.mallopt(mmap_threshold, tuning.KEPT_BYTES)
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 

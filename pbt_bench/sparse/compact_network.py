@@ -169,13 +169,11 @@ class _Convolutions(TorchFunctionMode):
         kwargs, plan = kwargs or {}, self._plan
         if function in CONVOLUTIONS:
             x, weight, bias, options = split_call(args, kwargs)
-            if (
-                weight is self._weight and x.dim() == weight.dim()
-            ):  # an example without a batch dimension is left to PyTorch
+            if weight is self._weight and x.dim() == weight.dim():  # PyTorch takes an example without a batch dimension
                 if plan.multiplies_weights(x, options, self._least):
-                    return _convolve(function, plan, x, weight, bias, options, weights=True)
+                    return _convolve_live(function, plan, x, weight, bias, options, weights=True)
                 if plan.saved and plan.saved * x.shape[0] * x.shape[2:].numel() >= self._least:
-                    return _convolve(function, plan, x, weight, bias, options, weights=False)
+                    return _convolve_live(function, plan, x, weight, bias, options, weights=False)
         return function(*args, **kwargs)
 
 
@@ -200,7 +198,7 @@ def _known_zero(constant: Tensor, channels: Tensor) -> bool:
     return constant.device.type == "cpu" and not bool(constant.detach()[channels].any())
 
 
-def _convolve(
+def _convolve_live(
     function: Any, plan: _Plan, x: Any, weight: Tensor, bias: Tensor | None, options: Mapping[str, Any], weights: bool
 ) -> Any:
     outputs, inputs, fixed = plan.outputs, all_channels(weight.shape[1], weight.device), None
@@ -216,9 +214,8 @@ def _convolve(
     if weights:
         assert plan.kept is not None
         pattern = plan.pattern(inputs, x.shape[2:], options)
-        values = sparse_convolution.convolve(
-            memory_format.move(x, memory_format.batch_last(x.dim())), plan.kept.vector, pattern
-        )
+        x = memory_format.move(x, memory_format.batch_last(x.dim()))
+        values = sparse_convolution.convolve(x, plan.kept.vector, pattern)
         values = values if some is None else values + per_channel(some, values)
     else:
         if memory_format.is_batch_last(x):

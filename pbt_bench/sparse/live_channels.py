@@ -50,11 +50,8 @@ class Live:
     def whole(self) -> Tensor:
         """Return the whole tensor, in a memory format that PyTorch's functions are fast with."""
         whole = self.within(all_channels(self.channels, self.index.device))
-        return (
-            memory_format.move(whole, memory_format.channels_last(whole.dim()))
-            if memory_format.is_batch_last(whole)
-            else whole
-        )
+        batch_last = memory_format.is_batch_last(whole)
+        return memory_format.move(whole, memory_format.channels_last(whole.dim())) if batch_last else whole
 
     def batch_last(self) -> Live:
         """Return the same activation in the batch-last format."""
@@ -257,9 +254,8 @@ def _pooling(function: Callable[..., Tensor]) -> Callable[..., Any]:
             return NotImplemented
         if function is F.avg_pool2d and (len(args) > 2 or kwargs.get("padding", 0) not in (0, (0, 0))):
             return NotImplemented
-        return Live(
-            memory_format.by_images(function, x.values, *args, **kwargs), x.index, x.channels, x.constants, x.still
-        )
+        values = memory_format.by_images(function, x.values, *args, **kwargs)
+        return Live(values, x.index, x.channels, x.constants, x.still)
 
     return pool
 

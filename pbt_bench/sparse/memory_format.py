@@ -1,8 +1,7 @@
 """Memory formats of activations [n, c, ...], and operations on channels that keep the format.
 
 The `batch-last` format is [..., c, n] in memory: the examples of a batch are adjacent, as sparse_convolution.py needs
-them. PyTorch treats such a tensor as a permuted view, and most operators are slow on it. This module converts formats
-explicitly.
+them. PyTorch treats such a tensor as a permuted view, on which most operators are slow.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def _has(x: Tensor, wanted: Order) -> bool:
 
 def empty(shape: torch.Size, like: Tensor) -> Tensor:
     """Return an uninitialised tensor in the memory order of `like`."""
-    return sparse_convolution.empty(shape, order(like), like)
+    return sparse_convolution.empty_in_order(shape, order(like), like)
 
 
 def select(x: Tensor, index: Tensor) -> Tensor:
@@ -113,7 +112,7 @@ class _Move(torch.autograd.Function):
 def _moved(x: Tensor, to: Order) -> Tensor:
     if _has(x, to):
         return x
-    out = sparse_convolution.empty(x.shape, to, x)
+    out = sparse_convolution.empty_in_order(x.shape, to, x)
     pair = {batch_last(x.dim()), channels_last(x.dim())}
     if {order(x), to} == pair and kernels.takes(x):
         batch, rest = x.shape[0], x.shape[1:].numel()

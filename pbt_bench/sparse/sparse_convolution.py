@@ -35,7 +35,7 @@ class _Struct(ctypes.Structure):
     )
 
 
-def empty(shape: Sequence[int], order: Sequence[int], like: Tensor) -> Tensor:
+def empty_in_order(shape: Sequence[int], order: Sequence[int], like: Tensor) -> Tensor:
     """Return an uninitialised tensor in a memory order; a batch of one example is outermost.
 
     For one example the memory is the same in both orders, but PyTorch 2.14's batch normalisation on a CPU computes a
@@ -185,7 +185,7 @@ def convolve(x: Tensor, weights: Tensor, pattern: Pattern) -> Tensor:
 
 
 def _gather(x: Tensor, weights: Tensor, lists: _Lists, shape: Sequence[int]) -> Tensor:
-    out = empty(shape, (*range(2, len(shape)), 1, 0), x)
+    out = empty_in_order(shape, (*range(2, len(shape)), 1, 0), x)
     kernels.call("gather", x.dtype, (out, x, weights), lists.struct, shape[0], torch.get_num_threads())
     return out
 
@@ -193,7 +193,7 @@ def _gather(x: Tensor, weights: Tensor, lists: _Lists, shape: Sequence[int]) -> 
 def _dots(x: Tensor, delta: Tensor, count: int, lists: _Lists, n: int) -> Tensor:
     loaded = kernels.loaded()
     assert loaded is not None
-    parts = x.new_zeros((count, loaded.width // x.element_size()))
+    parts = x.new_zeros((count, kernels.VECTOR_BYTES[loaded.set] // x.element_size()))
     kernels.call("dots", x.dtype, (parts, x, delta), lists.struct, n, torch.get_num_threads())
     return parts.sum(1)
 

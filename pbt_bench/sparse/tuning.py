@@ -1,6 +1,6 @@
 """Constants that decide how a masked network is executed. They change speed, never results beyond rounding.
 
-docs/execution.md has the rule that they enter and the speed-ups; `make speed` measures them.
+benchmarks/tuning.py measures them, benchmarks/tuning.md is its log; docs/execution.md has the rule that they enter.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def test_what_is_far_larger_than_the_published_file_is_not_read(
 ) -> None:
     made = WRITE[name](tmp_path / "data", monkeypatch)
     repack(made)
-    monkeypatch.setattr("pbt_bench.data.archives.MOST_BYTES", 10)
+    monkeypatch.setattr("pbt_bench.data.archives.BYTE_LIMIT", 10)
     one_line(name, tmp_path / "data")
     assert not any(path.exists() for path in made.inside)
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from pbt_bench.data import datasets
-from pbt_bench.data.images import Augmentation, Data, Dataset, Images, augment, prepare, scoring_images
+from pbt_bench.data.image_tensors import Augmentation, Images, augment
+from pbt_bench.data.images import Dataset
+from pbt_bench.data.run_data import Data, prepare, scoring_images
 from pbt_bench.data.stream import Streamed
 from pbt_bench.errors import RequestError
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from pbt_bench.data import _SOURCES, Source, datasets, load
-from pbt_bench.data.images import _mean_and_std, _uint8, from_arrays, prepare
+from pbt_bench.data.images import _mean_and_std, _uint8, from_arrays
+from pbt_bench.data.run_data import prepare
 from pbt_bench.errors import RequestError
 
 HEAD = """

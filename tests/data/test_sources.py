@@ -11,7 +11,7 @@ from PIL import Image
 from published_datasets import CLASSES, WRITE, each_dataset, images, one_line
 
 from pbt_bench.data import load
-from pbt_bench.data.images import prepare
+from pbt_bench.data.run_data import prepare
 
 
 @each_dataset

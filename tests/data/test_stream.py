@@ -13,8 +13,10 @@ from savers import SaveAll
 from torch import Tensor, nn
 
 from pbt_bench.data import load
-from pbt_bench.data.images import Augmentation, Data, prepare
-from pbt_bench.data.stream import Streamed, from_folders
+from pbt_bench.data.image_tensors import Augmentation
+from pbt_bench.data.images import from_folders
+from pbt_bench.data.run_data import Data, prepare
+from pbt_bench.data.stream import Streamed
 from pbt_bench.errors import RequestError
 from pbt_bench.pruning.diagnosis import all_kept
 from pbt_bench.running.execute import Executor

@@ -92,7 +92,7 @@ def test_a_run_with_a_damaged_or_foreign_checkpoint_restarts_and_ends_the_same(
     path = store.checkpoint(spec.run_id)
     executor = Executor(Path("nowhere"), torch.device("cpu"))
     good = checkpoint(store, spec.run_id)
-    executor.execute(spec, (), checkpoint=good)  # saves the state after every step
+    executor.execute(spec, checkpoint=good)  # saves the state after every step
     sound = path.read_bytes()
     state = torch.load(io.BytesIO(sound[32:]), weights_only=True)
     mask = next(iter(state["masks"]))
@@ -114,13 +114,13 @@ def test_a_run_with_a_damaged_or_foreign_checkpoint_restarts_and_ends_the_same(
     for name, content in bad.items():
         path.write_bytes(content)
         capsys.readouterr()
-        record = executor.execute(spec, (), checkpoint=checkpoint(store, spec.run_id)).record
+        record = executor.execute(spec, checkpoint=checkpoint(store, spec.run_id)).record
         assert result(record) == uninterrupted[spec.run_id], name
         warned = capsys.readouterr().err
         assert str(path) in warned, name
         assert record.environment["sessions"] == 1
     path.write_bytes(sound)
-    resumed = executor.execute(spec, (), checkpoint=checkpoint(store, spec.run_id)).record
+    resumed = executor.execute(spec, checkpoint=checkpoint(store, spec.run_id)).record
     assert result(resumed) == uninterrupted[spec.run_id]
     assert resumed.environment["sessions"] == 2
 

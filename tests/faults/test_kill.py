@@ -16,6 +16,7 @@ from typing import Any
 from records import result
 
 from pbt_bench.running import claims, execute, messages, worker
+from pbt_bench.running.group import Group
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
@@ -51,7 +52,7 @@ def _serve(link: Any, results: Path, phase: Synchronized[int]) -> None:
     claims.STALE, claims.BEAT = 0.5, 0.1
     claims.Claims.__init__.__defaults__ = (0.1, 0.5)  # type: ignore[misc]
     execute.train = during("training", execute.train)  # type: ignore[attr-defined]
-    execute._Shared.mask = during("scoring", execute._Shared.mask)  # type: ignore[method-assign]
+    Group.mask = during("scoring", Group.mask)  # type: ignore[method-assign]
     worker.work(link, results, Path("nowhere"), "cpu", checkpoint_seconds=0.0)
 
 
@@ -72,7 +73,7 @@ def _study(folder: Path, specs: list[RunSpec], draws: random.Random, kills: int)
         theirs.close()
         end = time.monotonic() + (draws.uniform(0, 0.8) if killed.total() < kills else 600)
         for spec in list(todo):
-            link.send(messages.Assignment(spec.to_json(), ("snip", "synflow"), False))
+            link.send(messages.Assignment(spec.to_json(), False))
             answer: Any = None
             while isinstance(answer, messages.Advanced | None) and link.poll(max(0, end - time.monotonic())):
                 answer = link.recv()

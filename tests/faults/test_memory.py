@@ -9,13 +9,14 @@ import pytest
 
 STEP = """
 import resource, sys, torch
-from pbt_bench.data.images import Data, Images
+from pbt_bench.data.image_tensors import Images
+from pbt_bench.data.run_data import Data
 from pbt_bench.models import build
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.masks import Ranking
 from pbt_bench.running.worker import keep_freed_memory
 from pbt_bench.spec import Recipe
-from pbt_bench.training.loop import Stepper
+from pbt_bench.training.stepper import Stepper
 
 keep_freed_memory()  # as workers do
 torch.set_num_threads(2)

@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.prepare()
     executor = Executor(folder, torch.device("cpu"))
     for spec in SPECS:
-        executed = executor.execute(spec, ("snip", "synflow"))
+        executed = executor.execute(spec)
         assert executed.record.status == "done", executed.record.error
         store.write(executed.record, executed.masks)
     return folder

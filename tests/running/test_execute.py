@@ -13,12 +13,14 @@ import torch
 from records import result
 from torch import nn
 
-from pbt_bench.data.images import from_arrays, prepare
+from pbt_bench.data.images import from_arrays
+from pbt_bench.data.run_data import prepare
 from pbt_bench.models import MODELS, Model, build
 from pbt_bench.pruning.diagnosis import all_kept
 from pbt_bench.pruning.scoring import Pruned
 from pbt_bench.running import execute
 from pbt_bench.running.execute import Executor
+from pbt_bench.running.group import Group
 from pbt_bench.running.record import RunRecord, digest
 from pbt_bench.spec import Recipe, RunSpec, Scoring
 from pbt_bench.training.loop import train
@@ -49,10 +51,10 @@ def test_same_spec_same_record_alone_or_shared_in_any_order(method: str) -> None
     alone = result(executor().execute(wanted).record)
     busy = executor()
     for other in ("fts", "grasp"):
-        busy.execute(spec(method=other, sparsity=0.5), METHODS)
-    busy.execute(spec(model="resnet8"), METHODS)
-    assert result(busy.execute(wanted, METHODS).record) == alone
-    assert result(busy.execute(wanted, METHODS).record) == alone
+        busy.execute(spec(method=other, sparsity=0.5))
+    busy.execute(spec(model="resnet8"))
+    assert result(busy.execute(wanted).record) == alone
+    assert result(busy.execute(wanted).record) == alone
 
 
 def test_best_test_accuracy_over_epochs_only_on_request_and_changing_nothing_else() -> None:
@@ -163,7 +165,7 @@ def test_sanity_transforms_do_what_they_say() -> None:
 def prune_as(masks: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every method return `masks`."""
     pruned = Pruned(masks, dict.fromkeys(masks, 0), 0.0, 1)
-    monkeypatch.setattr(execute._Shared, "_prune", lambda shared, spec, methods: pruned)
+    monkeypatch.setattr(Group, "_prune", lambda shared, spec: pruned)
 
 
 def test_a_shuffle_has_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from pbt_bench.data import datasets
-from pbt_bench.data.images import prepare
+from pbt_bench.data.run_data import prepare
 from pbt_bench.models import build
 from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
 from pbt_bench.sparse import tuning
 from pbt_bench.sparse.kept_weights import KeptWeights
 from pbt_bench.spec import Recipe
-from pbt_bench.training.loop import Stepper
+from pbt_bench.training.stepper import Stepper
 
 pytestmark = pytest.mark.usefixtures("nan_memory")
 

@@ -19,7 +19,7 @@ AVOIDED = re.compile(
     r"|houses?(?! numbers?)"
     r"|wish(?:es)?"  # request
     r"|looks(?! (?:for|like|up))|look(?=\.\w)|(?<=as )look"  # style; check
-    r"|(?<!in )(?<!in-)(?<!decimal )places?(?! of )"  # layer, position, channel set, index, device
+    r"|(?<!in )(?<!in-)(?<!in_)(?<!decimal )places?(?! of )"  # layer, position, channel set, index, device
     r"|listed"  # kept; indices; named
     r"|what is kept|that which|so many|anew"
     r")(?![a-z])",
@@ -54,10 +54,6 @@ pbt_bench/analysis/style.py
 pbt_bench/analysis/summary.py
 pbt_bench/analysis/tables.py
 pbt_bench/analysis/variants.py
-pbt_bench/connectivity/live_weights.py
-pbt_bench/connectivity/support_rules.py
-pbt_bench/data/archives.py
-pbt_bench/data/stream.py
 """
 NOT_YET = frozenset(_NOT_YET.split())
 

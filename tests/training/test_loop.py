@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 import pbt_bench
 from pbt_bench.data import datasets
-from pbt_bench.data.images import Data, prepare
+from pbt_bench.data.run_data import Data, prepare
 from pbt_bench.errors import SparsityError
 from pbt_bench.models import build
 from pbt_bench.pruning.diagnosis import all_kept, realised_sparsity
 from pbt_bench.sparse.compact_network import Compact
 from pbt_bench.spec import Recipe
-from pbt_bench.training import loop
-from pbt_bench.training.loop import Stepper, evaluate, train, warm_up
+from pbt_bench.training.loop import evaluate, train, warm_up
 from pbt_bench.training.optimizer import learning_rate
+from pbt_bench.training.stepper import Stepper
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_accuracy_counts_every_image_once(data: Data) -> None:
 
 
 def test_losses_and_accuracies_are_means_over_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 5)
+    monkeypatch.setattr("pbt_bench.training.tuning.EVALUATION_BATCH", 5)
     model, data = Watched(), few()
     logits = model.linear(data.test.pixels.flatten(1) / 255).detach()
     found = evaluate(model, data, data.test)

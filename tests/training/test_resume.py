@@ -11,7 +11,7 @@ from savers import SaveAll
 from torch import Tensor, nn
 
 from pbt_bench.data import datasets
-from pbt_bench.data.images import Data, prepare
+from pbt_bench.data.run_data import Data, prepare
 from pbt_bench.models import build
 from pbt_bench.spec import Recipe
 from pbt_bench.training.loop import StateError, Trained, train, warm_up

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from pbt_bench.pruning.diagnosis import all_kept
 from pbt_bench.spec import Recipe
 from pbt_bench.training import loop
-from pbt_bench.training.loop import Stepper, evaluate, train, warm_up
+from pbt_bench.training.loop import evaluate, train, warm_up
+from pbt_bench.training.stepper import Stepper
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pbt_bench.errors import RequestError
 if TYPE_CHECKING:
     from pbt_bench.data.images import Dataset
 
-SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's reference recipes
 
 
@@ -22,11 +21,11 @@ def imagenet(folder: Path) -> Dataset:
     `folder`/imagenet/train and `folder`/imagenet/val hold one folder per class, as torchvision's `ImageNet` unpacks
     the published archives. A subset of the classes or images is accepted.
     """
-    from pbt_bench.data.stream import from_folders
+    from pbt_bench.data.images import from_folders
 
     root = folder / "imagenet"
     try:
-        return from_folders(root / "train", root / "val", SIDE, MEAN, STD)
+        return from_folders(root / "train", root / "val", 224, MEAN, STD)
     except RequestError as error:
         raise RequestError(
             f"imagenet: {error}; put the archives of https://image-net.org into {root} and let "

@@ -14,7 +14,7 @@ from pbt_bench.data import dataset
 if TYPE_CHECKING:
     from pbt_bench.data.images import Dataset
 
-MD5 = {  # of the unpacked files, as published; for Fashion-MNIST also as in Debian's 0.0~git20200523.55506a9-1
+CHECKSUMS = {  # of the unpacked files, as published; for Fashion-MNIST also as in Debian's 0.0~git20200523.55506a9-1
     "MNIST": {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -33,16 +33,16 @@ MD5 = {  # of the unpacked files, as published; for Fashion-MNIST also as in Deb
 @dataset(cite="LeCun et al. 1998, Gradient-based learning applied to document recognition")
 def mnist(folder: Path) -> Dataset:
     """70,000 grey images of 28x28 pixels, handwritten digits, 10 classes; 10,000 are the test set."""
-    return _mnist(folder, "mnist", "MNIST", "https://ossci-datasets.s3.amazonaws.com/mnist/")
+    return _read_mnist(folder, "mnist", "MNIST", "https://ossci-datasets.s3.amazonaws.com/mnist/")
 
 
 @dataset(cite="Xiao et al. 2017, Fashion-MNIST", name="fashion-mnist")
 def fashion_mnist(folder: Path) -> Dataset:
     """70,000 grey images of 28x28 pixels, articles of clothing, 10 classes; 10,000 are the test set."""
-    return _mnist(folder, "fashion-mnist", "FashionMNIST", "https://github.com/zalandoresearch/fashion-mnist")
+    return _read_mnist(folder, "fashion-mnist", "FashionMNIST", "https://github.com/zalandoresearch/fashion-mnist")
 
 
-def _mnist(folder: Path, name: str, kind: str, page: str) -> Dataset:
+def _read_mnist(folder: Path, name: str, kind: str, page: str) -> Dataset:
     import torchvision
 
     from pbt_bench.data.archives import Archive
@@ -59,7 +59,7 @@ def _mnist(folder: Path, name: str, kind: str, page: str) -> Dataset:
         train, test = (read(folder, train=part) for part in (True, False))
         return from_arrays(train.data[:, None], train.targets, test.data[:, None], test.targets, 10)
 
-    files = [(f"{kind}/raw/{file}", md5) for file, md5 in MD5[kind].items()]
-    names = ", ".join(f"{file}.gz" for file in MD5[kind])
+    files = [(f"{kind}/raw/{file}", md5) for file, md5 in CHECKSUMS[kind].items()]
+    names = ", ".join(f"{file}.gz" for file in CHECKSUMS[kind])
     archive = Archive(name, files, names, page, f"{kind}/raw", [f"{file}.gz" for file, _ in files])
     return archive.read(folder, both)

@@ -67,9 +67,8 @@ class _Tree(NamedTuple):
 def _dataset(tree: _Tree) -> Dataset:
     from pbt_bench.data.images import from_arrays
 
-    label = {
-        wnid: index for index, wnid in enumerate(sorted({line.strip() for line in tree.lines("wnids.txt")} - {""}))
-    }
+    wnids = sorted({line.strip() for line in tree.lines("wnids.txt")} - {""})
+    label = {wnid: index for index, wnid in enumerate(wnids)}
     if len(label) != CLASSES:
         raise ValueError(f"wnids.txt names {len(label)} classes instead of {CLASSES}")
     train = [
@@ -87,9 +86,8 @@ def _dataset(tree: _Tree) -> Dataset:
         (f"{NAME}/val/images/{name}", label[wnid])
         for name, wnid, *_ in map(str.split, tree.lines("val/val_annotations.txt"))
     ]
-    return from_arrays(
-        _pixels(tree, train), [each for _, each in train], _pixels(tree, test), [each for _, each in test], CLASSES
-    )
+    labels = [[each for _, each in part] for part in (train, test)]
+    return from_arrays(_pixels(tree, train), labels[0], _pixels(tree, test), labels[1], CLASSES)
 
 
 def _pixels(tree: _Tree, items: list[tuple[str, int]]) -> NDArray[np.uint8]:

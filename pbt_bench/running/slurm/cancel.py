@@ -1,4 +1,4 @@
-"""The verb `cancel`: cancel the Slurm jobs of a study."""
+"""Cancel the Slurm jobs of a study, for the verb `cancel`."""
 
 from __future__ import annotations
 

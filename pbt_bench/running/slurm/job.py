@@ -16,7 +16,7 @@ from types import FrameType
 from submitit.helpers import Checkpointable
 
 from pbt_bench.running.outcomes import file_digest
-from pbt_bench.running.signals import join_or_kill
+from pbt_bench.running.signals import STOPPED, join_or_kill
 from pbt_bench.running.slurm.submissions import Submission
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
@@ -81,7 +81,7 @@ def _install_handlers() -> None:
         join_or_kill(workers)
         if callable(requeue) and (number == signal.SIGUSR2 or _runs_in_slurm()):
             requeue(number, frame)
-        sys.exit(143)
+        sys.exit(STOPPED)
 
     for number in _SIGNALS:
         signal.signal(number, stop)
@@ -90,9 +90,8 @@ def _install_handlers() -> None:
 def _runs_in_slurm() -> bool:
     """Return whether Slurm reports this job as running. A cancelled job is completing when it receives SIGTERM."""
     try:
-        state = subprocess.check_output(
-            ["squeue", "-h", "-o", "%T", "-j", os.environ["SLURM_JOB_ID"]], text=True, timeout=20
-        )
+        command = ["squeue", "-h", "-o", "%T", "-j", os.environ["SLURM_JOB_ID"]]
+        state = subprocess.check_output(command, text=True, timeout=20)
     except (OSError, KeyError, subprocess.SubprocessError):
         return False
     return state.strip() == "RUNNING"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from math import inf
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from pbt_bench.constraints import convert
-from pbt_bench.errors import RequestError
+from pbt_bench.constraints import convert, read_toml
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 _MEMORY = re.compile(r"[1-9]\d*[KMGT]?")
@@ -112,10 +109,4 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def load_profile(path: str | Path) -> Profile:
     """Read a profile. Raises RequestError in one line with the file, the key and the nearest valid key."""
-    try:
-        table: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: not a TOML file: {error}") from None
-    return convert(table, Profile, str(path))
+    return convert(read_toml(path), Profile, str(path))

@@ -98,9 +98,7 @@ def left_behind(log: Path) -> Past | None:
     state = "ENDED, REASON UNKNOWN"
     for line in tail(log, _LAST_LINES):
         match = _CANCELLED.search(line)
-        if line.startswith("start ") or (
-            match and match[1] == "JOB REQUEUE"
-        ):  # it was requeued after the earlier lines
+        if line.startswith("start ") or (match and match[1] == "JOB REQUEUE"):  # requeued after the earlier lines
             state = "ENDED, REASON UNKNOWN"
         elif match:
             state = match[1] or "CANCELLED"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from pbt_bench.errors import RequestError
+from pbt_bench.errors import RequestError, counted
 from pbt_bench.running.estimate import Estimate, estimate
 from pbt_bench.running.outcomes import file_digest, outcomes
 from pbt_bench.running.slurm.command import SlurmError
@@ -54,7 +54,7 @@ def request(
     if not todo:
         return
     chosen = [ids[run] for run in todo]
-    arrays = chunk(pack(chosen, profile), _array_size(dry_run, say))
+    arrays = chunk(pack(chosen, profile), _array_size_or_default(dry_run, say))
     if dry_run:
         _show(grid.name, store.folder, profile, arrays, say)
         say(_cost(estimate(specs, chosen, found), profile))
@@ -64,7 +64,7 @@ def request(
     store.prepare()
     retried = {run: file_digest(store.path(run)) for run in todo if run in found}
     settings = Settings(
-        study=str(store.folder.absolute()), data=str(data.absolute()),
+        study=path, data=str(data.absolute()),
         device=profile.worker_device, workers=profile.workers, checkpoint_seconds=60 * profile.checkpoint_minutes,
         retried=retried,
     )  # fmt: skip
@@ -88,7 +88,7 @@ def _choose(wanted: Sequence[str], seen: View, attempts: int) -> tuple[list[str]
     live = {run for run, job in last.items() if job.live}
     spent = {run for run, job in last.items() if job.attempts >= attempts} - live
     jobs = {last[run].job for run in live}
-    words = [f"{len(live)} on their way in {len(jobs)} job{'s' if len(jobs) > 1 else ''}"] if live else []
+    words = [f"{len(live)} on their way in {counted(len(jobs), 'job')}"] if live else []
     if spent:
         words.append(f"{len(spent)} lost {attempts} times (see status; --retry-failed submits them once more)")
     return [run for run in wanted if run not in live and run not in spent], words
@@ -104,7 +104,7 @@ def _cost(found: Estimate, profile: Profile) -> str:
     return f"{unit}: about {hours:.3g} (from {found.measured} measured runs)"
 
 
-def _array_size(dry_run: bool, say: Callable[[str], None]) -> int:
+def _array_size_or_default(dry_run: bool, say: Callable[[str], None]) -> int:
     try:
         return array_size()
     except SlurmError as error:

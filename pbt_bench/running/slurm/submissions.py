@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from pbt_bench.running.slurm.pack import Element
+from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
 
@@ -55,9 +56,7 @@ class Submission:
             (folder / f"array-{number}.jsonl").write_bytes(b"\n".join(lines))
         ids = [[[spec.run_id for spec in element] for element in array] for array in arrays]
         (folder / "submission.json").write_bytes(msgspec.json.encode(settings))
-        part = folder / "elements.part"
-        part.write_bytes(msgspec.json.encode(ids))
-        part.replace(folder / "elements.json")
+        Store.put(folder / "elements.json", msgspec.json.encode(ids))  # last: without it the folder is incomplete
         return cls(folder)
 
     def accepted(self, array: int, job: str) -> None:

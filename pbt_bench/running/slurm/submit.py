@@ -12,6 +12,7 @@ from pathlib import Path
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+from pbt_bench.errors import counted
 from pbt_bench.running.slurm.command import SlurmError, gist
 from pbt_bench.running.slurm.job import Job
 from pbt_bench.running.slurm.pack import Element, share
@@ -86,4 +87,4 @@ def submit(
         name = jobs[0].job_id.split("_")[0]
         submission.accepted(number, name)
         runs = sum(len(element) for element in array)
-        say(f"job {name}: {count} array element{'s' if count > 1 else ''} for {runs} runs")
+        say(f"job {name}: {counted(count, 'array element')} for {runs} runs")

@@ -67,9 +67,7 @@ def _elements(
 ) -> Iterator[tuple[str, Submission, Entry | None, list[str]]]:
     """Yield (job, submission, entry in the queue, runs) of every element with wanted runs, oldest first."""
     by_element = {(entry.submission, entry.array, entry.element): entry for entry in entries}
-    by_array = {
-        (e.submission, e.array): e.job.split("_")[0] for e in entries if not e.over
-    }  # an array without a job was refused
+    by_array = {(entry.submission, entry.array): entry.job.split("_")[0] for entry in entries if not entry.over}
     for submission in known:
         for array, content in enumerate(submission.elements):
             job = submission.jobs.get(array) or by_array.get((submission.folder.name, array))

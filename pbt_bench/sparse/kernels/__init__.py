@@ -1,8 +1,8 @@
-"""Kernels in C for what torch has no fast operation for, on a CPU: loaded by ctypes, used where they were compiled.
+"""Kernels in C, loaded by ctypes, for CPU operations that PyTorch lacks or is slow at.
 
-A C compiler with OpenMP that is there at installation compiles kernels.c; without one `loaded()` is None, and torch
-computes what it can, more slowly. The instruction set (AVX-512, AVX2 or neither) is chosen at run time. Sums have a
-fixed order, whatever the number of threads, which are torch's own where its OpenMP library is the compiler's.
+kernels.c is compiled at installation if there is a C compiler with OpenMP. Without it `loaded()` is None, and PyTorch
+computes the same results more slowly. The instruction set (AVX-512, AVX2 or neither) is chosen at run time. Sums have a
+fixed order, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 _TYPES = {torch.float32: "float", torch.float64: "double"}
-_WIDTH = {"plain": 16, "avx2": 32, "avx512": 64}
+VECTOR_BYTES = {"plain": 16, "avx2": 32, "avx512": 64}
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ class Kernels:
 
     library: ctypes.CDLL
     set: str
-
-    @property
-    def width(self) -> int:
-        """Bytes of a vector."""
-        return _WIDTH[self.set]
 
 
 @cache

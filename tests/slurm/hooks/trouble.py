@@ -12,7 +12,7 @@ from typing import Any
 
 
 def install() -> None:
-    from pbt_bench.training.loop import Stepper
+    from pbt_bench.training.stepper import Stepper
 
     long = float(os.environ.get("TROUBLE_LONG", "0"))  # seconds per step of the dense run of seed 0
     greedy = int(os.environ.get("TROUBLE_GREEDY", "0"))  # MiB that the dense run of seed 2 allocates

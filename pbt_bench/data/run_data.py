@@ -1,0 +1,100 @@
+"""The data of one run: validation split, normalisation, scoring samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from pbt_bench.data.images import Dataset, ImageSet
+from pbt_bench.errors import RequestError
+from pbt_bench.seeds import derive, stream
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of one run on its device. Validation images come from the training set, never from the test set."""
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    classes: int
+    mean: Tensor  # [1, channels, 1, 1]
+    std: Tensor
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """Return the pixels as normalised float32 network inputs."""
+        return (pixels.float() / 255 - self.mean) / self.std
+
+
+def prepare(dataset: Dataset, validation_fraction: float, split_seed: int, device: torch.device) -> Data:
+    """Split off the stratified validation images, independently of the run's seed, and move all images to `device`."""
+    train, validation = _split(dataset.train, validation_fraction, derive(split_seed, "validation split") % 2**32)
+
+    def channelwise(values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+
+    train, validation, test = (images.to(device) for images in (train, validation, dataset.test))
+    return Data(train, validation, test, dataset.classes, channelwise(dataset.mean), channelwise(dataset.std))
+
+
+def check_split(images: ImageSet, fraction: float) -> None:
+    """Raise RequestError, naming the field, unless `fraction` of the training images can be split off by class."""
+    if fraction == 0:
+        return
+    counts = images.targets.bincount().tolist()
+    field = f"recipe.validation_fraction = {fraction:g}"
+    if 1 in counts:
+        one = counts.index(1)
+        raise RequestError(f"{field} needs two training images of every class or more, and class {one} has one")
+    held, classes = ceil(fraction * len(images)), len(counts) - counts.count(0)
+    if min(held, len(images) - held) < classes:
+        parts = f"{len(images)} training images into {len(images) - held} and {held}"
+        raise RequestError(f"{field} splits {parts}: either part needs one of each of the {classes} classes")
+
+
+def _split(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    from sklearn.model_selection import train_test_split
+
+    check_split(images, fraction)
+    index = torch.arange(len(images))
+    if fraction == 0:
+        return images, images[index[:0]]
+    kept, held = train_test_split(index.numpy(), test_size=fraction, stratify=images.targets.numpy(), random_state=seed)
+    return images[torch.as_tensor(kept).sort().values], images[torch.as_tensor(held).sort().values]
+
+
+def scoring_images(
+    images: ImageSet,
+    samples_per_class: int | str,
+    most_samples: int | None,
+    classes: int,
+    seed: int,
+    order: str = "shuffled",
+) -> ImageSet:
+    """Draw `samples_per_class` images of every class in random order, at most `most_samples` in total.
+
+    A smaller class gives all its images. With `samples_per_class` "all" and no `most_samples`, all images are returned
+    in their order. `order` "class" sorts the result by class; "cycle" takes the first image of every class, then the
+    second of every class, and so on.
+    """
+    generator = stream(seed, "scoring samples")
+    targets = images.targets.cpu()
+    index = torch.arange(len(images))
+    if samples_per_class != "all":
+        chosen = []
+        for label in range(classes):
+            members = (targets == label).nonzero().flatten()
+            chosen.append(members[torch.randperm(len(members), generator=generator)[: int(samples_per_class)]])
+        index = torch.cat(chosen)
+    if samples_per_class != "all" or most_samples is not None:
+        index = index[torch.randperm(len(index), generator=generator)[:most_samples]]
+    if order != "shuffled":
+        index = index[targets[index].argsort(stable=True)]
+    if order == "cycle":
+        counts = targets[index].bincount(minlength=classes)
+        turn = torch.arange(len(index)) - (counts.cumsum(0) - counts)[targets[index]]
+        index = index[turn.argsort(stable=True)]
+    return images[index.to(images.targets.device)]

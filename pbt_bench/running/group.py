@@ -1,0 +1,151 @@
+"""The runs of a group share the data, the model before pruning, and the scores: all that comes before the training."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from pbt_bench.data.image_tensors import Augmentation
+from pbt_bench.data.images import Dataset
+from pbt_bench.data.run_data import Data, prepare, scoring_images
+from pbt_bench.errors import RequestError
+from pbt_bench.models import build
+from pbt_bench.models.prunable import Masks
+from pbt_bench.pruning.api import apply
+from pbt_bench.pruning.diagnosis import Diagnosis, all_kept, diagnose
+from pbt_bench.pruning.scoring import Pruned, Scorer, resolve
+from pbt_bench.running.record import Layer, Pruning, digest
+from pbt_bench.seeds import derive, stream
+from pbt_bench.spec import DENSE, RunSpec, Scoring
+from pbt_bench.training.loop import Saver, StateError, warm_up
+from pbt_bench.training.stepper import State
+
+
+@dataclass(frozen=True)
+class MaskedNetwork:
+    """A pruned network before training."""
+
+    model: nn.Module
+    masks: Masks
+    pruning: Pruning
+    connected: bool = True  # a path of kept weights joins input and output
+
+
+class Group:
+    """The data, the model before pruning, and one scorer per `Scoring`, which the runs of a group share."""
+
+    def __init__(self, spec: RunSpec, dataset: Dataset, device: torch.device) -> None:
+        self.data = prepare(dataset, spec.recipe.validation_fraction, spec.recipe.split_seed, device)
+        self._build = partial(build, spec.model, dataset.channels, dataset.classes, init=spec.init, size=dataset.size)
+        self._device = device
+        self.model = self.build(spec.seed)
+        self._initial = copy.deepcopy(self.model.state_dict())
+        self._warm = spec.warmup == "none"
+        self._scorers: dict[Scoring, Scorer] = {}
+
+    def build(self, seed: int) -> nn.Module:
+        """Build the group's network with initial weights from `seed`."""
+        return self._build(seed).to(self._device)
+
+    def warm_up(self, spec: RunSpec, saver: Saver | None, state: State | None) -> None:
+        """Train the dense model before scoring, once for the group."""
+        if not self._warm:
+            model = self.build(spec.seed)
+            warm_up(model, self.data, spec.recipe, spec.seed, spec.warmup, saver, state)
+            self.model, self._warm = model, True
+
+    def mask(self, spec: RunSpec) -> MaskedNetwork:
+        """Score and prune the model, apply the sanity transform, and diagnose the result."""
+        model = copy.deepcopy(self.model)
+        pruned = self._prune(spec)
+        masks = _shuffled(pruned.masks, spec.seed) if spec.sanity == "shuffle" else pruned.masks
+        if spec.rewind:
+            model.load_state_dict(self._initial)
+        if spec.sanity == "reinit":
+            model = self.build(derive(spec.seed, "reinit"))
+        apply(model, masks)
+        diagnosis = diagnose(model, masks, self.data.inputs(self.data.train.example()))
+        return MaskedNetwork(model, masks, _pruning(diagnosis, pruned, masks), diagnosis.connected)
+
+    def restore(self, spec: RunSpec, state: State) -> MaskedNetwork:
+        """Return the result of `mask` when `state` was saved; the training restores the weights."""
+        try:
+            pruning = msgspec.json.decode(state["pruning"], type=Pruning)
+            masks = {name: mask.to(self._device) for name, mask in state["masks"].items()}
+            if digest({name: mask.cpu().numpy() for name, mask in masks.items()}) != pruning.mask_digest:
+                raise ValueError("its masks have another digest")
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise StateError(str(error)) from None
+        return MaskedNetwork(self.build(spec.seed), masks, pruning)
+
+    def _prune(self, spec: RunSpec) -> Pruned:
+        """Compute the masks of `spec`, before any sanity transform."""
+        if spec.method == DENSE:
+            masks = all_kept(self.model, spec.scoring.prune_classifier)
+            return Pruned(masks, dict.fromkeys(masks, 0), 0.0, 0)
+        scoring, options = resolve(spec.method, spec)
+        if scoring not in self._scorers:
+            draw = partial(scoring_batches, self.data, scoring, spec)
+            self._scorers[scoring] = Scorer(
+                self.model, draw(1), scoring, derive(spec.seed, "scores"), draw if scoring.new_batches else None
+            )
+        return self._scorers[scoring].prune(
+            spec.method, spec.sparsity, spec.scope, spec.sanity == "invert", options, spec.pattern
+        )
+
+
+def scoring_batches(data: Data, scoring: Scoring, spec: RunSpec, round_: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the scoring data of a round of an iterative method; other methods use the data of round 1."""
+    seed = spec.seed if round_ == 1 else derive(spec.seed, "round", round_)
+    limits = scoring.most_samples, data.classes
+    images = scoring_images(data.train, scoring.samples_per_class, *limits, seed, scoring.order)
+    count = len(images)
+    ends = [*range(0, count, scoring.batch_size), count]
+    if scoring.batches:
+        if scoring.batches > count:
+            raise RequestError(f"scoring.batches = {scoring.batches} must be at most the {count} scoring samples")
+        ends = [count * part // scoring.batches for part in range(scoring.batches + 1)]
+    parts = [slice(start, end) for start, end in pairwise(ends)]
+    augmentation = None
+    if scoring.augment:
+        draws = stream(seed, "scoring augmentation")
+        augmentation = Augmentation(spec.recipe.augment, spec.recipe.crop_padding, draws)
+    batches = images.batches(torch.arange(len(images)), parts, augmentation)
+    return [(data.inputs(batch.pixels), batch.targets) for batch in batches]
+
+
+def _shuffled(masks: Masks, seed: int) -> Masks:
+    """Permute the mask within every layer, which keeps the layer densities (Frankle et al. 2021, Sec. 5)."""
+    generator = stream(seed, "shuffle")
+    order = {name: torch.randperm(mask.numel(), generator=generator) for name, mask in masks.items()}
+    return {name: mask.flatten()[order[name].to(mask.device)].view_as(mask) for name, mask in masks.items()}
+
+
+def _pruning(diagnosis: Diagnosis, pruned: Pruned, masks: Masks) -> Pruning:
+    """Combine the diagnosis before training, when every pruned weight is exactly zero, with the scores' statistics."""
+    layers = tuple(
+        Layer(name=d.name, shape=d.shape, prunable=d.prunable, kept=d.kept, zero_scores=pruned.zero_scores[d.name])
+        for d in diagnosis.layers
+    )
+    return Pruning(
+        prunable=diagnosis.prunable,
+        kept=diagnosis.kept,
+        sparsity=diagnosis.sparsity,
+        realised_sparsity=diagnosis.sparsity,
+        effective_sparsity=diagnosis.effective_sparsity,
+        zero_score_share=sum(pruned.zero_scores.values()) / diagnosis.prunable,
+        collapsed_layers=len(diagnosis.collapsed_layers),
+        flops_dense=diagnosis.flops_dense,
+        flops_sparse=diagnosis.flops_sparse,
+        scoring_seconds=pruned.seconds,
+        layers=layers,
+        rounds=pruned.rounds,
+        mask_digest=digest({name: mask.cpu().numpy() for name, mask in masks.items()}),
+        notes=pruned.notes,
+    )
