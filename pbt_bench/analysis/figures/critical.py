@@ -1,0 +1,102 @@
+"""Critical sparsity: the highest sparsity of a study before a layer of the network becomes empty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pbt_bench.analysis.figures import multiples, style
+from pbt_bench.analysis.statistics.panel import Panel
+
+
+def critical_sparsities(panel: Panel) -> pd.DataFrame:
+    """Return a table with one row per method and seed with a diagnosed run.
+
+    Its columns are `method`, `seed`, `critical` and `reached`. `critical` is the highest sparsity below the first one
+    with an empty layer; it is NaN if the lowest sparsity has an empty layer. `reached` is False if no sparsity of the
+    study has an empty layer; `critical` is then a lower bound.
+    """
+    runs = panel.runs[panel.runs["collapsed_layers"].notna()].sort_values("sparsity")
+    rows = []
+    for (method, seed), own in runs.groupby(["method", "seed"]):
+        empty = (own["collapsed_layers"] > 0).to_numpy(dtype=bool)
+        whole = int(empty.argmax()) if empty.any() else len(own)
+        critical = own["sparsity"].iloc[whole - 1] if whole else np.nan
+        rows.append((method, seed, critical, bool(empty.any())))
+    return pd.DataFrame(rows, columns=["method", "seed", "critical", "reached"])
+
+
+def printed_critical(panel: Panel) -> dict[str, float]:
+    """Return, by method, the highest sparsity before any published run has an empty layer.
+
+    Methods without a published empty layer are absent, and so are those with one at the lowest sparsity.
+    """
+    found = {}
+    for method, own in panel.overlay.dropna(subset="empty_layers").groupby("method"):
+        empty = (own["empty_layers"] > 0).to_numpy(dtype=bool)
+        if empty.any() and not empty[0]:
+            found[str(method)] = float(own["sparsity"].iloc[int(empty.argmax()) - 1])
+    return found
+
+
+def critical_figure(panels: Sequence[Panel]) -> Figure:
+    """Plot the critical sparsity per panel, with a row per method: the median over seeds, a line between the extremes.
+
+    A hollow mark means that half of the seeds or more have no empty layer in the whole study. A cross at the left edge
+    means that the median seed has an empty layer at the lowest sparsity. A black bar is the critical sparsity of
+    published masks for the same sparsities.
+    """
+    rows = max((len(panel.methods) for panel in panels), default=1)
+    return multiples.multiples(panels, _draw, [], 0.8 + 0.2 * rows)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    table, printed = critical_sparsities(panel), printed_critical(panel)
+    alone = " (published only)" if table.empty and printed else ""
+    axes.set_title(style.title(panel.title + alone))
+    if table.empty and not printed:
+        return multiples.nothing(axes, "no run yet")
+    names = list(map(style.shortened, panel.methods))
+    style.sparsity_axis(axes, panel.sparsities, multiples.COLUMN - 0.3 - max(map(style.text_inches, names)))
+    places = style.position(panel.sparsities)
+    edge = places[0] - 0.06 * max(places[-1] - places[0], 0.3)
+    for row, method in enumerate(panel.methods):
+        own = table[table["method"] == method]
+        if own.empty:
+            continue
+        look = style.look(method)
+        # Seeds with an empty layer at the lowest sparsity have no critical sparsity: draw them at the left edge.
+        found = style.position(own["critical"]) if len(own) else np.empty(0)
+        found = np.where(np.isnan(found), edge, found)
+        middle = np.quantile(found, 0.5, method="lower")
+        axes.plot([found.min(), found.max()], [row, row], color=look.colour, solid_capstyle="butt")
+        hollow = 2 * (~own["reached"]).sum() >= len(own)
+        axes.plot(
+            [middle],
+            [row],
+            marker="x" if middle == edge else look.marker,
+            markersize=5.5,
+            markerfacecolor="white" if hollow else look.colour,
+            markeredgecolor=look.colour,
+            clip_on=False,
+        )
+    for method, critical in printed.items():
+        row = panel.methods.index(method)
+        axes.plot(
+            [style.position(critical)],
+            [row],
+            color="black",
+            marker="|",
+            markersize=10,
+            linestyle="none",
+            zorder=5,
+            label="published masks",
+        )
+    axes.set_xlim(edge, places[-1] + (places[-1] - edge) * 0.04)
+    axes.set_yticks(range(len(panel.methods)), names)
+    axes.set_ylim(len(panel.methods) - 0.5, -0.5)
+    return None

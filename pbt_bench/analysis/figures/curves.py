@@ -1,0 +1,75 @@
+"""Figure of training curves: mean accuracy over seeds at each epoch, with a line per method."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from pbt_bench.analysis.figures import multiples, style
+from pbt_bench.analysis.records.columns import Curve
+from pbt_bench.analysis.statistics.panel import ENDED, Panel
+from pbt_bench.spec import DENSE
+
+_MOST = 4  # sparsities shown
+
+
+def curve_figure(panel: Panel) -> Figure:
+    """Plot validation accuracy in percent by epoch for up to four sparsities, each on its own axes.
+
+    Runs without validation images contribute their training accuracy. The mean at an epoch is over the runs that
+    reached it; the dense network is black. Diverged runs count at chance accuracy after their last epoch, and collapsed
+    runs, which are not trained, at every epoch.
+    """
+
+    def draw(axes: Axes, sparsity: float) -> None:
+        axes.set_title(f"sparsity {style.tick_label(sparsity)}")
+        runs = panel.runs[panel.runs["sparsity"] == sparsity]
+        curves = {method: mean_curve(runs[runs["method"] == method]) for method in panel.methods}
+        if all(np.isnan(mean).all() for mean in curves.values()):
+            return multiples.nothing(axes, "no trained run yet")
+        for method, mean in ({DENSE: mean_curve(panel.dense)} | curves).items():
+            if not np.isnan(mean).all():
+                look, epochs = style.look(method), np.arange(1, len(mean) + 1)
+                every = max(1, len(mean) // 8)
+                axes.plot(
+                    epochs,
+                    100 * mean,
+                    color=look.colour,
+                    linestyle=look.dash,
+                    marker=None if method == DENSE else look.marker,
+                    markevery=every,
+                    label=DENSE if method == DENSE else None,
+                )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("accuracy (%)")
+        return None
+
+    return multiples.multiples(
+        multiples.spread(panel.sparsities, _MOST), draw, panel.methods, multiples.LOW, panel.title
+    )
+
+
+def mean_curve(runs: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the mean accuracy at each epoch, NaN if no run has one.
+
+    Collapsed runs, and diverged runs after their last epoch, count at chance accuracy.
+    """
+    table = np.full((len(runs), max([*runs["epochs"], *map(len, runs["curve"])], default=0)), np.nan)
+    ended = runs["status"].isin(ENDED)
+    for row, curve, chance in zip(table, runs["curve"], runs["chance_accuracy"].where(ended), strict=True):
+        row[: len(curve)] = _accuracy(curve)
+        row[len(curve) :] = chance
+    known = ~np.isnan(table)
+    count = known.sum(axis=0)
+    mean: NDArray[np.float64] = np.where(count, np.where(known, table, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
+    return mean
+
+
+def _accuracy(curve: Curve) -> NDArray[np.float64]:
+    held_out = curve.column("validation_accuracy")
+    return curve.column("train_accuracy") if np.isnan(held_out).all() else held_out
