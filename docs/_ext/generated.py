@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 import torch
-from catalogue import names_page, recipes_page, studies_page
+from catalogue import figures_page, names_page, recipes_page, studies_page
 from cost import Cost, cost, defaults
 from formula import formula
 from grid_keys import grid_page, record_page
@@ -31,6 +31,7 @@ def pages() -> dict[str, str]:
     found["reference/statistics.md"] = statistics_page()
     found["reference/grid.md"] = grid_page()
     found["reference/record.md"] = record_page()
+    found["reference/figures.md"] = figures_page()
     found["reference/names.md"] = names_page()
     found["reference/studies.md"] = studies_page()
     found |= package_pages()
@@ -173,13 +174,13 @@ def write(folder: Path) -> None:
     """Write every page that is new or changed, and delete the pages of methods and packages that no longer exist."""
     found = pages()
     for path, text in found.items():
-        place = folder / path
-        place.parent.mkdir(exist_ok=True)
-        if not place.exists() or place.read_text(encoding="utf-8") != text:
-            place.write_text(text, encoding="utf-8")
-    for place in [*(folder / "methods").glob("*.md"), *(folder / "packages").glob("*.md")]:
-        if f"{place.parent.name}/{place.name}" not in found:
-            place.unlink()
+        page = folder / path
+        page.parent.mkdir(exist_ok=True)
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+    for page in [*(folder / "methods").glob("*.md"), *(folder / "packages").glob("*.md")]:
+        if f"{page.parent.name}/{page.name}" not in found:
+            page.unlink()
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -29,35 +29,8 @@ AVOIDED = re.compile(
 # Files that do not comply yet. One that complies must leave the list.
 _NOT_YET = """
 benchmarks/speed.py
-docs/_ext/generated.py
 docs/findings.md
 docs/promises.md
-pbt_bench/analysis/figures/variants.py
-pbt_bench/analysis/figures/accuracy.py
-pbt_bench/analysis/statistics/upper_bounds.py
-pbt_bench/analysis/pages/run_table.py
-pbt_bench/analysis/records/cache.py
-pbt_bench/analysis/records/columns.py
-pbt_bench/analysis/statistics/conclusions.py
-pbt_bench/analysis/figures/critical.py
-pbt_bench/analysis/figures/curves.py
-pbt_bench/analysis/figures/effective.py
-pbt_bench/analysis/records/data_frame.py
-pbt_bench/analysis/statistics/missing.py
-pbt_bench/analysis/figures/multiples.py
-pbt_bench/analysis/statistics/jaccard.py
-pbt_bench/analysis/figures/overlap.py
-pbt_bench/analysis/pages/templates/page.js
-pbt_bench/analysis/statistics/paired.py
-pbt_bench/analysis/figures/profiles.py
-pbt_bench/analysis/records/published.py
-pbt_bench/analysis/figures/ranks.py
-pbt_bench/analysis/statistics/average_ranks.py
-pbt_bench/analysis/pages/report.py
-pbt_bench/analysis/figures/style.py
-pbt_bench/analysis/statistics/panel.py
-pbt_bench/analysis/statistics/tables.py
-pbt_bench/analysis/statistics/variant_effects.py
 pbt_bench/cli.py
 pbt_bench/connectivity/live_weights.py
 pbt_bench/connectivity/support_rules.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pbt_bench.analysis.figures import multiples
+from pbt_bench.analysis.figures import figure, multiples
 from pbt_bench.analysis.statistics.panel import Panel, counted_accuracy
 
 _AXES = {
@@ -14,12 +14,20 @@ _AXES = {
 }
 
 
-def cost_figure(panel: Panel) -> Figure:
-    """Plot mean test accuracy in percent over the median scoring seconds, and over the share of training FLOPs.
+@figure(
+    of="panel",
+    section="What accuracy costs",
+    title="Accuracy against cost",
+    caption="Above the median seconds of scoring on the machine that ran it, below the arithmetic of training as a "
+    "share of the dense network’s, as the masks leave it. A mark per sparsity, joined from low to high; the black "
+    "line is the unpruned network, the dotted grey one guessing, where runs come near it.",
+    order=45,
+)
+def cost(panel: Panel) -> Figure:
+    """Mean test accuracy in percent over the median scoring seconds, and over flops_sparse / flops_dense.
 
-    Each method and sparsity has a mark, and lines join the marks of a method from low to high sparsity. The share is
-    flops_sparse / flops_dense, of one pass through the live channels and weights. Pruned and dense runs have the same
-    number of epochs and images, so the share holds for the whole training.
+    The FLOPs are those of one pass through the live channels and weights. Pruned and dense runs have the same number of
+    epochs and images, so the share holds for the whole training.
     """
     runs = panel.runs.assign(
         accuracy=100 * counted_accuracy(panel.runs),
@@ -37,10 +45,9 @@ def cost_figure(panel: Panel) -> Figure:
             own = table.loc[[method]] if method in table.index else table.iloc[:0]
             own = own[own[cost] > 0]
             multiples.line(axes, method, own[cost].to_numpy(), own["accuracy"].to_numpy())
-        dense, chance = panel.dense["test_accuracy"].mean(), panel.runs["chance_accuracy"].mean()
-        multiples.accuracies(axes, list(table["accuracy"]), 100 * dense, 100 * chance)
+        multiples.accuracy_axis(axes, panel, list(table["accuracy"]))
         multiples.log_axis(axes)
         axes.set_xlabel(_AXES[cost])
         return None
 
-    return multiples.multiples(list(_AXES), draw, panel.methods, heading=panel.title)
+    return multiples.stack(list(_AXES), draw, panel.methods, heading=panel.title)

@@ -9,7 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pbt_bench.analysis.figures import multiples, style
+from pbt_bench.analysis.figures import figure, multiples, style
+from pbt_bench.analysis.statistics.labels import shortened
+from pbt_bench.analysis.statistics.method_styles import method_style
 from pbt_bench.analysis.statistics.panel import Panel
 
 
@@ -43,45 +45,49 @@ def printed_critical(panel: Panel) -> dict[str, float]:
     return found
 
 
-def critical_figure(panels: Sequence[Panel]) -> Figure:
-    """Plot the critical sparsity per panel, with a row per method: the median over seeds, a line between the extremes.
-
-    A hollow mark means that half of the seeds or more have no empty layer in the whole study. A cross at the left edge
-    means that the median seed has an empty layer at the lowest sparsity. A black bar is the critical sparsity of
-    published masks for the same sparsities.
-    """
+@figure(
+    of="dataset",
+    section="When layers run empty",
+    title="Critical sparsity",
+    caption="Critical sparsity: the highest of the study before a layer loses all its weights; the median seed, with "
+    "a line from the lowest to the highest. Hollow: at least half of the seeds lose none at any sparsity. A cross at "
+    "the left: empty from the lowest sparsity on. A black bar: what the masks of a paper give, where it has published "
+    "them.",
+    order=80,
+    needs=lambda panel: panel.recorded or printed_critical(panel),
+    paper=True,
+)
+def critical(panels: Sequence[Panel]) -> Figure:
+    """Critical sparsity of each method over seeds, with axes for each model."""
     rows = max((len(panel.methods) for panel in panels), default=1)
-    return multiples.multiples(panels, _draw, [], 0.8 + 0.2 * rows)
+    return multiples.stack(panels, _draw, [], 0.8 + 0.2 * rows)
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
     table, printed = critical_sparsities(panel), printed_critical(panel)
-    alone = " (published only)" if table.empty and printed else ""
-    axes.set_title(style.title(panel.title + alone))
-    if table.empty and not printed:
-        return multiples.nothing(axes, "no run yet")
-    names = list(map(style.shortened, panel.methods))
+    if not multiples.begin(axes, panel, not table.empty, bool(printed), "no run yet"):
+        return
+    names = list(map(shortened, panel.methods))
     style.sparsity_axis(axes, panel.sparsities, multiples.COLUMN - 0.3 - max(map(style.text_inches, names)))
-    places = style.position(panel.sparsities)
-    edge = places[0] - 0.06 * max(places[-1] - places[0], 0.3)
+    ticks = style.position(panel.sparsities)
+    edge = ticks[0] - 0.06 * max(ticks[-1] - ticks[0], 0.3)
     for row, method in enumerate(panel.methods):
         own = table[table["method"] == method]
         if own.empty:
             continue
-        look = style.look(method)
+        styled = method_style(method)
         # Seeds with an empty layer at the lowest sparsity have no critical sparsity: draw them at the left edge.
-        found = style.position(own["critical"]) if len(own) else np.empty(0)
-        found = np.where(np.isnan(found), edge, found)
+        found = np.nan_to_num(style.position(own["critical"]), nan=edge)
         middle = np.quantile(found, 0.5, method="lower")
-        axes.plot([found.min(), found.max()], [row, row], color=look.colour, solid_capstyle="butt")
+        axes.plot([found.min(), found.max()], [row, row], color=styled.colour, solid_capstyle="butt")
         hollow = 2 * (~own["reached"]).sum() >= len(own)
         axes.plot(
             [middle],
             [row],
-            marker="x" if middle == edge else look.marker,
+            marker="x" if middle == edge else styled.marker,
             markersize=5.5,
-            markerfacecolor="white" if hollow else look.colour,
-            markeredgecolor=look.colour,
+            markerfacecolor="white" if hollow else styled.colour,
+            markeredgecolor=styled.colour,
             clip_on=False,
         )
     for method, critical in printed.items():
@@ -96,7 +102,6 @@ def _draw(axes: Axes, panel: Panel) -> None:
             zorder=5,
             label="published masks",
         )
-    axes.set_xlim(edge, places[-1] + (places[-1] - edge) * 0.04)
+    axes.set_xlim(edge, ticks[-1] + (ticks[-1] - edge) * 0.04)
     axes.set_yticks(range(len(panel.methods)), names)
     axes.set_ylim(len(panel.methods) - 0.5, -0.5)
-    return None

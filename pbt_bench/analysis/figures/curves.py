@@ -9,38 +9,47 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pbt_bench.analysis.figures import multiples, style
+from pbt_bench.analysis.figures import figure, multiples
 from pbt_bench.analysis.records.columns import Curve
+from pbt_bench.analysis.statistics.labels import tick_label
+from pbt_bench.analysis.statistics.method_styles import method_style
 from pbt_bench.analysis.statistics.panel import ENDED, Panel
 from pbt_bench.spec import DENSE
 
-_MOST = 4  # sparsities shown
 
+@figure(
+    of="panel",
+    section="Training curves",
+    title="Training curves",
+    caption="Validation accuracy by epoch (of the training images where none are held out), mean over seeds; black is "
+    "the unpruned network. Runs that collapsed or diverged count at chance accuracy. Up to four of the sparsities. A "
+    "curve that still rises at the end shows that the recipe is too short for this sparsity.",
+    order=40,
+    needs=lambda panel: any(map(len, panel.runs["curve"])),
+)
+def curves(panel: Panel) -> Figure:
+    """Accuracy in percent by epoch for up to four sparsities, each on its own axes.
 
-def curve_figure(panel: Panel) -> Figure:
-    """Plot validation accuracy in percent by epoch for up to four sparsities, each on its own axes.
-
-    Runs without validation images contribute their training accuracy. The mean at an epoch is over the runs that
-    reached it; the dense network is black. Diverged runs count at chance accuracy after their last epoch, and collapsed
-    runs, which are not trained, at every epoch.
+    The mean at an epoch is over the runs that reached it. Diverged runs count at chance accuracy after their last
+    epoch, and collapsed runs, which are not trained, at every epoch.
     """
 
     def draw(axes: Axes, sparsity: float) -> None:
-        axes.set_title(f"sparsity {style.tick_label(sparsity)}")
+        axes.set_title(f"sparsity {tick_label(sparsity)}")
         runs = panel.runs[panel.runs["sparsity"] == sparsity]
-        curves = {method: mean_curve(runs[runs["method"] == method]) for method in panel.methods}
-        if all(np.isnan(mean).all() for mean in curves.values()):
+        means = {method: mean_curve(runs[runs["method"] == method]) for method in panel.methods}
+        if all(np.isnan(mean).all() for mean in means.values()):
             return multiples.nothing(axes, "no trained run yet")
-        for method, mean in ({DENSE: mean_curve(panel.dense)} | curves).items():
+        for method, mean in ({DENSE: mean_curve(panel.dense)} | means).items():
             if not np.isnan(mean).all():
-                look, epochs = style.look(method), np.arange(1, len(mean) + 1)
+                styled, epochs = method_style(method), np.arange(1, len(mean) + 1)
                 every = max(1, len(mean) // 8)
                 axes.plot(
                     epochs,
                     100 * mean,
-                    color=look.colour,
-                    linestyle=look.dash,
-                    marker=None if method == DENSE else look.marker,
+                    color=styled.colour,
+                    linestyle=styled.dash,
+                    marker=None if method == DENSE else styled.marker,
                     markevery=every,
                     label=DENSE if method == DENSE else None,
                 )
@@ -49,9 +58,7 @@ def curve_figure(panel: Panel) -> Figure:
         axes.set_ylabel("accuracy (%)")
         return None
 
-    return multiples.multiples(
-        multiples.spread(panel.sparsities, _MOST), draw, panel.methods, multiples.LOW, panel.title
-    )
+    return multiples.stack(multiples.spread(panel.sparsities), draw, panel.methods, multiples.LOW, panel.title)
 
 
 def mean_curve(runs: pd.DataFrame) -> NDArray[np.float64]:

@@ -14,6 +14,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from pbt_bench.analysis.figures import style
+from pbt_bench.analysis.statistics.labels import shortened
+from pbt_bench.analysis.statistics.method_styles import method_style
+from pbt_bench.analysis.statistics.panel import Panel
 
 if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType
@@ -26,7 +29,7 @@ T = TypeVar("T")
 _LEVELS: dict[str, tuple[str, LineStyleType]] = {"dense": ("black", "-"), "chance": ("0.45", ":")}
 
 
-def multiples(
+def stack(
     items: Sequence[T],
     draw: Callable[[Axes, T], None],
     methods: Sequence[str],
@@ -44,7 +47,7 @@ def multiples(
             draw(axes, item)
         if not items:
             grid[0].set_axis_off()
-        handles = {style.shortened(method): _handle(method) for method in methods}
+        handles = {shortened(method): _handle(method) for method in methods}
         for axes in grid:
             handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         if "published" in handles:
@@ -67,32 +70,43 @@ def line(
 
     Values with a bar are accuracies in percent, so bars are clipped to [0, 100].
     """
-    look = style.look(method)
-    axes.plot(x, y, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=4, zorder=3)
+    styled = method_style(method)
+    axes.plot(x, y, color=styled.colour, linestyle=styled.dash, marker=styled.marker, markersize=4, zorder=3)
     if bar is not None:
-        axes.vlines(x, *np.clip([y - bar, y + bar], 0, 100), color=look.colour, linewidth=0.8, zorder=2)
+        axes.vlines(x, *np.clip([y - bar, y + bar], 0, 100), color=styled.colour, linewidth=0.8, zorder=2)
 
 
 def printed_line(axes: Axes, method: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
     """Draw a method's published numbers as a thin line with hollow marks, broken at missing numbers."""
-    look = style.look(method)
-    (drawn,) = axes.plot(x, y, color=look.colour, linestyle=look.dash, marker=look.marker, linewidth=0.7, zorder=2)
+    styled = method_style(method)
+    (drawn,) = axes.plot(
+        x, y, color=styled.colour, linestyle=styled.dash, marker=styled.marker, linewidth=0.7, zorder=2
+    )
     drawn.set(markersize=3.5, markerfacecolor="white", markeredgewidth=0.6, label="published")
 
 
 def at_the_edge(axes: Axes, method: str, x: NDArray[np.float64], y: float) -> None:
     """Draw hollow marks on the axis' edge for values that the axis cannot show."""
     if len(x):  # an empty line that is not clipped would distort the layout
-        look = style.look(method)
-        (marks,) = axes.plot(x, np.full(len(x), y), linestyle="none", marker=look.marker, clip_on=False, zorder=4)
-        marks.set(markerfacecolor="white", markeredgecolor=look.colour)
+        styled = method_style(method)
+        (marks,) = axes.plot(x, np.full(len(x), y), linestyle="none", marker=styled.marker, clip_on=False, zorder=4)
+        marks.set(markerfacecolor="white", markeredgecolor=styled.colour)
 
 
-def accuracies(axes: Axes, values: Sequence[float], dense: float, chance: float) -> None:
+def begin(axes: Axes, panel: Panel, measured: bool, printed: bool, lack: str = "no run with an accuracy yet") -> bool:
+    """Write the title of a panel; return False and write `lack` if it has neither measured nor printed numbers."""
+    axes.set_title(style.title(panel.title + " (published only)" * (printed and not measured)))
+    if not measured and not printed:
+        nothing(axes, lack)
+    return measured or printed
+
+
+def accuracy_axis(axes: Axes, panel: Panel, values: Sequence[float]) -> None:
     """Set limits and label of an accuracy axis in percent; draw dense and chance accuracy where they lie within limits.
 
     The limits include chance accuracy if the lowest value is nearer to it than to the highest value.
     """
+    dense, chance = 100 * panel.dense["test_accuracy"].mean(), 100 * panel.runs["chance_accuracy"].mean()
     seen = [*values, *([] if np.isnan(dense) else [dense])]
     if min(seen) - chance < max(seen) - min(seen):
         seen.append(chance)
@@ -104,9 +118,8 @@ def accuracies(axes: Axes, values: Sequence[float], dense: float, chance: float)
         if low < level < high:
             colour, dash = _LEVELS[name]
             axes.axhline(level, color=colour, linestyle=dash, linewidth=1.1, zorder=2, label=name)
-            place, text = (1, level), f"{level:.1f}"
-            where = ("axes fraction", "data")
-            axes.annotate(text, place, (3, 0), where, "offset points", va="center", color=colour, fontsize=7)
+            end, units = (1, level), ("axes fraction", "data")
+            axes.annotate(f"{level:.1f}", end, (3, 0), units, "offset points", va="center", color=colour, fontsize=7)
 
 
 def log_axis(axes: Axes) -> None:
@@ -124,9 +137,9 @@ def log_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(style.plain))
 
 
-def dodge(place: int, count: int, gap: float) -> float:
+def dodge(index: int, count: int, gap: float) -> float:
     """Return the sideways shift of the mark of one of `count` methods; the marks fill 70% of the gap between ticks."""
-    return 0.7 * gap * ((place + 0.5) / count - 0.5)
+    return 0.7 * gap * ((index + 0.5) / count - 0.5)
 
 
 def nothing(axes: Axes, why: str) -> None:
@@ -136,18 +149,18 @@ def nothing(axes: Axes, why: str) -> None:
     axes.set_yticks([])
 
 
-def spread(values: Sequence[float], most: int) -> list[float]:
+def spread(values: Sequence[float], most: int = 4) -> list[float]:
     """Select at most `most` of sorted values, evenly spaced from the first to the last."""
-    places = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
-    return [values[place] for place in places]
+    indices = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(int)
+    return [values[index] for index in indices]
 
 
 _PUBLISHED = Line2D([], [], color="0.3", marker="o", linewidth=0.7, markersize=3.5, markerfacecolor="white")
 
 
 def _handle(method: str) -> Line2D:
-    look = style.look(method)
-    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dash)
+    styled = method_style(method)
+    return Line2D([], [], color=styled.colour, marker=styled.marker, linestyle=styled.dash)
 
 
 def _legend_columns(names: Sequence[str]) -> int:

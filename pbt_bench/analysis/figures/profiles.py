@@ -7,36 +7,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from pbt_bench.analysis.figures import multiples, style
+from pbt_bench.analysis.figures import figure, multiples, style
+from pbt_bench.analysis.statistics.labels import tick_label
 from pbt_bench.analysis.statistics.panel import Panel
 
-_MOST = 4  # sparsities shown
 
-
-def profile_figure(panel: Panel) -> Figure:
-    """Plot the mean density of every layer over seeds for up to four sparsities, each on its own axes.
-
-    Each method has a line; the density axis is logarithmic. A layer that is empty in every seed has a hollow mark at
-    the lower edge, and the line is broken at this layer.
-    """
-    diagnosed = panel.runs[panel.runs["layers"].notna()]
-    cells = {
-        key: np.mean([layers.densities for layers in rows], axis=0)
-        for key, rows in diagnosed.groupby(["method", "sparsity"])["layers"]
-    }
+@figure(
+    of="panel",
+    section="Where the weights went",
+    title="Density by depth",
+    caption="The share of weights kept in each layer, mean over seeds, at up to four of the sparsities. Dotted: the "
+    "share over all layers. Hollow marks at the lower edge, set apart sideways: no weight left in any seed.",
+    order=90,
+)
+def profiles(panel: Panel) -> Figure:
+    """Mean density of every layer from input to output, on a log axis; a line is broken at an empty layer."""
+    cells = {cell: densities.mean(axis=0) for cell, densities in panel.densities.items()}
     lowest = min((mean[mean > 0].min(initial=1) for mean in cells.values()), default=0.1) / 2
 
     def draw(axes: Axes, sparsity: float) -> None:
-        axes.set_title(f"sparsity {style.tick_label(sparsity)}")
+        axes.set_title(f"sparsity {tick_label(sparsity)}")
         here = {method: cells[method, sparsity] for method in panel.methods if (method, sparsity) in cells}
         if not here:
             return multiples.nothing(axes, "no run yet")
         axes.set_yscale("log")
         axes.axhline(1 - sparsity, color="0.45", linestyle=":", linewidth=1.1, label="all layers")
         for i, (method, mean) in enumerate(here.items()):
-            place = np.arange(1.0, len(mean) + 1)
-            multiples.line(axes, method, place, np.where(mean > 0, mean, np.nan))
-            multiples.at_the_edge(axes, method, place[mean == 0] + multiples.dodge(i, len(here), 1), lowest)
+            depth = np.arange(1.0, len(mean) + 1)
+            multiples.line(axes, method, depth, np.where(mean > 0, mean, np.nan))
+            multiples.at_the_edge(axes, method, depth[mean == 0] + multiples.dodge(i, len(here), 1), lowest)
         axes.set_ylim(lowest, 1.3)
         axes.yaxis.set_major_formatter(FuncFormatter(style.plain))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -45,6 +44,4 @@ def profile_figure(panel: Panel) -> Figure:
         axes.set_ylabel("density")
         return None
 
-    return multiples.multiples(
-        multiples.spread(panel.sparsities, _MOST), draw, panel.methods, multiples.LOW, panel.title
-    )
+    return multiples.stack(multiples.spread(panel.sparsities), draw, panel.methods, multiples.LOW, panel.title)

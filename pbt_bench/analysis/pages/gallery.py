@@ -9,13 +9,14 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import matplotlib as mpl
 import msgspec
 from matplotlib.figure import Figure
 
+from pbt_bench.analysis.figures import Drawing, source
 from pbt_bench.analysis.figures.style import save
 from pbt_bench.analysis.records.forks import FORK, processes, without_fork_warning
 
@@ -60,12 +61,13 @@ class Gallery:
     def _list(self) -> Path:
         return self.folder / ".drawn.json"
 
-    def picture(self, slug: str, alt: str, draw: Callable[[], Figure], shown: Iterable[str]) -> Picture:
-        """Register the figure that `draw` returns, to be saved as `slug`; `shown` has the states of its inputs."""
-        self._keys[slug] = hashlib.sha256("\n".join([_code(), *shown]).encode()).hexdigest()
-        if self._before.get(slug) != (self._keys[slug], self._files(slug)):
-            self._new[slug] = draw
-        return Picture(slug, alt, self.folder)
+    def picture(self, drawing: Drawing) -> Picture:
+        """Register a drawing; it is drawn again if its data, its file or the code of the analysis has changed."""
+        stem, states = drawing.slug, [panel.states for panel in drawing.panels]
+        self._keys[stem] = hashlib.sha256("\n".join([_code(), source(drawing.entry), *states]).encode()).hexdigest()
+        if self._before.get(stem) != (self._keys[stem], self._files(stem)):
+            self._new[stem] = partial(drawing.entry.draw, drawing.of)
+        return Picture(stem, drawing.alt, self.folder)
 
     def draw(self) -> None:
         """Draw and save new and changed figures on all processors, and record their digests."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
+from pbt_bench.analysis.figures import figures
+from pbt_bench.analysis.pages.rendering import render
 from pbt_bench.analysis.pages.report import write_report
+from pbt_bench.analysis.pages.table_files import Results, accuracy_tables, latex_text, variant_tables
 from pbt_bench.analysis.records.columns import MISSING
 from pbt_bench.analysis.records.data_frame import study_frame
 from pbt_bench.analysis.records.published import Published, load_published, published_folder
-from pbt_bench.analysis.statistics.conclusions import sentences
 from pbt_bench.analysis.statistics.missing import time_left
-from pbt_bench.analysis.statistics.paired import standings
-from pbt_bench.analysis.statistics.panel import panels, slug
-from pbt_bench.analysis.statistics.tables import PUBLISHED, Table, accuracy_table, latex_text
-from pbt_bench.analysis.statistics.variant_effects import variant_sentence, variant_table, variants
+from pbt_bench.analysis.statistics.study import assemble
+from pbt_bench.analysis.statistics.tables import PUBLISHED
 from pbt_bench.errors import RequestError
 from pbt_bench.grid_file import load_grid
 from pbt_bench.running.plan import check_names
@@ -45,20 +44,8 @@ _TABLE = r"""\begin{minipage}{\linewidth}
 """
 
 
-_FIGURES = ("accuracy-*", "compression-*", "critical-*", "variants")  # the study's own page shows the other figures
-
-
 @dataclass(frozen=True)
-class Shown:
-    """A table of a study with at least one number; `stem` is the path of its files from the page, without suffix."""
-
-    stem: str
-    table: Table
-    sentences: list[str]
-
-
-@dataclass(frozen=True)
-class Study:
+class StudyEntry:
     """A study file with its report, figures and tables; their paths are relative to the page."""
 
     name: str
@@ -69,10 +56,10 @@ class Study:
     left: str  # estimated time of the missing runs
     page: str  # "" for a study with neither a run nor a published number
     figures: list[str]
-    tables: list[Shown]
+    tables: list[Results]  # those with at least one number
 
 
-def write_paper(grids: Path, results: Path, out: Path) -> list[Study]:
+def write_paper(grids: Path, results: Path, out: Path) -> list[StudyEntry]:
     """Write a report of every study in the folder `grids`, a page of all studies, and their tables in LaTeX.
 
     The page is `out`/index.html, and the tables are in `out`/tables.tex. A study with neither a run nor a published
@@ -82,43 +69,35 @@ def write_paper(grids: Path, results: Path, out: Path) -> list[Study]:
     if not files:
         raise RequestError(f"{grids}: no study files there (expected *.toml)")
     published = load_published(published_folder(results))
-    studies = [_study(path, results, out, published) for path in files]
+    studies = [_entry(path, results, out, published) for path in files]
     studies.sort(key=lambda study: (not study.page, not study.recorded))
-    loader = jinja2.PackageLoader("pbt_bench.analysis.pages")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     out.mkdir(parents=True, exist_ok=True)
-    page = environment.get_template("paper.html.j2").render(studies=studies)
-    (out / "index.html").write_text(page, encoding="utf-8")
-    shown = [_latex(shown) for study in studies for shown in study.tables]
-    (out / "tables.tex").write_text(_DOCUMENT % "\n".join(shown), encoding="utf-8")
+    (out / "index.html").write_text(render("paper.html.j2", studies=studies), encoding="utf-8")
+    tables = [_latex(study.name, each) for study in studies for each in study.tables]
+    (out / "tables.tex").write_text(_DOCUMENT % "\n".join(tables), encoding="utf-8")
     return studies
 
 
-def _latex(shown: Shown) -> str:
-    table = shown.table
+def _latex(study: str, shown: Results) -> str:
+    table, stem = shown.table, f"{study}/tables/{shown.slug}"
     title, caption, *notes = map(latex_text, (table.title, table.caption, *table.notes))
-    return _TABLE % (title, shown.stem, caption, shown.stem, "\n\n".join(notes))
+    return _TABLE % (title, stem, caption, stem, "\n\n".join(notes))
 
 
-def _study(path: Path, results: Path, out: Path, published: Published) -> Study:
+def _entry(path: Path, results: Path, out: Path, published: Published) -> StudyEntry:
     grid = check_names(load_grid(path), str(path))
     store, specs = Store(results / grid.name), grid.runs()
     runs = study_frame(specs, store)
-    shown = []
-    parts, folder = panels(runs), f"{grid.name}/tables"
-    for panel in parts:
-        found = standings(panel)
-        table = accuracy_table(panel, found, published)
-        if found or any(row.kind == PUBLISHED and len(row.cells) > 1 for row in table.rows):
-            shown.append(Shown(f"{folder}/{panel.slug}", table, sentences(panel, found) if found else []))
-    for variant in variants(parts):
-        table = variant_table(variant)
-        shown.append(Shown(f"{folder}/{slug(f'change {table.title}')}", table, [variant_sentence(variant)]))
-    page = write_report(grid.name, specs, store, out / grid.name) if shown else None
-    figures = out / grid.name / "figures"
-    return Study(
+    study = assemble(runs, published, lambda run_id: None)
+    tables = [
+        each
+        for each in accuracy_tables(study, published)
+        if each.conclusions or any(row.kind == PUBLISHED and len(row.cells) > 1 for row in each.table.rows)
+    ]
+    shown = [*tables, *variant_tables(study)]
+    page = write_report(grid.name, specs, store, out / grid.name, runs) if shown else None
+    drawings = [drawing for entry in figures() if entry.paper for drawing in entry.drawings(study) if drawing.drawn]
+    return StudyEntry(
         name=grid.name,
         file=path,
         about=_head(path),
@@ -126,15 +105,11 @@ def _study(path: Path, results: Path, out: Path, published: Published) -> Study:
         recorded=int(runs["status"].ne(MISSING).sum()),
         left=time_left(specs, runs),
         page=page.relative_to(out).as_posix() if page else "",
-        figures=[file.relative_to(out).as_posix() for kind in _FIGURES for file in sorted(figures.glob(f"{kind}.svg"))],
+        figures=[f"{grid.name}/figures/{drawing.slug}.svg" for drawing in drawings if page],
         tables=shown,
     )
 
 
 def _head(path: Path) -> str:
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# "))
-    return " ".join(lines)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))

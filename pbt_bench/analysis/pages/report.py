@@ -4,40 +4,39 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from importlib.resources import files
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import jinja2
-import msgspec
 import pandas as pd
 
-from pbt_bench.analysis.figures.overlap import overlap_figure
-from pbt_bench.analysis.figures.ranks import rank_figure
-from pbt_bench.analysis.figures.style import method_order
-from pbt_bench.analysis.pages.gallery import Gallery, Picture
-from pbt_bench.analysis.pages.pictures import ablation_picture, group_pictures, panel_pictures, states
+from pbt_bench.analysis.pages.gallery import Gallery
+from pbt_bench.analysis.pages.rendering import render, source
 from pbt_bench.analysis.pages.run_table import run_data
-from pbt_bench.analysis.records.columns import MISSING, PER_RUN
+from pbt_bench.analysis.pages.sections import sections
+from pbt_bench.analysis.pages.table_files import accuracy_tables, save_table, variant_tables
 from pbt_bench.analysis.records.data_frame import STATUSES, study_frame
-from pbt_bench.analysis.records.published import beside, load_published, published_folder
-from pbt_bench.analysis.statistics.average_ranks import rank_sentences, ranks
-from pbt_bench.analysis.statistics.conclusions import conclusions, sentences
-from pbt_bench.analysis.statistics.jaccard import Masks, Overlaps, overlap_sentence, overlaps, save_overlaps
+from pbt_bench.analysis.records.published import load_published, published_folder
+from pbt_bench.analysis.statistics.jaccard import Masks
 from pbt_bench.analysis.statistics.missing import missing_runs, time_left
-from pbt_bench.analysis.statistics.paired import standings
-from pbt_bench.analysis.statistics.panel import Panel, panels, slug
-from pbt_bench.analysis.statistics.tables import accuracy_table, save_table
-from pbt_bench.analysis.statistics.upper_bounds import bounded
-from pbt_bench.analysis.statistics.variant_effects import variant_sentence, variant_table, variants
-from pbt_bench.analysis.statistics.zero_scores import zero_scores
+from pbt_bench.analysis.statistics.run_facts import (
+    commonest,
+    environments,
+    mask_audit,
+    scoring_summary,
+    settings,
+    study_axes,
+)
+from pbt_bench.analysis.statistics.study import assemble
+from pbt_bench.analysis.statistics.tables import PUBLISHED
+from pbt_bench.analysis.statistics.zero_scores import layer_zeros
 from pbt_bench.running.store import Store
-from pbt_bench.spec import DENSE, RunSpec
+from pbt_bench.spec import RunSpec
 
-_LISTED = 20  # distinct errors, or values of one environment field, shown before "and n more"
+PARTS = {  # parts of the page that are not figures: heading -> order among the figures, template
+    "Accuracy tables": (50, "accuracy_tables.html.j2"),
+    "What the variants change": (60, "variant_tables.html.j2"),
+    "Is it as sparse as claimed?": (110, "sparsity.html.j2"),
+}
 
 
 def write_report(
@@ -50,66 +49,40 @@ def write_report(
     """
     published = load_published(published_folder(store.folder.parent))
     table = study_frame(specs, store) if table is None else table
-    masks = _masks(store, table)
-    parts = bounded(beside(panels(table), published))
+    counts = {status: int((table["status"] == status).sum()) for status in STATUSES}
+    recorded = counts["missing"] < len(table)
+    study = assemble(table, published, _mask_reader(store, table))
+    results, changes = accuracy_tables(study, published), variant_tables(study)
+    for each in (*results, *changes):
+        save_table(each.table, out / "tables" / each.slug)
+    shown = [each for each in results if recorded or any(row.kind == PUBLISHED for row in each.table.rows)]
+    present = dict(zip(PARTS, (shown, changes, recorded), strict=True))
+    # Without a record, the published tables come before the figures.
+    parts = {name: (order * recorded, part) for name, (order, part) in PARTS.items() if present[name]}
     gallery = Gallery(out / "figures")
-    sections: list[dict[str, Any]] = []
-    for panel in parts:
-        found = standings(panel)
-        accuracies = accuracy_table(panel, found, published)
-        save_table(accuracies, out / "tables" / panel.slug)
-        shared = overlaps(panel, masks)
-        sections.append(
-            {
-                "panel": panel,
-                "table": accuracies,
-                "conclusions": conclusions(panel, found),
-                "sentences": sentences(panel, found),
-                **panel_pictures(gallery, panel),
-                "overlap": _overlap(panel, shared, out, gallery),
-                "shared": shared,
-                "shared_sentence": overlap_sentence(shared),
-                "zeros": zero_scores(panel),
-            }
-        )
-    changes: list[dict[str, Any]] = []
-    changed = variants(parts)
-    for variant in changed:
-        change = variant_table(variant)
-        changes.append({"sentence": variant_sentence(variant), "table": change, "slug": slug(f"change {change.title}")})
-        save_table(change, out / "tables" / changes[-1]["slug"])
-    ranked = ranks(parts)
-    (out / "tables").mkdir(parents=True, exist_ok=True)
-    ranked.pairs.to_csv(out / "tables" / "ranks.csv", index=False)
-    groups = group_pictures(gallery, parts)
-    ablation = ablation_picture(gallery, changed, parts)
-    by_rank = None
-    if len(ranked.average) > 1:
-        about = "Average ranks of the methods"
-        by_rank = gallery.picture("ranks", about, partial(rank_figure, ranked), states(*parts))
+    found = sections(study, gallery, out / "tables", parts)
     gallery.draw()
-    script = files("pbt_bench.analysis.pages").joinpath("templates", "page.js").read_text(encoding="utf-8")
-    page = _template().render(
+    script = source("page.js")
+    page = render(
+        "page.html.j2",
         name=name,
-        what=_what(table),
-        settings=_settings(specs),
+        axes=study_axes(table),
+        settings=settings(specs),
         trained=any(spec.recipe.epochs for spec in specs),
-        counts={status: int((table["status"] == status).sum()) for status in STATUSES},
+        counts=counts,
         total=len(table),
+        recorded=recorded,
         missing=missing_runs(table),
         time_left=time_left(specs, table),
-        errors=_commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
-        groups=groups,
-        variants=ablation,
+        errors=commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
+        sections=found,
+        results=shown,
         changes=changes,
-        rank_sentences=rank_sentences(ranked),
-        ranks=by_rank,
-        sections=sections,
-        printed=[section for section in sections if len(section["panel"].printed)],
-        audit=_audit(table),
-        scores=_scores(table),
-        environment=_environment(table),
-        run_data=run_data(table, parts),
+        audit=mask_audit(table),
+        scores=scoring_summary(table),
+        zeros=[(panel.title, layer_zeros(panel)) for panel in study.panels],
+        environments=environments(table),
+        run_data=run_data(table, study.panels),
         script=script,
         script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -118,119 +91,9 @@ def write_report(
     return path
 
 
-def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("pbt_bench.analysis.pages")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html.j2")
-
-
-def _masks(store: Store, table: pd.DataFrame) -> Callable[[str], Masks | None]:
+def _mask_reader(store: Store, table: pd.DataFrame) -> Callable[[str], Masks | None]:
     """Return a function that reads the masks of a run id, or returns None if they are not stored."""
     stored = {path.stem for path in store.masks.glob("*.bits")}
     here = table[table["run_id"].isin(stored)]
     parts = dict(zip(here["run_id"], zip(here["layers"], here["mask_digest"], strict=True), strict=True))
     return lambda run_id: store.masks_of(run_id, *parts[run_id]) if run_id in parts else None
-
-
-def _overlap(panel: Panel, shared: Overlaps, out: Path, gallery: Gallery) -> Picture | None:
-    """Write the table of overlaps and register its figure; return None if no two masks can be compared."""
-    if shared.table.empty:
-        return None
-    save_overlaps(shared, out / "tables" / f"overlap-{panel.slug}.csv")
-    title = f"Overlap of the masks of all pairs of methods, {panel.title}"
-    table = shared.table.to_csv()  # not the states: masks are stored outside the records
-    return gallery.picture(f"overlap-{panel.slug}", title, partial(overlap_figure, panel, shared), [table, panel.title])
-
-
-def _what(table: pd.DataFrame) -> dict[str, str]:
-    """Return the axes of the study and their values, without axes that have only their default value."""
-    pruned = table[table["method"] != DENSE]
-    defaults = {field.name: field.default for field in msgspec.structs.fields(RunSpec)}
-    shown = {}
-    for name in ("dataset", "model", "method", "sparsity", "seed", *defaults):
-        if name in ("recipe", "scoring") or name in shown:
-            continue
-        values = list(dict.fromkeys(pruned[name]))
-        if name == "method":
-            values = method_order(values)
-        if values != [defaults[name]]:
-            shown[name] = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-    return shown
-
-
-def _settings(specs: Iterable[RunSpec]) -> dict[str, dict[str, str]]:
-    """Return all values that occur of each field of recipe and scoring."""
-    shown: dict[str, dict[str, dict[str, None]]] = {"recipe": {}, "scoring": {}}
-    for kind, fields in shown.items():
-        for part in dict.fromkeys(getattr(spec, kind) for spec in specs):
-            for name, value in msgspec.structs.asdict(part).items():
-                fields.setdefault(name, {})[_plain(value)] = None
-    return {kind: {name: " or ".join(values) for name, values in fields.items()} for kind, fields in shown.items()}
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "default" if value is None else str(value)
-
-
-def _audit(table: pd.DataFrame) -> dict[str, int]:
-    """Count the runs whose realised sparsity equals the mask's, and those whose mask has the requested sparsity.
-
-    Both comparisons are exact to one weight.
-    """
-    pruned = table.dropna(subset=["realised_sparsity", "mask_sparsity"])
-    weights = pruned["prunable"].astype("float64")
-    realised = (pruned["realised_sparsity"] - pruned["mask_sparsity"]).abs() * weights
-    asked = pruned["sparsity"] * weights - (weights - pruned["kept"].astype("float64"))
-    return {
-        "runs": len(pruned),
-        "realised": int((realised < 0.5).sum()),
-        # floor(sparsity * prunable) is less than one weight below the product; -1e-3 allows for rounding of floats.
-        "exact": int(asked.between(-1e-3, 1, inclusive="left").sum()),
-    }
-
-
-def _scores(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Summarise the scoring of each method: zero scores, ties at the threshold, runs with empty layers, seconds."""
-    pruned = table[(table["method"] != DENSE) & table["prunable"].notna()]
-    rows = []
-    for method in method_order(pruned["method"].unique()):
-        own = pruned[pruned["method"] == method]
-        rows.append(
-            {
-                "method": method,
-                "runs": len(own),
-                "zero_mean": own["zero_score_share"].mean(),
-                "zero_max": own["zero_score_share"].max(),
-                # With more zero scores than pruned weights, order alone decides which zero scores are kept.
-                "tied": int((own["zero_score_share"] > own["mask_sparsity"]).sum()),
-                "collapsed": int((own["collapsed_layers"] > 0).sum()),
-                "seconds": own["scoring_seconds"].median(),
-            }
-        )
-    return rows
-
-
-def _environment(table: pd.DataFrame) -> dict[str, list[tuple[str, int]]]:
-    """Return all values of each environment field, with the number of runs that recorded each value."""
-    values: dict[str, list[str]] = {}
-    for place in table.loc[table["status"] != MISSING, "environment"]:
-        for name, value in place.items():
-            if name in PER_RUN:
-                continue
-            fields = value if isinstance(value, dict) else {"": value}
-            for key, item in fields.items():
-                values.setdefault(f"{name} {key}".strip(), []).append(str(item))
-    return {name: _commonest(found) for name, found in sorted(values.items())}
-
-
-def _commonest(values: Iterable[str]) -> list[tuple[str, int]]:
-    """Count distinct values, most frequent first; combine those after the first 20 into one entry."""
-    ranked = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
-    rest = ranked[_LISTED:]
-    return ranked[:_LISTED] + ([(f"… and {len(rest)} more", sum(n for _, n in rest))] if rest else [])

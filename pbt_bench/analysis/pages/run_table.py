@@ -45,7 +45,7 @@ def run_data(table: pd.DataFrame, parts: Iterable[Panel]) -> str:
     setting = pd.Series("", index=table.index, dtype="object")
     for panel in parts:
         setting.loc[panel.runs.index] = panel.setting
-    hosts = pd.Series([str(place.get("host", "")) for place in table["environment"]], index=table.index)
+    hosts = pd.Series([str(environment.get("host", "")) for environment in table["environment"]], index=table.index)
     texts = table.assign(setting=setting, host=hosts)
     columns: dict[str, list[Any]] = {"run": list(table["run_id"])}
     words = {}

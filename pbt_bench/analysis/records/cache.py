@@ -93,8 +93,8 @@ def _batch(store: Store, files: dict[str, tuple[int, ...]]) -> pa.Table:
     except (OverflowError, ValueError):
         records = [record for record in records if _fits(record, store)]
         table = encode(records)
-    for place, name in enumerate(KEY):
-        table = table.append_column(name, pa.array([files[r.run_id][place] for r in records], pa.int64()))
+    for index, name in enumerate(KEY):
+        table = table.append_column(name, pa.array([files[r.run_id][index] for r in records], pa.int64()))
     return table
 
 

@@ -271,8 +271,8 @@ def _parts(table: pa.Table, name: str) -> Iterator[NDArray[Any]]:
 
 def _objects(values: Iterable[Any]) -> NDArray[np.object_]:
     """Return an object array with one element per value, also where the values are sequences."""
-    listed = list(values)
-    found = np.empty(len(listed), dtype="object")
-    for place, value in enumerate(listed):
-        found[place] = value
+    items = list(values)
+    found = np.empty(len(items), dtype="object")
+    for index, value in enumerate(items):
+        found[index] = value
     return found

@@ -57,12 +57,12 @@ def study_frame(specs: Sequence[RunSpec], store: Store) -> pd.DataFrame:
     wanted = {spec.run_id: spec for spec in specs}
     found = read(store, wanted)
     present = found["run_id"].to_pylist()
-    place = {run_id: row for row, run_id in enumerate(present)}
-    absent = [run_id for run_id in wanted if run_id not in place]
-    place |= {run_id: row for row, run_id in enumerate(absent, len(present))}
+    rows = {run_id: row for row, run_id in enumerate(present)}
+    absent = [run_id for run_id in wanted if run_id not in rows]
+    rows |= {run_id: row for row, run_id in enumerate(absent, len(present))}
     both = pa.concat_tables([found.select(SCHEMA.names), encode(wanted[run_id] for run_id in absent)])
-    order = [place[run_id] for run_id in wanted]
+    order = [rows[run_id] for run_id in wanted]
     table = decode(both.unify_dictionaries().combine_chunks().take(pa.array(order, pa.int64())))
-    rows = zip(*(found[name].to_pylist() for name in KEY), strict=True)
-    states = [*(f"{size} {modified} {changed}" for size, modified, changed in rows), *("" for _ in absent)]
+    keys = zip(*(found[name].to_pylist() for name in KEY), strict=True)
+    states = [*(f"{size} {modified} {changed}" for size, modified, changed in keys), *("" for _ in absent)]
     return table.assign(state=[states[row] for row in order])

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from pbt_bench.analysis.statistics.labels import counted
 from pbt_bench.analysis.statistics.paired import LEVEL, holm
 from pbt_bench.analysis.statistics.panel import Panel
 
@@ -47,7 +48,7 @@ class Ranks:
         return found
 
 
-def ranks(parts: Sequence[Panel]) -> Ranks:
+def rank_methods(parts: Sequence[Panel]) -> Ranks:
     """Rank the methods by mean accuracy over seeds in every setting (panel, sparsity); equal means share their rank.
 
     A sanity transform changes the method, so panels with one count only if the study has no other panels.
@@ -71,9 +72,8 @@ def rank_sentences(found: Ranks) -> list[str]:
     """Describe the average ranks and the number of significant differences."""
     if len(found.average) < 2:
         return ["No setting has an accuracy of two methods yet: there is nothing to rank."]
-    count = f"{found.settings} setting{'s' * (found.settings != 1)}"
     order = ", ".join(f"{name} {rank:.2f}" for name, rank in found.average.items())
-    said = [f"Average rank over {count} (1 is best): {order}."]
+    said = [f"Average rank over {counted(found.settings, 'setting')} (1 is best): {order}."]
     if found.left_out:
         said.append(f"{found.left_out} more lack an accuracy of some method and are left out.")
     apart = int((found.pairs["p_holm"] < LEVEL).sum())
@@ -81,7 +81,7 @@ def rank_sentences(found: Ranks) -> list[str]:
         f"{apart} of {len(found.pairs)} pairs differ significantly (Wilcoxon signed-rank, Holm-corrected, 0.05)."
     )
     if 2 * len(found.pairs) / 2**found.settings >= LEVEL and not apart:
-        said.append("So few settings cannot show any difference between so many methods.")
+        said.append("So few settings cannot show any difference between this many methods.")
     return said
 
 

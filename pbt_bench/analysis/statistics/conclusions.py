@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pbt_bench.analysis.figures.style import tick_label
+from pbt_bench.analysis.statistics.labels import counted, joined, points, tick_label
 from pbt_bench.analysis.statistics.paired import FEWEST, Comparison, Standing
 from pbt_bench.analysis.statistics.panel import Panel, summarise
 
@@ -25,7 +25,7 @@ class Conclusion:
     settled: bool
 
 
-def conclusions(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
+def conclude(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
     """Return the conclusion at each sparsity; `found` is `standings(panel)`."""
     means = panel.cells["mean"].to_dict()
     said = []
@@ -45,7 +45,7 @@ def conclusions(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
     return said
 
 
-def sentences(panel: Panel, found: Sequence[Standing]) -> list[str]:
+def main_conclusions(panel: Panel, found: Sequence[Standing]) -> list[str]:
     """Return the main conclusions of one panel, or a sentence that no run has an accuracy yet."""
     if not found:
         return ["No run has an accuracy yet."]
@@ -68,7 +68,7 @@ def sentences(panel: Panel, found: Sequence[Standing]) -> list[str]:
 def _sentence(standing: Standing, leader: str) -> str:
     said = _order(standing, leader)
     if standing.at_chance:
-        said += f" At chance in every run: {_listed(standing.at_chance)}."
+        said += f" At chance in every run: {joined(standing.at_chance)}."
     return said
 
 
@@ -78,28 +78,23 @@ def _order(standing: Standing, leader: str) -> str:
     if not standing.against:
         return f"Only {leader} has an accuracy: nothing to compare."
     level = [other.other for other in standing.against if other.level]
-    highest = f"{_listed([leader, *level])} {'share' if level else 'has'} the highest mean"
+    highest = f"{joined([leader, *level])} {'share' if level else 'has'} the highest mean"
     pairs = min(comparison.pairs for comparison in standing.against)
     if pairs < FEWEST:
-        few = f"{pairs} seed{'s' * (pairs != 1)} in common"
-        return f"{highest}, but {few} with some method cannot support any order."
+        return f"{highest}, but {counted(pairs, 'seed')} in common with some method cannot support any order."
     beaten = [comparison.other for comparison in standing.against if comparison.supported]
     if not beaten:
         return f"{highest}, but the data cannot tell {leader.split(' ')[0]} from any other method."
     return (
-        f"{highest}; {leader.split(' ')[0]} is better than {_listed(beaten)}, not told apart: {_listed(standing.tied)}."
+        f"{highest}; {leader.split(' ')[0]} is better than {joined(beaten)}, not told apart: {joined(standing.tied)}."
     )
 
 
 def _difference(comparison: Comparison) -> str:
-    mean = _signed(comparison.mean)
+    mean = points(comparison.mean)
     if comparison.low != comparison.low:
         return mean
-    return f"{mean} [{_signed(comparison.low)}, {_signed(comparison.high)}]"
-
-
-def _signed(share: float) -> str:
-    return f"{round(100 * share, 2) + 0.0:+.2f}"  # never -0.00
+    return f"{mean} [{points(comparison.low)}, {points(comparison.high)}]"
 
 
 def _against_dense(panel: Panel) -> list[str]:
@@ -122,7 +117,7 @@ def _ends(runs: pd.DataFrame) -> list[str]:
     for status in ("collapsed", "diverged"):
         counts = runs.loc[runs["status"] == status, "method"].value_counts()
         if len(counts):
-            parts = _listed([f"{count} of {method}" for method, count in counts.items()])
+            parts = joined([f"{count} of {method}" for method, count in counts.items()])
             said.append(f"Counted at chance accuracy because they {status}: {parts}.")
     return said
 
@@ -147,8 +142,4 @@ def _spans(chosen: Sequence[int], names: Sequence[str]) -> str:
     for _, group in itertools.groupby(enumerate(chosen), key=lambda pair: pair[1] - pair[0]):
         run = [names[i] for _, i in group]
         parts += run if len(run) < 3 else [f"{run[0]} to {run[-1]}"]
-    return _listed(parts)
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return joined(parts)

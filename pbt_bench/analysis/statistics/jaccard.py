@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pbt_bench.analysis.figures.style import method_order
-from pbt_bench.analysis.statistics.panel import Panel
+from pbt_bench.analysis.statistics.method_styles import method_order
 
 Masks = Mapping[str, NDArray[np.bool_]]
 
@@ -23,11 +21,11 @@ _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=
 
 @dataclass(frozen=True)
 class Overlaps:
-    """The mask overlaps of all pairs of methods of one panel."""
+    """The mask overlaps of all pairs of methods of one panel: a row of `table` per pair, methods in the fixed order."""
 
-    table: pd.DataFrame  # sparsity, method_a, method_b, jaccard, chance, n: a row per pair, methods in the fixed order
-    finished: int  # runs with a mask
-    unread: int  # finished runs whose mask is not stored; excluded from the table
+    table: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*_PAIR, "jaccard", "chance", "n"]))
+    finished: int = 0  # runs with a mask
+    unread: int = 0  # finished runs whose mask is not stored; excluded from the table
 
 
 class _Kept(NamedTuple):
@@ -38,8 +36,8 @@ class _Kept(NamedTuple):
     sizes: NDArray[np.int64]
 
 
-def overlaps(panel: Panel, read: Callable[[str], Masks | None]) -> Overlaps:
-    """Compute the overlap of every two methods at every sparsity, averaged over their common seeds.
+def mask_overlaps(runs: pd.DataFrame, read: Callable[[str], Masks | None]) -> Overlaps:
+    """Compute the overlap of every two methods at every sparsity of one panel, averaged over their common seeds.
 
     `read` returns the masks of a run id by layer, or None if they are not stored. Memory holds the masks of one
     sparsity and seed at a time, with one bit per weight.
@@ -53,12 +51,12 @@ def overlaps(panel: Panel, read: Callable[[str], Masks | None]) -> Overlaps:
     with k the kept and n the prunable weights. This ratio of means differs from the mean ratio by about one part in
     k_A + k_B. Two empty masks are equal: `jaccard` and `chance` are 1.
     """
-    finished = panel.runs[panel.runs["layers"].notna()]
+    finished = runs[runs["layers"].notna()]
     rows, unread = [], 0
     # itertools instead of pandas' groupby: 100,000 runs can have 10,000 groups.
     ordered = finished.sort_values(["sparsity", "seed"], kind="stable")
-    runs = zip(*(ordered[name].tolist() for name in ("sparsity", "seed", "method", "run_id")), strict=True)
-    for (sparsity, _), group in itertools.groupby(runs, key=lambda run: run[:2]):
+    rows_of_runs = zip(*(ordered[name].tolist() for name in ("sparsity", "seed", "method", "run_id")), strict=True)
+    for (sparsity, _), group in itertools.groupby(rows_of_runs, key=lambda run: run[:2]):
         kept = {}
         for _, _, method, run_id in group:
             masks = read(run_id)
@@ -72,21 +70,20 @@ def overlaps(panel: Panel, read: Callable[[str], Masks | None]) -> Overlaps:
     table = table.astype({"sparsity": "float64", "jaccard": "float64", "chance": "float64"})
     pairs = table.groupby(_PAIR, sort=False)
     table = pairs.agg(jaccard=("jaccard", "mean"), chance=("chance", "mean"), n=("jaccard", "size")).reset_index()
-    order = {method: place for place, method in enumerate(panel.methods)}
+    order = {method: rank for rank, method in enumerate(method_order(runs["method"].unique()))}
     table = table.sort_values(_PAIR, key=lambda column: column.replace(order), ignore_index=True)
     return Overlaps(table, len(finished), unread)
 
 
-def save_overlaps(found: Overlaps, path: Path) -> None:
-    """Write the table of overlaps to a CSV file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    found.table.to_csv(path, index=False)
-
-
 def overlap_sentence(found: Overlaps) -> str:
-    """Describe the pair furthest above chance at the highest sparsity, and the pair of SNIP and FTS."""
+    """Describe the pair furthest above chance at the highest sparsity, the pair of SNIP and FTS, and unread masks."""
+    unread = (
+        f" {found.unread} of {found.finished} finished runs have no stored mask and are left out."
+        if found.unread
+        else ""
+    )
     if found.table.empty:
-        return "No two methods with a stored mask at the same sparsity and seed."
+        return f"No two methods with a stored mask at the same sparsity and seed.{unread}"
     highest = found.table["sparsity"].max()
     pairs = found.table[found.table["sparsity"] == highest]
     above = pairs["jaccard"] - pairs["chance"]
@@ -99,7 +96,7 @@ def overlap_sentence(found: Overlaps) -> str:
     known = pairs[(pairs["method_a"] == "snip") & (pairs["method_b"] == "fts")]
     if len(known) and known.index[0] != best.name:
         said += f" {_pair(known.iloc[0])}: {_shown(known.iloc[0])}."
-    return said
+    return said + unread
 
 
 def _pack(masks: Masks) -> _Kept:

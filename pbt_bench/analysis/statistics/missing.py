@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import msgspec
 import pandas as pd
 
-from pbt_bench.analysis.figures.style import method_order
 from pbt_bench.analysis.records.columns import MISSING
+from pbt_bench.analysis.statistics.labels import counted
+from pbt_bench.analysis.statistics.method_styles import method_order
 from pbt_bench.running.estimate import estimate
 from pbt_bench.running.outcomes import Outcome
 from pbt_bench.running.progress import duration
@@ -20,11 +21,11 @@ _MOST = 6  # runs of one method that are named individually
 def missing_runs(table: pd.DataFrame) -> list[str]:
     """Return one line per dataset, model and method with missing runs: their number, and each run if they are few."""
     lines = []
-    for (dataset, model), place in table.groupby(["dataset", "model"], sort=False):
-        lacking = place[place["status"] == MISSING]
+    for (dataset, model), runs in table.groupby(["dataset", "model"], sort=False):
+        lacking = runs[runs["status"] == MISSING]
         for method in method_order(lacking["method"].unique()):
             own = lacking[lacking["method"] == method]
-            total = int((place["method"] == method).sum())
+            total = int((runs["method"] == method).sum())
             named = [f"{run.sparsity:g} seed {run.seed}" for run in own.itertuples()]
             which = f": {', '.join(named)}" if len(own) < total and len(own) <= _MOST else ""
             lines.append(f"{dataset} / {model}, {method}: {len(own)} of {total}{which}")
@@ -37,13 +38,15 @@ def time_left(specs: Sequence[RunSpec], table: pd.DataFrame) -> str:
         return ""
     measured = table[table["status"] != MISSING]
     parts = (
-        {"run_id": run_id, "status": status, "environment": place}
-        for run_id, status, place in zip(measured["run_id"], measured["status"], measured["environment"], strict=True)
+        {"run_id": run_id, "status": status, "environment": environment}
+        for run_id, status, environment in zip(
+            measured["run_id"], measured["status"], measured["environment"], strict=True
+        )
     )
     found = {part["run_id"]: msgspec.convert(part, Outcome) for part in parts}
     todo = [spec for spec in specs if spec.run_id not in found]
     guess = estimate(specs, todo, found)
     if guess.seconds is None:
         return "How long they take is not known: no run of this study is measured yet."
-    runs = f"{guess.measured} run{'s' * (guess.measured != 1)}"
+    runs = counted(guess.measured, "run")
     return f"They take one worker about {duration(guess.seconds)}, judged by the {runs} measured so far."

@@ -200,9 +200,9 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64]
     tail = float(ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975)))
     counts, weights = _resamples(n)
     if n > _EXACT_UP_TO:  # all resamples have the same weight: a partial sort finds both percentiles
-        place = int(tail * len(counts))
+        rank = int(tail * len(counts))
         found = [
-            np.partition(counts @ part / n, [place, len(counts) - 1 - place], axis=0)[[place, -1 - place]]
+            np.partition(counts @ part / n, [rank, len(counts) - 1 - rank], axis=0)[[rank, -1 - rank]]
             for part in np.array_split(values, -(-values.shape[1] // _AT_ONCE), axis=1)
         ]
         low, high = np.concatenate(found, axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,10 +13,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from pbt_bench.analysis.figures.style import method_order
+from pbt_bench.analysis.records.columns import MISSING
 from pbt_bench.analysis.records.data_frame import STATUSES
+from pbt_bench.analysis.statistics.jaccard import Overlaps
+from pbt_bench.analysis.statistics.labels import text_of
+from pbt_bench.analysis.statistics.method_styles import method_order
 from pbt_bench.spec import DENSE
 
 _BASE = ["dataset", "model", "init", "recipe", "scoring"]  # fields that a dense baseline shares with the pruned runs
@@ -38,13 +42,35 @@ class Panel:
     slug: str  # a file name's stem, unique in the study
     runs: pd.DataFrame  # pruned runs, missing ones included
     dense: pd.DataFrame  # their dense baseline; may be empty
-    printed: pd.DataFrame = field(default_factory=lambda: _NONE)  # the rows of a paper, from `published.beside`
-    bounds: Mapping[str, pd.Series] = field(default_factory=dict)  # name -> mean by sparsity, from `bounds.bounded`
+    printed: pd.DataFrame = field(default_factory=lambda: _NONE)  # the rows of a paper, from `with_published`
+    bounds: Mapping[str, pd.Series] = field(default_factory=dict)  # name -> mean by sparsity, from `with_bounds`
+    overlaps: Overlaps = field(default_factory=Overlaps)  # of masks, from `jaccard.mask_overlaps`
 
     @property
     def title(self) -> str:
         """Dataset, model and setting, for example `digits / resnet8 (scope erk)`."""
         return f"{self.dataset} / {self.model}" + (f" ({self.setting})" if self.setting else "")
+
+    @cached_property
+    def recorded(self) -> bool:
+        """True if any pruned run has a record."""
+        return bool(self.runs["status"].ne(MISSING).any())
+
+    @cached_property
+    def has_accuracy(self) -> bool:
+        """True if any pruned run has a record, or a paper printed an accuracy for a cell."""
+        return self.recorded or len(self.overlay) > 0
+
+    @cached_property
+    def diagnosed(self) -> pd.DataFrame:
+        """The pruned runs whose masks are recorded layer by layer."""
+        return self.runs[self.runs["layers"].notna()]
+
+    @cached_property
+    def densities(self) -> dict[Hashable, NDArray[np.float64]]:
+        """The densities of all layers, as an array (seeds, layers), by (method, sparsity)."""
+        cells = self.diagnosed.groupby(["method", "sparsity"])["layers"]
+        return {cell: np.array([layers.densities for layers in rows]) for cell, rows in cells}
 
     @cached_property
     def methods(self) -> list[str]:
@@ -84,9 +110,13 @@ class Panel:
 
     @cached_property
     def states(self) -> str:
-        """The digest of the panel's records and missing runs, published rows and bounds."""
+        """The digest of the panel's records and missing runs, published rows, bounds and overlaps of masks."""
         rows = pd.concat([self.runs, self.dense])
-        others = [self.printed.to_csv(), *(f"{name} {means.to_csv()}" for name, means in self.bounds.items())]
+        others = [
+            self.printed.to_csv(),
+            self.overlaps.table.to_csv(),
+            *(f"{name} {means.to_csv()}" for name, means in self.bounds.items()),
+        ]
         shown = [self.title, *others, *rows["run_id"], *rows["state"]]
         return hashlib.sha256("\n".join(shown).encode()).hexdigest()
 
@@ -104,13 +134,13 @@ def panels(table: pd.DataFrame) -> list[Panel]:
         dense = rows[rows["method"] == DENSE]
         for extra, runs in pruned.groupby(_EXTRA, sort=False):
             parts.append((dict(zip(_BASE + _EXTRA, (*base, *extra), strict=True)), runs, dense))
-    labels = _labels([_flat(place) for place, _, _ in parts])
+    labels = _labels([_flat(setting) for setting, _, _ in parts])
     found, used = [], Counter[str]()
-    for (place, runs, dense), setting in zip(parts, labels, strict=True):
-        stem = slug(f"{place['dataset']} {place['model']} {setting}")
+    for (fields, runs, dense), setting in zip(parts, labels, strict=True):
+        stem = slug(f"{fields['dataset']} {fields['model']} {setting}")
         used[stem] += 1
         stem += f"-{used[stem]}" if used[stem] > 1 else ""
-        found.append(Panel(place["dataset"], place["model"], setting, stem, runs, dense))
+        found.append(Panel(fields["dataset"], fields["model"], setting, stem, runs, dense))
     return found
 
 
@@ -139,19 +169,15 @@ def counted_accuracy(runs: pd.DataFrame, column: str = "test_accuracy") -> pd.Se
     return runs[column].where(~runs["status"].isin(ENDED), runs["chance_accuracy"])
 
 
-def _flat(place: dict[str, Any]) -> dict[str, object]:
+def _flat(setting: dict[str, Any]) -> dict[str, object]:
     """Flatten a setting to names and values, including the fields of recipe and scoring."""
-    flat = {name: value for name, value in place.items() if name not in ("dataset", "model", *_NESTED)}
+    flat = {name: value for name, value in setting.items() if name not in ("dataset", "model", *_NESTED)}
     for name in _NESTED:
-        flat |= {f"{name}.{key}": value for key, value in msgspec.structs.asdict(place[name]).items()}
+        flat |= {f"{name}.{key}": value for key, value in msgspec.structs.asdict(setting[name]).items()}
     return flat
 
 
 def _labels(settings: Sequence[dict[str, object]]) -> list[str]:
     """Describe each setting by the fields whose values vary."""
     varying = [name for name in (settings[0] if settings else {}) if len({setting[name] for setting in settings}) > 1]
-    return [", ".join(f"{name} {_word(setting[name])}" for name in varying) for setting in settings]
-
-
-def _word(value: object) -> str:
-    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+    return [", ".join(f"{name} {text_of(setting[name])}" for name in varying) for setting in settings]

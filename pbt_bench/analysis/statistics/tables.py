@@ -1,31 +1,22 @@
-"""Tables in the layout of the papers, with rows of sparsities and columns of methods, as CSV, Markdown and LaTeX."""
+"""Tables in the layout of the papers, with rows of sparsities and columns of methods."""
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pbt_bench.analysis.figures.style import tick_label
 from pbt_bench.analysis.records.data_frame import STATUSES
-from pbt_bench.analysis.records.published import Published, differences, matching
+from pbt_bench.analysis.records.published import Published
+from pbt_bench.analysis.statistics.labels import counted, tick_label
+from pbt_bench.analysis.statistics.literature import matching_rows, recipe_differences
 from pbt_bench.analysis.statistics.paired import Standing
 from pbt_bench.analysis.statistics.panel import Panel, counted_accuracy, summarise
 from pbt_bench.spec import DENSE
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "Δ": r"$\Delta$",
-}
 HERE, PUBLISHED, DIFFERENCE = "here", "published", "Δ"
 _MARKS = (
     "Bold: better than every other method. Underlined: the highest mean and, where some method is worse, "
@@ -45,7 +36,7 @@ class Cell:
     @property
     def text(self) -> str:
         """Mean, standard deviation and note without the mark, for example `90.00 ± 2.00 (n = 2)`."""
-        return _joined(self.mean, f"± {self.std}" if self.std else "", f"({self.note})" if self.note else "") or "–"
+        return spaced(self.mean, f"± {self.std}" if self.std else "", f"({self.note})" if self.note else "") or "–"
 
 
 @dataclass(frozen=True)
@@ -81,9 +72,9 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
     """
     methods = list(dict.fromkeys(panel.runs["method"]))  # in the order of the study, which is that of the paper
     numbers = _numbers(panel, methods)
-    rows = matching(published, panel) if published else pd.DataFrame()
+    rows = matching_rows(published, panel) if published else pd.DataFrame()
     if len(rows):
-        numbers = _beside(numbers, rows, panel)
+        numbers = _with_published(numbers, rows, panel)
     marks = {(standing.leader, standing.sparsity): "best" if standing.settled else "tied" for standing in found}
     marks |= {(method, standing.sparsity): "tied" for standing in found for method in standing.marked}
     alone = len(rows) > 0 and bool((rows["sparsity"] > 0).any()) and not numbers["n"].any()
@@ -101,75 +92,16 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
             deltas = [_delta(by_method[method]) for method in columns]
             if not alone and any(cell.mean for cell in deltas):
                 lines.append(Row(label, DIFFERENCE, deltas))
-    place = {"dataset": panel.dataset, "model": panel.model, "setting": panel.setting}
-    numbers = numbers.assign(**place)
+    where = {"dataset": panel.dataset, "model": panel.model, "setting": panel.setting}
+    numbers = numbers.assign(**where)
     return Table(
         title=panel.title,
         caption=_caption(panel.seeds, alone, len(rows) > 0, marked=bool(marks)),
         methods=methods,
         rows=lines,
-        notes=differences(published, panel, rows) if published and len(rows) else [],
-        numbers=numbers[[*place, *(name for name in numbers if name not in place)]],
+        notes=recipe_differences(published, panel, rows) if published and len(rows) else [],
+        numbers=numbers[[*where, *(name for name in numbers if name not in where)]],
     )
-
-
-def save_table(table: Table, stem: Path) -> None:
-    """Write the table to `stem`.csv, .md and .tex, and its numbers to `stem`-numbers.csv with a row per cell."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    table.numbers.to_csv(stem.with_name(f"{stem.name}-numbers.csv"), index=False)
-    with stem.with_name(f"{stem.name}.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(_grid(table, table.methods, lambda cell: cell.text))
-    stem.with_name(f"{stem.name}.md").write_text(markdown(table), encoding="utf-8")
-    stem.with_name(f"{stem.name}.tex").write_text(latex(table), encoding="utf-8")
-
-
-def markdown(table: Table) -> str:
-    """Format a GitHub table; bold is better than every other method, underlined is tied for the highest mean."""
-
-    def show(cell: Cell) -> str:
-        mean = {"best": f"**{cell.mean}**", "tied": f"<ins>{cell.mean}</ins>"}.get(cell.mark, cell.mean)
-        return replace(cell, mean=mean).text
-
-    head, *lines = _grid(table, [_markdown_text(method) for method in table.methods], show)
-    rule = ["---"] * (len(head) - len(table.methods)) + ["---:"] * len(table.methods)
-    body = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
-    notes = "".join(f"\n- {_markdown_text(note)}" for note in table.notes)
-    return f"{_markdown_text(table.title)}: {table.caption}\n\n{body}\n" + (f"{notes}\n" if notes else "")
-
-
-def latex(table: Table) -> str:
-    """Format a LaTeX `tabular` for a document that uses booktabs; notes are comments below it."""
-
-    def show(cell: Cell) -> str:
-        mean = {"best": rf"\textbf{{{cell.mean}}}", "tied": rf"\underline{{{cell.mean}}}"}.get(cell.mark, cell.mean)
-        std = rf"{{\scriptsize $\pm$ {cell.std}}}" if cell.std else ""
-        return _joined(mean, std, rf"{{\scriptsize ({cell.note})}}" if cell.note else "") or "--"
-
-    width, grouped = len(table.methods), table.kinds
-    head = [_comment(f"{table.title}: {table.caption} Needs \\usepackage{{booktabs}}.")]
-    head += [rf"\begin{{tabular}}{{l{'l' * grouped}{'r' * width}}}", r"\toprule"]
-    head.append(rf"{' & '.join(['sparsity', *[''] * grouped, *map(latex_text, table.methods)])} \\")
-    lines, before, before_cells = [], "", list[Cell]()
-    for row in table.rows:
-        if row.sparsity != before:
-            after_head = not before or len(before_cells) < width
-            lines.append(r"\midrule" if after_head else r"\addlinespace" if grouped else "")
-        cells = " & ".join(map(show, row.cells))
-        if len(row.cells) < width:
-            cells = rf"\multicolumn{{{width}}}{{c}}{{{cells}}}"
-        kind = [r"$\Delta$" if row.kind == DIFFERENCE else row.kind] * grouped
-        lines.append(rf"{' & '.join([row.sparsity if row.sparsity != before else '', *kind, cells])} \\")
-        before, before_cells = row.sparsity, row.cells
-    return "\n".join([*head, *filter(None, lines), r"\bottomrule", r"\end{tabular}", *map(_comment, table.notes), ""])
-
-
-def _grid(table: Table, methods: Sequence[str], show: Callable[[Cell], str]) -> list[list[str]]:
-    """Return head and rows, with the kind of each row if the table has more than one kind."""
-    lines = [["sparsity", *[""] * table.kinds, *methods]]
-    for row in table.rows:
-        blanks = [""] * (len(methods) - len(row.cells))
-        lines.append([row.sparsity, *[row.kind] * table.kinds, *map(show, row.cells), *blanks])
-    return lines
 
 
 def _numbers(panel: Panel, methods: Sequence[str]) -> pd.DataFrame:
@@ -184,10 +116,10 @@ def _numbers(panel: Panel, methods: Sequence[str]) -> pd.DataFrame:
     ).reset_index()  # fmt: skip
 
 
-def _beside(numbers: pd.DataFrame, rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
+def _with_published(numbers: pd.DataFrame, rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
     """Add published numbers and differences to `numbers`, using the published statistic if the runs recorded it."""
     names = {name: f"published_{name}" for name in ("mean", "std", "n", "statistic", "source", "note", "comparable")}
-    order = {method: place for place, method in enumerate((DENSE, *numbers["method"].unique()))}
+    order = {method: rank for rank, method in enumerate((DENSE, *numbers["method"].unique()))}
     numbers = numbers.merge(rows[["method", "sparsity", *names]].rename(columns=names), "outer", ["method", "sparsity"])
     numbers = numbers.sort_values(
         ["sparsity", "method"], key=lambda own: own.map(order) if own.name == "method" else own
@@ -228,23 +160,11 @@ def _delta(row: Mapping[Hashable, Any]) -> Cell:
 def _caption(seeds: int, alone: bool, published: bool, marked: bool) -> str:
     if alone:
         return "test accuracy in percent as papers printed it, mean ± standard deviation; no run here yet."
-    what = f"test accuracy in percent, mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}"
+    what = f"test accuracy in percent, mean ± standard deviation over {counted(seeds, 'seed')}"
     what += f"{', beside it what papers printed' if published else ''}."
     return what + f" {_MARKS}" * marked
 
 
-def _joined(*parts: str) -> str:
+def spaced(*parts: str) -> str:
+    """Join the texts that are not empty with spaces."""
     return " ".join(part for part in parts if part)
-
-
-def _comment(text: str) -> str:
-    return "% " + " ".join(text.split())
-
-
-def _markdown_text(text: str) -> str:
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
-
-
-def latex_text(text: str) -> str:
-    """Escape characters that LaTeX would interpret as commands, and encode ± and Δ."""
-    return re.sub(r"[\\~^&%$#_{}±Δ]", lambda match: _LATEX.get(match[0], "\\" + match[0]), text)

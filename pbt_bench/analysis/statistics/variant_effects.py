@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from pbt_bench.analysis.figures.style import tick_label
-from pbt_bench.analysis.statistics.paired import Comparison, accuracies, compare
+from pbt_bench.analysis.statistics.labels import points, text_of, tick_label
+from pbt_bench.analysis.statistics.paired import LEVEL, Comparison, accuracies, compare
 from pbt_bench.analysis.statistics.panel import Panel
 from pbt_bench.analysis.statistics.tables import Cell, Row, Table
 from pbt_bench.spec import RunSpec
@@ -34,28 +34,28 @@ class Variant:
     def title(self) -> str:
         """Dataset, model and both values, for example `digits / resnet8: sanity shuffle against none`."""
         others = [part for part in self.panel.setting.split(", ") if part and not part.startswith(f"{self.axis} ")]
-        place = f"{self.panel.dataset} / {self.panel.model}" + (f" ({', '.join(others)})" if others else "")
-        return f"{place}: {self.axis} {self.value} against {self.default}"
+        panel = f"{self.panel.dataset} / {self.panel.model}" + (f" ({', '.join(others)})" if others else "")
+        return f"{panel}: {self.axis} {self.value} against {self.default}"
 
 
-def variants(parts: Sequence[Panel]) -> list[Variant]:
+def find_variants(parts: Sequence[Panel]) -> list[Variant]:
     """Find every pair of panels that differ in one axis, one of them at its default, and have common runs.
 
     Common runs have the same method, sparsity and seed, and an accuracy.
     """
     defaults = {field.name: field.default for field in msgspec.structs.fields(RunSpec)}
-    places = [tuple(panel.runs.iloc[0][name] for name in (*_SAME, *AXES)) for panel in parts]
+    settings = [tuple(panel.runs.iloc[0][name] for name in (*_SAME, *AXES)) for panel in parts]
     found = []
-    for panel, place in zip(parts, places, strict=True):
-        for axis, own in zip(AXES, place[len(_SAME) :], strict=True):
+    for panel, setting in zip(parts, settings, strict=True):
+        for axis, own in zip(AXES, setting[len(_SAME) :], strict=True):
             if own == defaults[axis]:
                 continue
             at = len(_SAME) + AXES.index(axis)
-            base = (*place[:at], defaults[axis], *place[at + 1 :])
-            if base in places:
-                lines = _lines(panel, parts[places.index(base)])
+            base = (*setting[:at], defaults[axis], *setting[at + 1 :])
+            if base in settings:
+                lines = _lines(panel, parts[settings.index(base)])
                 if lines:
-                    found.append(Variant(panel, axis, _word(own), _word(defaults[axis]), lines))
+                    found.append(Variant(panel, axis, text_of(own), text_of(defaults[axis]), lines))
     return found
 
 
@@ -93,7 +93,7 @@ def variant_sentence(variant: Variant) -> str:
 
 def differs(one: Comparison) -> bool:
     """Return True if the interval excludes zero and the corrected test is significant."""
-    return (one.low > 0 or one.high < 0) and one.p_holm < 0.05
+    return (one.low > 0 or one.high < 0) and one.p_holm < LEVEL
 
 
 def _lines(panel: Panel, base: Panel) -> dict[str, list[Comparison]]:
@@ -119,13 +119,5 @@ def _lines(panel: Panel, base: Panel) -> dict[str, list[Comparison]]:
 def _cell(one: Comparison) -> Cell:
     if not one.pairs:
         return Cell(note="missing")
-    interval = "" if np.isnan(one.low) else f"{_points(one.low)} to {_points(one.high)}"
-    return Cell(_points(one.mean), "", interval, "best" if differs(one) else "")
-
-
-def _points(share: float) -> str:
-    return f"{round(100 * share, 2) + 0.0:+.2f}"
-
-
-def _word(value: object) -> str:
-    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+    interval = "" if np.isnan(one.low) else f"{points(one.low)} to {points(one.high)}"
+    return Cell(points(one.mean), "", interval, "best" if differs(one) else "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pbt_bench.analysis.figures.collapse import short_names
+from pbt_bench.analysis.statistics.labels import layer_labels
 from pbt_bench.analysis.statistics.panel import Panel
 
 
@@ -23,18 +23,18 @@ class Zeros:
         return all(text == "0" for _, cells in self.rows for text in cells)
 
 
-def zero_scores(panel: Panel) -> Zeros:
+def layer_zeros(panel: Panel) -> Zeros:
     """Compute the share of exactly zero scores in each layer, as the mean over the runs of a method.
 
     Scores are counted in the first round, before any pruning, so they do not depend on sparsity.
     """
-    runs = panel.runs[panel.runs["layers"].notna()]
+    runs = panel.diagnosed
     shares = {
         method: np.mean([layers.zero_scores / layers.prunable for layers in own["layers"]], axis=0)
         for method, own in runs.groupby("method")
     }
     methods = [method for method in panel.methods if method in shares]
-    names = short_names(runs["layers"].iloc[0].names) if methods else []
+    names = layer_labels(runs["layers"].iloc[0].names) if methods else []
     rows = [(name, [_percent(shares[method][i]) for method in methods]) for i, name in enumerate(names)]
     return Zeros(methods, rows)
 

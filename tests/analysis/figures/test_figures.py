@@ -15,12 +15,16 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from pbt_bench.analysis.figures import style
-from pbt_bench.analysis.figures.accuracy import accuracy_figure
-from pbt_bench.analysis.figures.collapse import collapse_figure, short_names
+from pbt_bench.analysis.figures.accuracy import accuracy
+from pbt_bench.analysis.figures.collapse import collapse
 from pbt_bench.analysis.records.data_frame import frame
-from pbt_bench.analysis.records.published import beside, load_published
+from pbt_bench.analysis.records.published import load_published
+from pbt_bench.analysis.statistics import method_styles
+from pbt_bench.analysis.statistics.labels import layer_labels, tick_label
+from pbt_bench.analysis.statistics.literature import with_published
+from pbt_bench.analysis.statistics.method_styles import method_style
 from pbt_bench.analysis.statistics.panel import panels
-from pbt_bench.analysis.statistics.upper_bounds import bounded
+from pbt_bench.analysis.statistics.upper_bounds import with_bounds
 from pbt_bench.running.record import Layer, RunRecord
 from pbt_bench.spec import Grid, Recipe, RunSpec
 
@@ -42,31 +46,37 @@ def texts(figure: Figure) -> list[str]:
 def test_a_method_has_the_same_colour_in_every_figure(
     grid: Callable[..., Grid], record: Callable[..., RunRecord], subset: tuple[str, ...]
 ) -> None:
-    figure = accuracy_figure(panels(frame(map(record, grid(method=subset).runs()))))
-    assert legend_colours(figure) == {method: style.look(method).colour for method in subset}
+    figure = accuracy(panels(frame(map(record, grid(method=subset).runs()))))
+    assert legend_colours(figure) == {method: method_style(method).colour for method in subset}
 
 
 def test_known_methods_differ_in_grey_too() -> None:
-    looks = {name: style.look(name) for name in style._KNOWN}
-    assert len({look.colour for look in looks.values()}) == len(looks)
-    assert len({(look.marker, look.dash) for look in looks.values()}) == len(looks)
+    styles = {name: method_style(name) for name in method_styles._KNOWN}
+    assert len({one.colour for one in styles.values()}) == len(styles)
+    assert len({(one.marker, one.dash) for one in styles.values()}) == len(styles)
 
 
 def test_a_users_method_never_looks_like_a_known_one() -> None:
-    known = [style.look(name) for name in style._KNOWN]
+    known = [method_style(name) for name in method_styles._KNOWN]
     for number in range(200):
-        own = style.look(f"method_{number}")
-        assert own == style.look(f"method_{number}")
+        own = method_style(f"method_{number}")
+        assert own == method_style(f"method_{number}")
         assert own.colour not in {look.colour for look in known}
         assert own.marker not in {look.marker for look in known}
 
 
 def test_a_label_never_rounds_to_one_and_log_spaced_ones_differ() -> None:
     spaced = [1 - 10 ** (-k / 4) for k in range(1, 25)]
-    labels = [style.tick_label(sparsity) for sparsity in spaced]
-    assert len(set(labels)) == 24
-    assert labels[-2:] == ["0.9999982", "0.999999"]
-    assert [style.tick_label(s) for s in (0, 0.5, 0.995, 0.995278, 0.0001)] == ["0", "0.5", "0.995", "0.9953", "0.0001"]
+    shown = [tick_label(sparsity) for sparsity in spaced]
+    assert len(set(shown)) == 24
+    assert shown[-2:] == ["0.9999982", "0.999999"]
+    assert [tick_label(s) for s in (0, 0.5, 0.995, 0.995278, 0.0001)] == [
+        "0",
+        "0.5",
+        "0.995",
+        "0.9953",
+        "0.0001",
+    ]
 
 
 def test_high_sparsities_stand_apart() -> None:
@@ -82,12 +92,12 @@ def test_tick_labels_do_not_overlap_and_the_highest_sparsity_is_labelled(
     grid: Callable[..., Grid], record: Callable[..., RunRecord], sparsities: tuple[float, ...]
 ) -> None:
     runs = grid(model=("vgg8",), method=("snip",), sparsity=sparsities, seed=(0,)).runs()
-    figure = accuracy_figure(panels(frame(map(record, runs))))
+    figure = accuracy(panels(frame(map(record, runs))))
     figure.draw_without_rendering()
     labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
     boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
-    assert labels[-1].get_text() == style.tick_label(max(sparsities))
+    assert labels[-1].get_text() == tick_label(max(sparsities))
 
 
 def test_every_seed_is_a_point_and_a_run_that_collapsed_is_hollow(
@@ -96,7 +106,7 @@ def test_every_seed_is_a_point_and_a_run_that_collapsed_is_hollow(
     specs = grid(model=("vgg8",), method=("snip", "fts"), sparsity=(0.9, 0.98)).runs()
     collapsed = specs[-1]
     runs = [record(spec, "collapsed", 0.1) if spec == collapsed else record(spec) for spec in specs]
-    (axes,) = accuracy_figure(panels(frame(runs))).axes
+    (axes,) = accuracy(panels(frame(runs))).axes
     points = [line for line in axes.lines if line.get_linestyle() == "None" and np.size(line.get_xdata())]
     hollow = [line for line in points if to_hex(line.get_markerfacecolor()) == "#ffffff"]
     assert sum(int(np.size(line.get_xdata())) for line in points) == 12
@@ -108,8 +118,8 @@ def test_means_carry_the_mark_of_their_method_and_an_interval_that_accuracies_ca
 ) -> None:
     specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9, 0.98), seed=(0, 1)).runs()
     runs = [record(spec, accuracy=(0.5 if spec.sparsity < 0.95 else 0.9) + 0.02 * spec.seed) for spec in specs]
-    (axes,) = accuracy_figure(panels(frame(runs))).axes
-    look = style.look("snip")
+    (axes,) = accuracy(panels(frame(runs))).axes
+    look = method_style("snip")
     (line,) = [line for line in axes.lines if line.get_color() == look.colour and line.get_linestyle() != "None"]
     assert line.get_marker() == look.marker
     assert np.asarray(line.get_ydata()).tolist() == pytest.approx([51, 91])
@@ -123,7 +133,7 @@ def test_panels_stand_one_below_the_other_in_one_column(
     grid: Callable[..., Grid], record: Callable[..., RunRecord]
 ) -> None:
     runs = map(record, grid(model=("vgg8", "resnet8", "resnet20"), method=("snip",), seed=(0,)).runs())
-    figure = accuracy_figure(panels(frame(runs)))
+    figure = accuracy(panels(frame(runs)))
     figure.draw_without_rendering()
     boxes = [axes.get_window_extent() for axes in figure.axes]
     assert figure.get_figwidth() == 3.5
@@ -136,7 +146,7 @@ def test_dense_and_chance_are_labelled_with_their_level(
 ) -> None:
     specs = grid(model=("vgg8",), method=("snip",)).runs()
     runs = [record(spec, accuracy=0.9 if spec.method == "dense" else 0.9 - 0.6 * spec.sparsity) for spec in specs]
-    figure = accuracy_figure(panels(frame(runs)))
+    figure = accuracy(panels(frame(runs)))
     assert texts(figure) == ["90.0", "10.0"]
     assert [text.get_text() for text in figure.legends[0].texts] == ["snip", "dense", "chance"]
 
@@ -148,10 +158,10 @@ def test_published_means_are_drawn_beside_the_runs_or_alone(record: Callable[...
         for sparsity in (0.9, 0.98)
     ]
     for runs in (specs, list(map(record, specs))):
-        (axes,) = accuracy_figure(beside(panels(frame(runs)), published)).axes
+        (axes,) = accuracy(with_published(panels(frame(runs)), published)).axes
         (line,) = [line for line in axes.lines if line.get_label() == "published"]
         assert np.asarray(line.get_ydata()).tolist() == pytest.approx([90.55, 87.24])
-        assert (line.get_color(), line.get_marker()) == style.look("fts")[:2], "known in grey too"
+        assert (line.get_color(), line.get_marker()) == method_style("fts")[:2], "known in grey too"
         assert line.get_markerfacecolor() == "white"
         assert ("(published only)" in axes.get_title()) == (runs is specs)
 
@@ -170,7 +180,7 @@ def test_collapsed_layers_are_crossed_with_the_number_of_seeds(record: Callable[
     specs = [RunSpec(dataset="d", model="m", method="snip", sparsity=0.9, seed=seed) for seed in range(3)]
     kept = [(10, 0, 0), (20, 0, 4), (30, 0, 0)]
     (panel,) = panels(frame(map(with_kept, [record] * 3, specs, kept)))
-    figure = collapse_figure(panel)
+    figure = collapse(panel)
     axes = figure.axes[0]
     crosses = {(text.get_position()[1], text.get_text()) for text in axes.texts}
     assert crosses == {(1, "×"), (2, "× 2/3")}
@@ -188,7 +198,7 @@ def test_heat_maps_fit_a_page_and_can_be_read_there(record: Callable[..., RunRec
         for seed in range(2)
     ]
     (panel,) = panels(frame([with_kept(record, spec, (10, 9 * spec.seed)) for spec in specs]))
-    figure = collapse_figure(panel)
+    figure = collapse(panel)
     assert figure.get_figwidth() <= 7
     shown = [text for axes in figure.axes for text in (*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels())]
     assert min(text.get_fontsize() for text in shown) >= 6
@@ -201,7 +211,7 @@ def test_heat_maps_fit_a_page_and_can_be_read_there(record: Callable[..., RunRec
 def test_without_collapse_there_is_no_cross(grid: Callable[..., Grid], record: Callable[..., RunRecord]) -> None:
     specs = grid(model=("vgg8",), method=("random",), sparsity=(0.5,)).runs()
     (panel,) = panels(frame(map(record, specs)))
-    assert texts(collapse_figure(panel)) == []
+    assert texts(collapse(panel)) == []
 
 
 def test_upper_bounds_stand_beside_the_methods_at_initialization(
@@ -214,14 +224,14 @@ def test_upper_bounds_stand_beside_the_methods_at_initialization(
     level = {("none", False): 0.5, ("2 epochs", False): 0.6, ("2 epochs", True): 0.6}
     level |= {("15 epochs", False): 0.8, ("15 epochs", True): 0.7}
     runs = [record(spec, accuracy=level[spec.warmup, spec.rewind] - spec.seed / 100) for spec in specs]
-    found = {panel.setting: panel for panel in bounded(panels(frame(runs)))}
+    found = {panel.setting: panel for panel in with_bounds(panels(frame(runs)))}
     bounds = found["warmup none, rewind no"].bounds
     assert {name: means.round(6).to_dict() for name, means in bounds.items()} == {
         "magnitude after training": {0.9: 0.795, 0.98: 0.795},
         "lottery ticket (rewound)": {0.9: 0.695, 0.98: 0.695},
     }, "a warm-up of 2 of 15 epochs is no bound"
     assert all(not panel.bounds for setting, panel in found.items() if "warmup none" not in setting)
-    figure = accuracy_figure([found["warmup none, rewind no"]])
+    figure = accuracy([found["warmup none, rewind no"]])
     assert [text.get_text() for text in figure.legends[0].get_texts()][:4] == ["magnitude", "fts", *bounds]
     drawn = [line for line in figure.axes[0].lines if line.get_color() in ("#111111", "#2b2b2b")]
     assert [line.get_ydata().round(6).tolist() for line in drawn] == [[79.5, 79.5], [69.5, 69.5]]
@@ -229,17 +239,17 @@ def test_upper_bounds_stand_beside_the_methods_at_initialization(
 
 def test_panels_without_a_run_say_so(grid: Callable[..., Grid]) -> None:
     found = panels(frame(grid(model=("vgg8",), method=("snip", "fts")).runs()))
-    assert texts(accuracy_figure(found)) == ["no run with an accuracy yet"]
-    assert texts(collapse_figure(found[0])) == ["no run yet"] * 2
+    assert texts(accuracy(found)) == ["no run with an accuracy yet"]
+    assert texts(collapse(found[0])) == ["no run yet"] * 2
 
 
 def test_layer_names_lose_what_they_share() -> None:
-    assert short_names(["net.a.conv.weight", "net.b.conv.weight"]) == ["a.conv", "b.conv"]
-    assert short_names(["fc.weight"]) == ["fc"]
-    assert len(short_names(["x." + "very_long_" * 9, "y"])[0]) <= 26
+    assert layer_labels(["net.a.conv.weight", "net.b.conv.weight"]) == ["a.conv", "b.conv"]
+    assert layer_labels(["fc.weight"]) == ["fc"]
+    assert len(layer_labels(["x." + "very_long_" * 9, "y"])[0]) <= 26
 
 
-@pytest.mark.parametrize("draw", [accuracy_figure, lambda found: collapse_figure(found[0])])
+@pytest.mark.parametrize("draw", [accuracy, lambda found: collapse(found[0])])
 def test_the_same_records_give_the_same_bytes(
     tmp_path: Path, grid: Callable[..., Grid], record: Callable[..., RunRecord], draw: Callable[..., Figure]
 ) -> None:
@@ -255,7 +265,7 @@ def test_of_many_seeds_the_lowest_the_quartiles_and_the_highest_are_drawn(
 ) -> None:
     specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9, 0.98), seed=tuple(range(50))).runs()
     runs = [record(spec, accuracy=0.5 + 0.005 * spec.seed) for spec in specs]
-    (axes,) = accuracy_figure(panels(frame(runs))).axes
+    (axes,) = accuracy(panels(frame(runs))).axes
     points = [line for line in axes.lines if line.get_linestyle() == "None" and np.size(line.get_xdata())]
     assert [np.round(np.asarray(line.get_ydata(), float), 6).tolist() for line in points] == [
         2 * [50, 56.125, 62.25, 68.375, 74.5]

@@ -16,18 +16,19 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from pbt_bench.analysis.figures import multiples, style
-from pbt_bench.analysis.figures.accuracy import accuracy_figure
-from pbt_bench.analysis.figures.compression import compression_figure
-from pbt_bench.analysis.figures.cost import cost_figure
-from pbt_bench.analysis.figures.critical import critical_figure, critical_sparsities, printed_critical
-from pbt_bench.analysis.figures.curves import curve_figure, mean_curve
-from pbt_bench.analysis.figures.effective import effective_figure
+from pbt_bench.analysis.figures.accuracy import accuracy
+from pbt_bench.analysis.figures.compression import compression
+from pbt_bench.analysis.figures.cost import cost
+from pbt_bench.analysis.figures.critical import critical, critical_sparsities, printed_critical
+from pbt_bench.analysis.figures.curves import curves, mean_curve
+from pbt_bench.analysis.figures.effective import effective
 from pbt_bench.analysis.figures.multiples import spread
-from pbt_bench.analysis.figures.profiles import profile_figure
-from pbt_bench.analysis.figures.variants import ablation_figure
+from pbt_bench.analysis.figures.profiles import profiles
+from pbt_bench.analysis.figures.variants import variants as draw_variants
 from pbt_bench.analysis.records.data_frame import frame
+from pbt_bench.analysis.statistics.method_styles import method_style
 from pbt_bench.analysis.statistics.panel import panels
-from pbt_bench.analysis.statistics.variant_effects import variants
+from pbt_bench.analysis.statistics.study import Study
 from pbt_bench.running.record import RunRecord
 from pbt_bench.spec import Grid, RunSpec
 
@@ -36,14 +37,14 @@ ONE = {"model": ("vgg8",), "method": ("snip", "fts"), "seed": (0, 1)}
 
 def drawn(axes: Axes, method: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The x and y of the line of one method, without its hollow marks."""
-    colour = style.look(method).colour
+    colour = method_style(method).colour
     (line,) = [line for line in axes.lines if line.get_color() == colour and line.get_linestyle() != "None"]
     return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
 
 
 def at_the_edge(axes: Axes, method: str) -> list[float]:
     """Where the hollow marks of one method are."""
-    colour = style.look(method).colour
+    colour = method_style(method).colour
     lines = [line for line in axes.lines if line.get_markeredgecolor() == colour and line.get_linestyle() == "None"]
     return [float(x) for line in lines for x in np.asarray(line.get_xdata()) if line.get_markerfacecolor() == "white"]
 
@@ -59,7 +60,7 @@ def with_layers(run: RunRecord, kept: Sequence[int], **changes: Any) -> RunRecor
 def test_compression_is_weights_over_kept_weights(grid: Callable[..., Grid], record: Callable[..., RunRecord]) -> None:
     specs = grid(**ONE, sparsity=(0.5, 0.9, 0.99)).runs()
     runs = [record(spec, accuracy=0.9 - 0.1 * spec.seed - 0.3 * spec.sparsity) for spec in specs]
-    (axes,) = compression_figure(panels(frame(runs))).axes
+    (axes,) = compression(panels(frame(runs))).axes
     x, y = drawn(axes, "snip")
     assert x == pytest.approx([2, 10, 100])
     assert y == pytest.approx([100 * (0.85 - 0.3 * sparsity) for sparsity in (0.5, 0.9, 0.99)])
@@ -77,7 +78,7 @@ def test_profiles_show_the_mean_density_of_each_layer_and_mark_empty_ones(
         ("fts", 1): (9, 9, 9, 9),
     }
     runs = [with_layers(record(spec), kept[spec.method, spec.seed]) for spec in specs if spec.method != "dense"]
-    (axes,) = profile_figure(panels(frame(runs))[0]).axes
+    (axes,) = profiles(panels(frame(runs))[0]).axes
     assert drawn(axes, "snip")[1] == pytest.approx([0.6, 0.3, np.nan, 0.02], nan_ok=True)
     assert at_the_edge(axes, "snip") == [pytest.approx(3, abs=0.4)]
     assert drawn(axes, "fts")[1] == pytest.approx([0.09] * 4)
@@ -100,12 +101,12 @@ def test_critical_sparsity_is_the_highest_before_a_layer_is_empty(
         {("fts", 0): np.nan, ("fts", 1): 0.99, ("snip", 0): 0.9, ("snip", 1): 0.98}, nan_ok=True
     )
     assert rows["reached"].to_dict() == {("fts", 0): True, ("fts", 1): False, ("snip", 0): True, ("snip", 1): True}
-    (axes,) = critical_figure([panel]).axes
+    (axes,) = critical([panel]).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["snip", "fts"]
     marks = {line.get_color(): line for line in axes.lines if line.get_marker() not in (None, "None", "")}
-    snip, fts = (marks.get(style.look(m).colour) or next(
+    snip, fts = (marks.get(method_style(m).colour) or next(
         line for line in axes.lines
-        if line.get_markeredgecolor() == style.look(m).colour and np.size(line.get_xdata()) == 1
+        if line.get_markeredgecolor() == method_style(m).colour and np.size(line.get_xdata()) == 1
     ) for m in ("snip", "fts"))  # fmt: skip
     assert np.asarray(snip.get_xdata()).tolist() == pytest.approx([1])  # 0.9, the lower of two medians
     assert fts.get_marker() == "x"
@@ -122,7 +123,7 @@ def test_effective_sparsity_stands_against_the_nominal_one(
         effective = 1.0 if dead else 1 - 0.5 * (1 - spec.sparsity)
         return msgspec.structs.replace(run, pruning=msgspec.structs.replace(run.pruning, effective_sparsity=effective))
 
-    (axes,) = effective_figure(panels(frame(map(made, specs)))).axes
+    (axes,) = effective(panels(frame(map(made, specs)))).axes
     assert drawn(axes, "snip")[0] == pytest.approx([1, 2])
     assert drawn(axes, "snip")[1] == pytest.approx([1 + np.log10(2), 2 + np.log10(2)])
     assert drawn(axes, "fts")[1] == pytest.approx([1 + np.log10(2), np.nan], nan_ok=True)
@@ -136,7 +137,7 @@ def test_marks_of_methods_without_any_path_do_not_hide_each_other(
     specs = grid(**ONE, sparsity=(0.9, 0.99)).runs()
     runs = [record(spec) for spec in specs]
     runs = [msgspec.structs.replace(r, pruning=msgspec.structs.replace(r.pruning, effective_sparsity=1)) for r in runs]
-    (axes,) = effective_figure(panels(frame(runs))).axes
+    (axes,) = effective(panels(frame(runs))).axes
     (a, b), (c, d) = (at_the_edge(axes, method) for method in ("snip", "fts"))
     assert a < c < b < d
 
@@ -148,7 +149,7 @@ def test_curves_are_means_over_the_runs_that_reached_an_epoch(
     runs = [record(spec, accuracy=0.6 + 0.2 * spec.seed) for spec in specs]
     runs = [msgspec.structs.replace(run, curve=run.curve[:10] if run.spec.seed else run.curve) for run in runs]
     table = frame(runs)
-    (axes,) = curve_figure(panels(table)[0]).axes
+    (axes,) = curves(panels(table)[0]).axes
     x, y = drawn(axes, "snip")
     assert list(x) == list(range(1, 16))
     assert y == pytest.approx([100 * (0.7 if epoch <= 10 else 0.6) * epoch / 15 for epoch in range(1, 16)])
@@ -168,7 +169,7 @@ def test_in_curves_what_collapsed_or_diverged_counts_at_chance(
         run = record(spec, "diverged" if spec.seed else "done", 0.75)
         return msgspec.structs.replace(run, curve=run.curve[:10]) if spec.seed else run
 
-    (axes,) = curve_figure(panels(frame(map(ended, specs)))[0]).axes
+    (axes,) = curves(panels(frame(map(ended, specs)))[0]).axes
     assert list(drawn(axes, "fts")[1]) == pytest.approx([10] * 15)
     of_done = [75 * epoch / 15 for epoch in range(1, 16)]
     expected = [(own + (own if i < 10 else 10) + 10) / 3 for i, own in enumerate(of_done)]
@@ -179,14 +180,14 @@ def test_what_papers_printed_is_drawn_before_there_is_a_run(grid: Callable[..., 
     (panel,) = panels(frame(grid(**ONE, sparsity=(0.9, 0.99)).runs()))
     rows = {"method": "snip", "sparsity": [0.9, 0.99], "mean": [0.8, 0.6], "empty_layers": [0, 2], "comparable": True}
     panel = dataclasses.replace(panel, printed=pd.DataFrame(rows))
-    (axes,) = compression_figure([panel]).axes
+    (axes,) = compression([panel]).axes
     x, y = drawn(axes, "snip")
     assert (list(x), list(y)) == (pytest.approx([10, 100]), [80, 60])
     assert "published only" in axes.get_title()
-    (axes,) = critical_figure([panel]).axes
+    (axes,) = critical([panel]).axes
     (bar,) = axes.lines
     assert "published only" in axes.get_title()
-    assert [text.get_text() for text in critical_figure([panel]).legends[0].texts] == ["published masks"]
+    assert [text.get_text() for text in critical([panel]).legends[0].texts] == ["published masks"]
     assert (bar.get_xdata()[0], bar.get_ydata()[0]) == (pytest.approx(style.position(0.9)), 0)
 
 
@@ -198,7 +199,7 @@ def test_what_papers_printed_is_drawn_where_they_printed_it_and_of_the_same_meth
     other = own | {"method": "fts", "comparable": False}
     dense = own | {"method": "dense", "sparsity": 0.0, "mean": [0.9, 0.9]}
     panel = dataclasses.replace(panel, printed=pd.concat(map(pd.DataFrame, (dense, own, other))))
-    for figure in (accuracy_figure([panel]), compression_figure([panel])):
+    for figure in (accuracy([panel]), compression([panel])):
         lines = [line for line in figure.axes[0].lines if line.get_marker() not in (None, "None")]
         assert [np.asarray(line.get_ydata()).tolist() for line in lines] == [
             pytest.approx([80, np.nan, 60], nan_ok=True)
@@ -213,7 +214,7 @@ def test_chance_is_in_sight_where_runs_come_near_it(
 ) -> None:
     specs = grid(**ONE, sparsity=(0.9, 0.99)).runs()
     parts = panels(frame([record(spec, accuracy=0.95 if spec.sparsity < 0.99 else lowest) for spec in specs]))
-    for draw in (accuracy_figure, compression_figure):
+    for draw in (accuracy, compression):
         (axes,) = draw(parts).axes
         assert (axes.get_ylim()[0] < 10) == in_sight
         assert ("chance" in [text.get_text() for text in draw(parts).legends[0].texts]) == in_sight
@@ -223,7 +224,7 @@ def test_compressions_over_many_decades_have_a_label_each_decade(
     grid: Callable[..., Grid], record: Callable[..., RunRecord]
 ) -> None:
     specs = grid(**ONE, sparsity=(0.5, 0.9, 0.999, 0.9999)).runs()
-    (axes,) = compression_figure(panels(frame(map(record, specs)))).axes
+    (axes,) = compression(panels(frame(map(record, specs)))).axes
     low, high = axes.get_xlim()
     assert [tick for tick in axes.get_xticks() if low < tick < high] == [10, 100, 1000, 10000]
 
@@ -243,7 +244,7 @@ def test_cost_is_scoring_seconds_and_the_share_of_training(
             run, pruning=msgspec.structs.replace(run.pruning, scoring_seconds=1.0 + spec.seed, flops_sparse=500_000)
         )
 
-    scoring, training = cost_figure(panels(frame(map(made, specs)))[0]).axes
+    scoring, training = cost(panels(frame(map(made, specs)))[0]).axes
     assert drawn(scoring, "fts") == (pytest.approx([1.5, 1.5]), pytest.approx([80, 60]))
     assert drawn(training, "fts") == (pytest.approx([25, 25]), pytest.approx([80, 60]))
 
@@ -253,20 +254,20 @@ def test_variants_are_drawn_as_their_difference_to_the_base(
 ) -> None:
     specs = grid(**ONE | {"seed": (0, 1, 2)}, sparsity=(0.9, 0.98), sanity=("none", "shuffle")).runs()
     runs = [record(spec, accuracy=0.8 - 0.1 * (spec.sanity == "shuffle") - 0.01 * spec.seed) for spec in specs]
-    (axes,) = ablation_figure(variants(panels(frame(runs)))).axes
+    (axes,) = draw_variants(Study(panels(frame(runs)))).axes
     for method in ("snip", "fts"):
-        (line,) = [line for line in axes.lines if line.get_color() == style.look(method).colour]
+        (line,) = [line for line in axes.lines if line.get_color() == method_style(method).colour]
         assert np.asarray(line.get_ydata()).tolist() == pytest.approx([-10, -10])
     assert "sanity shuffle against none" in axes.get_title().replace("\n", " ")
 
 
 FIGURES = {
-    "compression": compression_figure,
-    "critical": critical_figure,
-    "effective": effective_figure,
-    "profiles": lambda parts: profile_figure(parts[0]),
-    "curves": lambda parts: curve_figure(parts[0]),
-    "cost": lambda parts: cost_figure(parts[0]),
+    "compression": compression,
+    "critical": critical,
+    "effective": effective,
+    "profiles": lambda parts: profiles(parts[0]),
+    "curves": lambda parts: curves(parts[0]),
+    "cost": lambda parts: cost(parts[0]),
 }
 
 

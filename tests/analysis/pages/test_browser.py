@@ -15,7 +15,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from pbt_bench.analysis import write_report
+from pbt_bench.analysis.pages.report import write_report
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import Grid

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from pbt_bench.analysis import write_report
 from pbt_bench.analysis.figures import style
 from pbt_bench.analysis.pages import gallery
+from pbt_bench.analysis.pages.report import write_report
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import Grid, RunSpec

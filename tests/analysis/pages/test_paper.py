@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pbt_bench.analysis.pages.paper import Study, write_paper
+from pbt_bench.analysis.pages.paper import StudyEntry, write_paper
 from pbt_bench.cli import main
 from pbt_bench.grid_file import load_grid
 from pbt_bench.running.record import RunRecord
@@ -48,11 +48,11 @@ def folder(
 
 
 @pytest.fixture(scope="module")
-def studies(folder: Path) -> list[Study]:
+def studies(folder: Path) -> list[StudyEntry]:
     return write_paper(folder / "grids", folder / "results", folder / "out")
 
 
-def test_every_study_is_listed_with_what_there_is(folder: Path, studies: list[Study]) -> None:
+def test_every_study_is_listed_with_what_there_is(folder: Path, studies: list[StudyEntry]) -> None:
     assert [(study.name, study.recorded, study.runs, bool(study.page)) for study in studies] == [
         ("own", 4, 5, True),
         ("printed", 0, 5, True),
@@ -72,14 +72,14 @@ def test_every_study_is_listed_with_what_there_is(folder: Path, studies: list[St
     assert "Highest mean accuracy: " in page
 
 
-def test_every_link_leads_somewhere(folder: Path, studies: list[Study]) -> None:
+def test_every_link_leads_somewhere(folder: Path, studies: list[StudyEntry]) -> None:
     links = re.findall(r'(?:href|src)="([^"]+)"', (folder / "out/index.html").read_text())
     assert len(links) == 1 + 2 * (1 + 4) + 3 + 2, "tables.tex; per study its page and four table files; figures"
     for link in links:
         assert (folder / "out" / link).stat().st_size > 0
 
 
-def test_all_tables_compile_as_one_document(folder: Path, studies: list[Study]) -> None:
+def test_all_tables_compile_as_one_document(folder: Path, studies: list[StudyEntry]) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
@@ -100,8 +100,8 @@ def test_variants_are_on_the_page_too(
     stored(tmp_path / "results/ablation", [record(spec) for spec in load_grid(tmp_path / "grids/ablation.toml").runs()])
     (study,) = write_paper(tmp_path / "grids", tmp_path / "results", tmp_path / "out")
     assert [shown.table.title for shown in study.tables][-1] == "digits / resnet18: sanity invert against none"
-    assert study.figures[-1] == "ablation/figures/variants.svg"
-    for path in [*study.figures, *(f"{shown.stem}.tex" for shown in study.tables)]:
+    assert "ablation/figures/variants.svg" in study.figures
+    for path in [*study.figures, *(f"ablation/tables/{shown.slug}.tex" for shown in study.tables)]:
         assert (tmp_path / "out" / path).stat().st_size > 0
 
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
-from pbt_bench.analysis import write_report
+from pbt_bench.analysis.pages.report import write_report
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import Grid, RunSpec

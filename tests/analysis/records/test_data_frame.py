@@ -11,8 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pbt_bench.analysis import load_results
-from pbt_bench.analysis.records.data_frame import frame
+from pbt_bench.analysis.records.data_frame import frame, load_results
 from pbt_bench.errors import RequestError
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store

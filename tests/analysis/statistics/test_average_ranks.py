@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pbt_bench.analysis.figures.ranks import rank_figure
+from pbt_bench.analysis.figures.ranks import ranks as draw_ranks
 from pbt_bench.analysis.figures.style import save
 from pbt_bench.analysis.records.data_frame import frame
-from pbt_bench.analysis.statistics.average_ranks import Ranks, rank_sentences, ranks, signed_rank
+from pbt_bench.analysis.statistics.average_ranks import Ranks, rank_methods, rank_sentences, signed_rank
 from pbt_bench.analysis.statistics.panel import Panel, panels
+from pbt_bench.analysis.statistics.study import Study
 from pbt_bench.running.record import RunRecord
 from pbt_bench.spec import Grid, RunSpec
 
@@ -52,7 +53,9 @@ def study(record: Callable[..., RunRecord], accuracies: Mapping[str, Sequence[fl
 
 
 def test_average_ranks_by_hand(record: Callable[..., RunRecord]) -> None:
-    found = ranks(study(record, {"a": [0.9, 0.8, 0.7, 0.6], "b": [0.8, 0.8, 0.6, 0.9], "c": [0.1, 0.2, 0.9, None]}))
+    found = rank_methods(
+        study(record, {"a": [0.9, 0.8, 0.7, 0.6], "b": [0.8, 0.8, 0.6, 0.9], "c": [0.1, 0.2, 0.9, None]})
+    )
     # In three settings: a 1, 1.5, 2; b 2, 1.5, 3; c 3, 3, 1.
     assert found.average.to_dict() == {"a": 1.5, "b": pytest.approx(6.5 / 3), "c": pytest.approx(7 / 3)}
     assert (found.settings, found.left_out) == (3, 1)
@@ -68,7 +71,7 @@ def test_average_ranks_by_hand(record: Callable[..., RunRecord]) -> None:
 
 
 def test_means_that_differ_by_rounding_share_their_rank(record: Callable[..., RunRecord]) -> None:
-    found = ranks(study(record, {"a": [0.1 + 0.2], "b": [0.3]}))
+    found = rank_methods(study(record, {"a": [0.1 + 0.2], "b": [0.3]}))
     assert found.average.to_dict() == {"a": 1.5, "b": 1.5}
     assert found.pairs["ties"].tolist() == [1]
 
@@ -82,14 +85,14 @@ def test_a_method_under_a_sanity_check_is_not_ranked_with_the_methods(record: Ca
             ("a", "none", 0.9), ("b", "none", 0.8), ("a", "invert", 0.1), ("b", "invert", 0.7),
         )
     ]  # fmt: skip
-    assert ranks(panels(frame(runs))).average.to_dict() == {"a": 1, "b": 2}
-    assert ranks(panels(frame(runs[2:]))).average.to_dict() == {"b": 1, "a": 2}, "there is nothing else"
+    assert rank_methods(panels(frame(runs))).average.to_dict() == {"a": 1, "b": 2}
+    assert rank_methods(panels(frame(runs[2:]))).average.to_dict() == {"b": 1, "a": 2}, "there is nothing else"
 
 
 def test_a_method_that_always_wins_stands_apart(record: Callable[..., RunRecord]) -> None:
     wave = np.sin(np.arange(12)) / 50
     levels = {"best": 0.9 + wave / 2, "even": 0.5 + wave, "odd": 0.5 - wave}
-    found = ranks(study(record, {name: values.tolist() for name, values in levels.items()}))
+    found = rank_methods(study(record, {name: values.tolist() for name, values in levels.items()}))
     assert found.average["best"] == 1
     assert found.pairs.set_index(["method_a", "method_b"])["p_holm"].iloc[0] == pytest.approx(3 * 2 / 2**12)
     assert found.groups == [sorted(["even", "odd"], key=lambda name: found.average[name])]
@@ -101,6 +104,13 @@ def made(apart: list[str], names: Sequence[str] = "abcd") -> Ranks:
     pairs = [(a, b, 0.01 if a + b in apart else 0.5) for i, a in enumerate(names) for b in names[i + 1 :]]
     table = pd.DataFrame(pairs, columns=["method_a", "method_b", "p_holm"])
     return Ranks(pd.Series({name: 1.0 + i for i, name in enumerate(names)}), 9, 0, 0.01, table)
+
+
+def with_ranks(found: Ranks) -> Study:
+    """A study of these ranks."""
+    study = Study([])
+    study.__dict__["ranks"] = found
+    return study
 
 
 @pytest.mark.parametrize(
@@ -116,7 +126,7 @@ def made(apart: list[str], names: Sequence[str] = "abcd") -> Ranks:
 def test_bars_join_what_cannot_be_told_apart(apart: list[str], groups: list[list[str]]) -> None:
     found = made(apart)
     assert found.groups == groups
-    (axes,) = rank_figure(found).axes
+    (axes,) = draw_ranks(with_ranks(found)).axes
     bars = [line for line in axes.lines if line.get_linewidth() == 3]
     assert len(bars) == len(groups)
     assert [text.get_text() for text in axes.texts] == ["a 1.00", "b 2.00", "c 3.00", "d 4.00"]
@@ -124,7 +134,7 @@ def test_bars_join_what_cannot_be_told_apart(apart: list[str], groups: list[list
 
 def test_a_long_name_is_cut_and_leaves_room_for_the_axis(tmp_path: Path) -> None:
     found = made([], ["a" * 100, "b" * 100])
-    figure = rank_figure(found)
+    figure = draw_ranks(with_ranks(found))
     save(figure, tmp_path / "ranks")
     (axes,) = figure.axes
     assert len(axes.texts[0].get_text()) < 40
@@ -133,6 +143,6 @@ def test_a_long_name_is_cut_and_leaves_room_for_the_axis(tmp_path: Path) -> None
 
 
 def test_without_runs_there_is_nothing_to_rank(grid: Callable[..., Grid]) -> None:
-    found = ranks(panels(frame(grid().runs())))
+    found = rank_methods(panels(frame(grid().runs())))
     assert rank_sentences(found) == ["No setting has an accuracy of two methods yet: there is nothing to rank."]
-    assert ranks([]).average.empty
+    assert rank_methods([]).average.empty

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pbt_bench.analysis.records.data_frame import frame
-from pbt_bench.analysis.statistics.conclusions import Conclusion, conclusions, sentences
+from pbt_bench.analysis.statistics.conclusions import Conclusion, conclude, main_conclusions
 from pbt_bench.analysis.statistics.paired import standings
 from pbt_bench.analysis.statistics.panel import panels
 from pbt_bench.running.record import RunRecord
@@ -26,7 +26,7 @@ def cell(
 def concluded(runs: Sequence[RunRecord]) -> tuple[list[Conclusion], str]:
     (panel,) = panels(frame(runs))
     found = standings(panel)
-    return conclusions(panel, found), " ".join(sentences(panel, found))
+    return conclude(panel, found), " ".join(main_conclusions(panel, found))
 
 
 def test_each_sparsity_gets_the_sentence_its_numbers_allow(record: Callable[..., RunRecord]) -> None:

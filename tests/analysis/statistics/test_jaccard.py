@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +16,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pbt_bench.analysis import write_report
-from pbt_bench.analysis.figures import style
-from pbt_bench.analysis.figures.overlap import matrix, overlap_figure, spread
+from pbt_bench.analysis.figures.overlap import matrix
+from pbt_bench.analysis.figures.overlap import overlap as draw_overlap
+from pbt_bench.analysis.pages.report import write_report
 from pbt_bench.analysis.records.data_frame import frame
-from pbt_bench.analysis.statistics.jaccard import Masks, Overlaps, overlap_sentence, overlaps, save_overlaps
+from pbt_bench.analysis.statistics import method_styles
+from pbt_bench.analysis.statistics.jaccard import Masks, Overlaps, mask_overlaps, overlap_sentence
 from pbt_bench.analysis.statistics.panel import Panel, panels
-from pbt_bench.analysis.statistics.zero_scores import zero_scores
+from pbt_bench.analysis.statistics.zero_scores import layer_zeros
 from pbt_bench.running.record import Layer, RunRecord, digest
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
@@ -74,7 +76,7 @@ def stored_masks(store: Store, run_id: str) -> Masks | None:
 
 def overlaps_of(tmp_path: Path, record: Callable[..., RunRecord], masks: Mapping[RunSpec, Masks | None]) -> Overlaps:
     store = Store(tmp_path)
-    return overlaps(study(store, record, masks), partial(stored_masks, store))
+    return mask_overlaps(study(store, record, masks).runs, partial(stored_masks, store))
 
 
 def one_pair(tmp_path: Path, record: Callable[..., RunRecord], a: Masks, b: Masks) -> Any:
@@ -191,26 +193,18 @@ def test_measured_is_below_the_diagonal_and_chance_above(tmp_path: Path, record:
     assert np.isnan(image[3]).all()
 
 
-def test_at_most_eight_sparsities_are_drawn_the_highest_among_them() -> None:
-    assert spread([0.1, 0.2], 8) == [0.1, 0.2]
-    many = [1 - 0.8**k for k in range(1, 31)]
-    assert len(set(spread(many, 8))) == 8
-    assert spread(many, 8)[-1] == many[-1]
-    assert spread([], 8) == []
-
-
 @pytest.mark.parametrize("methods", [1, 2, 6, 13, 22])
 def test_the_figure_holds_any_number_of_methods_without_overlapping_names(
     tmp_path: Path, record: Callable[..., RunRecord], methods: int
 ) -> None:
     rng = np.random.default_rng(6)
-    known = [name for name in style._KNOWN if name != "dense"]
+    known = [name for name in method_styles._KNOWN if name != "dense"]
     names = [*known[: methods - 1], "a_rather_long_name_of_a_user's_own"]
     masks = {spec_of(name, sparsity): random_masks(rng, 0.5) for name in names for sparsity in (0.9, 0.98, 0.99)}
     store = Store(tmp_path)
     panel = study(store, record, masks)
-    found = overlaps(panel, partial(stored_masks, store))
-    figure = overlap_figure(panel, found)
+    found = mask_overlaps(panel.runs, partial(stored_masks, store))
+    figure = draw_overlap(dataclasses.replace(panel, overlaps=found))
     figure.draw_without_rendering()
     assert figure.get_figwidth() <= 7, "a page"
     assert all(text.get_fontsize() >= 6 for axes in figure.axes for text in axes.texts)
@@ -220,17 +214,6 @@ def test_the_figure_holds_any_number_of_methods_without_overlapping_names(
         assert len(axes.texts) == (methods * (methods - 1) if methods <= 12 else 0)
         boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
         assert all(upper.y0 >= lower.y1 - 1 for upper, lower in itertools.pairwise(boxes))
-
-
-def test_csv_holds_a_row_per_pair(tmp_path: Path, record: Callable[..., RunRecord]) -> None:
-    rng = np.random.default_rng(7)
-    found = overlaps_of(tmp_path, record, {spec_of(method): random_masks(rng, 0.5) for method in ("fts", "snip")})
-    save_overlaps(found, tmp_path / "tables" / "x.csv")
-    with (tmp_path / "tables" / "x.csv").open() as file:
-        (row,) = csv.DictReader(file)
-    assert list(row) == ["sparsity", "method_a", "method_b", "jaccard", "chance", "n"]
-    assert (row["sparsity"], row["method_a"], row["method_b"], row["n"]) == ("0.9", "snip", "fts", "1")
-    assert float(row["jaccard"]) == found.table["jaccard"][0]
 
 
 def test_the_page_has_the_section_and_the_same_masks_give_the_same_bytes(
@@ -256,6 +239,10 @@ def test_the_page_has_the_section_and_the_same_masks_give_the_same_bytes(
         assert f'href="{name}"' in text
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert pages[0].read_bytes() == pages[1].read_bytes()
+    with (tmp_path / f"one/tables/overlap-{panel.slug}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["sparsity", "method_a", "method_b", "jaccard", "chance", "n"]
+    assert [row["n"] for row in rows if row["method_a"] == "snip"] == ["2", "1"]
 
 
 def test_a_study_without_masks_has_no_figure_but_says_so(tmp_path: Path, record: Callable[..., RunRecord]) -> None:
@@ -279,11 +266,11 @@ def test_zero_scores_by_layer_and_method(tmp_path: Path, record: Callable[..., R
     runs: list[RunRecord | RunSpec]
     runs = [run("fts", 0, (0, 100, 1)), run("fts", 1, (0, 300, 0)), run("random", 0, (0, 0, 0)), spec_of("snip")]
     (panel,) = panels(frame(runs))
-    table = zero_scores(panel)
+    table = layer_zeros(panel)
     assert table.methods == ["random", "fts"]
     assert table.rows == [("0", ["0", "0"]), ("1", ["0", "1.00"]), ("2", ["0", "< 0.01"])]
     assert not table.none
     (panel,) = panels(frame(runs[2:]))
-    assert zero_scores(panel).none
+    assert layer_zeros(panel).none
     (panel,) = panels(frame(runs[3:]))
-    assert zero_scores(panel).rows == []
+    assert layer_zeros(panel).rows == []

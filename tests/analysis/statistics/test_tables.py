@@ -14,11 +14,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from pbt_bench.analysis.pages.table_files import latex, markdown, save_table
 from pbt_bench.analysis.records.data_frame import frame
 from pbt_bench.analysis.records.published import Published, load_published
 from pbt_bench.analysis.statistics.paired import standings
 from pbt_bench.analysis.statistics.panel import panels
-from pbt_bench.analysis.statistics.tables import Cell, Row, Table, accuracy_table, latex, markdown, save_table
+from pbt_bench.analysis.statistics.tables import Cell, Row, Table, accuracy_table
 from pbt_bench.running.record import RunRecord
 from pbt_bench.spec import Recipe, RunSpec
 

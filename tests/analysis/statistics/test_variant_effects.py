@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from pbt_bench.analysis.pages.table_files import latex, markdown
 from pbt_bench.analysis.records.data_frame import frame
 from pbt_bench.analysis.statistics.panel import panels
-from pbt_bench.analysis.statistics.tables import Cell, latex, markdown
-from pbt_bench.analysis.statistics.variant_effects import Variant, variant_sentence, variant_table, variants
+from pbt_bench.analysis.statistics.tables import Cell
+from pbt_bench.analysis.statistics.variant_effects import Variant, find_variants, variant_sentence, variant_table
 from pbt_bench.running.record import RunRecord
 from pbt_bench.spec import Grid, RunSpec
 
@@ -34,7 +35,7 @@ def shuffled(record: Callable[..., RunRecord]) -> Variant:
     plain = {("snip", 0.9): [0.9, 0.8, 0.7], ("snip", 0.98): [0.5, 0.5, 0.5], ("fts", 0.9): [0.6, 0.7, None]}
     other: dict[tuple[str, float], list[float | None]]
     other = {("snip", 0.9): [0.8, 0.69, 0.58], ("snip", 0.98): [0.5, 0.52, 0.48], ("fts", 0.9): [0.65, None, 0.7]}
-    (found,) = variants(panels(frame(runs(record, plain) + runs(record, other, sanity="shuffle"))))
+    (found,) = find_variants(panels(frame(runs(record, plain) + runs(record, other, sanity="shuffle"))))
     return found
 
 
@@ -63,7 +64,7 @@ def test_each_axis_is_compared_alone(record: Callable[..., RunRecord]) -> None:
     cell = {("snip", 0.9): [0.9, 0.8, 0.7]}
     made = [run for sanity in ("none", "invert") for warmup in ("none", "1 epochs")
             for run in runs(record, cell, sanity=sanity, warmup=warmup)]  # fmt: skip
-    found = variants(panels(frame(made)))
+    found = find_variants(panels(frame(made)))
     assert sorted(variant.title for variant in found) == [
         "d / m (sanity invert): warmup 1 epochs against none",
         "d / m (sanity none): warmup 1 epochs against none",
@@ -75,5 +76,5 @@ def test_each_axis_is_compared_alone(record: Callable[..., RunRecord]) -> None:
 def test_without_a_base_or_without_runs_there_is_nothing(
     record: Callable[..., RunRecord], grid: Callable[..., Grid]
 ) -> None:
-    assert variants(panels(frame(runs(record, {("snip", 0.9): [0.9]}, init="kaiming")))) == []
-    assert variants(panels(frame(grid(sanity=("none", "shuffle")).runs()))) == []
+    assert find_variants(panels(frame(runs(record, {("snip", 0.9): [0.9]}, init="kaiming")))) == []
+    assert find_variants(panels(frame(grid(sanity=("none", "shuffle")).runs()))) == []

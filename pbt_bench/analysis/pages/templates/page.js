@@ -148,7 +148,7 @@
     if (curves && curves[row]) pair.append(chart(curves[row]));
     if (layers && layers[row]) pair.append(layerTable(layers[row]));
     opened.append(pair);
-    if (!curves) opened.append(make("p", "With so many runs the page has no curves and layers; pbt-bench show prints them:"));
+    if (!curves) opened.append(make("p", "With this many runs the page has no curves and layers; pbt-bench show prints them:"));
     opened.append(make("p", `pbt-bench show ${value("run", row)}`, { class: "soft command" }));
     opened.hidden = false;
     history.replaceState(null, "", `#run-${value("run", row)}`);
