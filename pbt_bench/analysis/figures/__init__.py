@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Any, Literal, TypeVar
@@ -25,109 +25,76 @@ from pbt_bench.analysis.statistics.study import Study
 Draw = TypeVar("Draw", bound=Callable[..., Figure])
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A declared figure; `figure` describes the fields."""
+@dataclass(kw_only=True)
+class figure:  # a decorator
+    """The declaration of a figure, registered under the name of its function, which begins the names of its files.
 
-    name: str
-    draw: Callable[[Any], Figure]
-    of: Literal["panel", "dataset", "study"]
-    section: str
-    title: str
-    caption: str
-    order: int
-    needs: Callable[[Any], object]
-    text: Callable[[Any], str]
-    table: Callable[[Any], pd.DataFrame] | None
-    paper: bool
+    `needs`, `text` and `table` are functions of what the figure's function takes; only `needs` takes a panel for a
+    dataset, of which one panel is enough.
+    """
+
+    of: Literal["panel", "dataset", "study"]  # what the function takes: a `Panel`, all of a dataset, or the `Study`
+    section: str  # heading on the page
+    caption: str  # explanation of marks and axes, above the drawings
+    title: str = ""  # name of a drawing, below it; that of the section by default
+    order: int = 100  # position of the section, and of the figure in it
+    needs: Callable[[Any], object] = lambda data: data.recorded  # a cheap test for data to draw
+    text: Callable[[Any], str] = lambda data: ""  # sentences about one drawing, "" for none
+    table: Callable[[Any], pd.DataFrame] | None = None  # the numbers of one drawing, saved beside the tables
+    paper: bool = False  # shown on the papers' page, too
+    name: str = field(init=False)
+    draw: Callable[[Any], Figure] = field(init=False)
+
+    def __call__(self, draw: Draw) -> Draw:
+        """Register the figure that the decorated function draws."""
+        self.name, self.draw, self.title = draw.__name__, draw, self.title or self.section
+        _FIGURES.add(self.name, self, registry.origin(draw))
+        return draw
 
     def drawings(self, study: Study) -> list[Drawing]:
-        """Return what is drawn of a study, in the order of its panels."""
+        """Return the drawings of a study for which it has data or sentences, in the order of its panels."""
         if self.of == "study":
-            return [Drawing(self, study, self.name, "", study.panels, bool(self.needs(study)))]
-        if self.of == "panel":
-            stem = f"{self.name}-"
-            return [
-                Drawing(self, panel, stem + panel.slug, panel.title, [panel], bool(self.needs(panel)))
+            found = [Drawing(self, study, self.name, "", study.panels, bool(self.needs(study)))]
+        elif self.of == "panel":
+            found = [
+                Drawing(self, panel, f"{self.name}-{panel.slug}", panel.title, [panel], bool(self.needs(panel)))
                 for panel in study.panels
             ]
-        return [
-            Drawing(self, group, f"{self.name}-{slug(title)}", title, group, any(map(self.needs, group)))
-            for title, group in study.datasets.items()
-        ]
+        else:
+            found = [
+                Drawing(self, group, f"{self.name}-{slug(title)}", title, group, any(map(self.needs, group)))
+                for title, group in study.datasets.items()
+            ]
+        return [drawing for drawing in found if drawing.drawn or drawing.text]
 
 
 @dataclass(frozen=True)
 class Drawing:
     """One drawing of a figure: that of one panel, dataset or study."""
 
-    entry: Entry
+    figure: figure
     of: Any  # the argument of the figure's function
     slug: str  # stem of the file names
-    title: str  # of the panel or dataset; "" for the study
+    part: str  # title of the panel or dataset; "" for the study
     panels: Sequence[Panel]  # the data that it shows
     drawn: bool  # False if the data lacks what the figure needs
 
     @property
-    def alt(self) -> str:
+    def title(self) -> str:
         """The name of the drawing."""
-        return f"{self.entry.title}, {self.title}" if self.title else self.entry.title
+        return f"{self.figure.title}, {self.part}" if self.part else self.figure.title
 
     @property
     def text(self) -> str:
-        """The sentence about the drawing, "" for none."""
-        return self.entry.text(self.of)
+        """The sentences about the drawing, "" for none."""
+        return self.figure.text(self.of)
 
 
-_FIGURES: registry.Registry[Entry] = registry.Registry("figure")
-
-
-def figure(
-    *,
-    of: Literal["panel", "dataset", "study"],
-    section: str,
-    title: str,
-    caption: str,
-    order: int = 100,
-    needs: Callable[[Any], object] = lambda data: data.recorded,
-    text: Callable[[Any], str] = lambda data: "",
-    table: Callable[[Any], pd.DataFrame] | None = None,
-    paper: bool = False,
-) -> Callable[[Draw], Draw]:
-    """Register a figure under the name of its function, which also begins the names of its files.
-
-    `of`
-    : what the function takes: "panel" a `Panel`, "dataset" a list of the panels of one dataset and setting, "study" the
-      `Study`
-
-    `section`, `order`
-    : the heading on the page under which the figure is shown; sections and figures are sorted by `order`
-
-    `title`, `caption`
-    : the name of what is drawn, below each drawing; an explanation of marks and axes, above all of them
-
-    `needs`
-    : a cheap test of a panel (of a study where `of` is "study") for data to draw; for a dataset one panel is enough
-
-    `text`, `table`
-    : functions of the same argument as the figure's: a sentence about the drawing ("" for none), and its numbers, which
-      are saved beside the tables
-
-    `paper`
-    : whether the papers' page shows the figure, too
-    """
-
-    def register(draw: Draw) -> Draw:
-        name = draw.__name__
-        entry = Entry(name, draw, of, section, title, caption, order, needs, text, table, paper)
-        _FIGURES.add(name, entry, registry.origin(draw))
-        return draw
-
-    return register
+_FIGURES: registry.Registry[figure] = registry.Registry("figure")
 
 
 @cache
-def figures() -> list[Entry]:
+def figures() -> list[figure]:
     """Return all figures in the order of the page; every module and extra file is imported once."""
     for module in pkgutil.iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
@@ -136,6 +103,6 @@ def figures() -> list[Entry]:
     return sorted((entry for _, entry in _FIGURES.items()), key=lambda entry: entry.order)
 
 
-def source(entry: Entry) -> str:
+def source(entry: figure) -> str:
     """Return the source of the file that declares a figure."""
     return inspect.getsource(inspect.getmodule(entry.draw) or entry.draw)

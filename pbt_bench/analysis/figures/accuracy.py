@@ -23,14 +23,11 @@ _QUARTILES = np.linspace(0, 1, 5)
 @figure(
     of="dataset",
     section="Accuracy against sparsity",
-    title="Accuracy against sparsity",
-    caption="Lines join the means over seeds, and a bar is the 95% interval of the mean (Student t; n = the number of "
-    "seeds), cut at 0 and 100. Each light point is one seed (of more than ten the lowest, the quartiles and the "
-    "highest). Hollow marks are runs that diverged or collapsed: they are results and count, at chance accuracy. The "
-    "black line is the unpruned network, the dotted grey one guessing. Thin lines with small hollow marks are what "
-    "papers printed of the same methods. Black lines with marks, in a study that has them, are upper bounds: "
-    "the network pruned after its training, then trained on or rewound to the initial weights (a lottery ticket). "
-    "Methods are set a little apart sideways so that none hides another.",
+    caption="A line joins the means over seeds; a bar is the 95% interval of the mean (Student t), cut at 0 and 100. "
+    "A light point is a seed (of more than ten the lowest, the quartiles and the highest), a hollow mark a run that "
+    "diverged or collapsed. Black lines with marks, in a study that has them, are upper bounds: the network pruned "
+    "after its training, then trained on or rewound to the initial weights (a lottery ticket). Methods are shifted "
+    "sideways so that none hides another.",
     order=20,
     needs=lambda panel: panel.has_accuracy,
     paper=True,

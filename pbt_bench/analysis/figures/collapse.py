@@ -23,10 +23,9 @@ _WIDE = 0.33  # inches: the width of "× 2/3"
     of="panel",
     section="Where the weights went",
     title="Density per layer and sparsity",
-    caption="Heat maps: the share of weights kept in each prunable layer, mean over seeds, on a log scale. A cross "
-    "marks a layer without any weight left; “k/n” that this holds for k of n seeds only; grey means no run. A plain "
-    "network with such a layer computes nothing; a residual one goes on without the block, because its shortcuts "
-    "carry the signal past.",
+    caption="The share of weights kept in each prunable layer, mean over seeds, on a log scale. A cross marks an "
+    "empty layer, “k/n” one that is empty in k of n seeds; grey means no run. A plain network with an empty layer "
+    "computes nothing; a residual one goes on, because its shortcuts carry the signal past.",
     order=91,
 )
 def collapse(panel: Panel) -> Figure:

@@ -15,10 +15,7 @@ from pbt_bench.analysis.statistics.panel import Panel
 @figure(
     of="dataset",
     section="Accuracy against compression",
-    title="Accuracy against compression",
-    caption="Mean over seeds; the bar is ± one standard deviation. Compression 100 keeps one weight in a hundred "
-    "(sparsity 0.99). Black is the unpruned network, dotted grey guessing, where runs come near it. Thin lines with "
-    "small hollow marks are what papers printed of the same methods.",
+    caption="Mean over seeds ± one standard deviation. Compression 100 keeps one weight in a hundred (sparsity 0.99).",
     order=30,
     needs=lambda panel: panel.has_accuracy,
     paper=True,

@@ -19,8 +19,7 @@ _AXES = {
     section="What accuracy costs",
     title="Accuracy against cost",
     caption="Above the median seconds of scoring on the machine that ran it, below the arithmetic of training as a "
-    "share of the dense network’s, as the masks leave it. A mark per sparsity, joined from low to high; the black "
-    "line is the unpruned network, the dotted grey one guessing, where runs come near it.",
+    "share of the dense network’s, as the masks leave it. A mark per sparsity, joined from low to high.",
     order=45,
 )
 def cost(panel: Panel) -> Figure:

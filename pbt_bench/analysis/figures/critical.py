@@ -49,10 +49,9 @@ def printed_critical(panel: Panel) -> dict[str, float]:
     of="dataset",
     section="When layers run empty",
     title="Critical sparsity",
-    caption="Critical sparsity: the highest of the study before a layer loses all its weights; the median seed, with "
-    "a line from the lowest to the highest. Hollow: at least half of the seeds lose none at any sparsity. A cross at "
-    "the left: empty from the lowest sparsity on. A black bar: what the masks of a paper give, where it has published "
-    "them.",
+    caption="The highest sparsity of the study before a layer loses all its weights: the median seed, with a line "
+    "from the lowest to the highest. Hollow: at least half of the seeds lose none at any sparsity. Cross at the left: "
+    "empty from the lowest sparsity on. Black bar: from the masks of a paper.",
     order=80,
     needs=lambda panel: panel.recorded or printed_critical(panel),
     paper=True,
@@ -80,28 +79,13 @@ def _draw(axes: Axes, panel: Panel) -> None:
         found = np.nan_to_num(style.position(own["critical"]), nan=edge)
         middle = np.quantile(found, 0.5, method="lower")
         axes.plot([found.min(), found.max()], [row, row], color=styled.colour, solid_capstyle="butt")
-        hollow = 2 * (~own["reached"]).sum() >= len(own)
-        axes.plot(
-            [middle],
-            [row],
-            marker="x" if middle == edge else styled.marker,
-            markersize=5.5,
-            markerfacecolor="white" if hollow else styled.colour,
-            markeredgecolor=styled.colour,
-            clip_on=False,
-        )
+        (mark,) = axes.plot([middle], [row], color=styled.colour, markersize=5.5, clip_on=False)
+        mark.set_marker("x" if middle == edge else styled.marker)
+        if 2 * (~own["reached"]).sum() >= len(own):
+            mark.set_markerfacecolor("white")
     for method, critical in printed.items():
-        row = panel.methods.index(method)
-        axes.plot(
-            [style.position(critical)],
-            [row],
-            color="black",
-            marker="|",
-            markersize=10,
-            linestyle="none",
-            zorder=5,
-            label="published masks",
-        )
+        position = style.position(critical), panel.methods.index(method)
+        axes.plot(*position, "|", color="black", markersize=10, zorder=5, label="published masks")
     axes.set_xlim(edge, ticks[-1] + (ticks[-1] - edge) * 0.04)
     axes.set_yticks(range(len(panel.methods)), names)
     axes.set_ylim(len(panel.methods) - 0.5, -0.5)

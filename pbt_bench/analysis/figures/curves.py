@@ -20,10 +20,8 @@ from pbt_bench.spec import DENSE
 @figure(
     of="panel",
     section="Training curves",
-    title="Training curves",
-    caption="Validation accuracy by epoch (of the training images where none are held out), mean over seeds; black is "
-    "the unpruned network. Runs that collapsed or diverged count at chance accuracy. Up to four of the sparsities. A "
-    "curve that still rises at the end shows that the recipe is too short for this sparsity.",
+    caption="Mean validation accuracy by epoch (of the training images where none are held out), for up to four "
+    "sparsities. A curve that still rises at the end shows that the recipe is too short for this sparsity.",
     order=40,
     needs=lambda panel: any(map(len, panel.runs["curve"])),
 )
@@ -43,16 +41,11 @@ def curves(panel: Panel) -> Figure:
         for method, mean in ({DENSE: mean_curve(panel.dense)} | means).items():
             if not np.isnan(mean).all():
                 styled, epochs = method_style(method), np.arange(1, len(mean) + 1)
-                every = max(1, len(mean) // 8)
-                axes.plot(
-                    epochs,
-                    100 * mean,
-                    color=styled.colour,
-                    linestyle=styled.dash,
-                    marker=None if method == DENSE else styled.marker,
-                    markevery=every,
-                    label=DENSE if method == DENSE else None,
-                )
+                (line,) = axes.plot(epochs, 100 * mean, color=styled.colour, linestyle=styled.dash)
+                if method == DENSE:
+                    line.set_label(DENSE)
+                else:
+                    line.set(marker=styled.marker, markevery=max(1, len(mean) // 8))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy (%)")

@@ -19,7 +19,7 @@ from pbt_bench.analysis.statistics.panel import Panel
     section="When layers run empty",
     title="Effective against nominal sparsity",
     caption="Effective sparsity counts kept weights that lie on no path from input to output as pruned; mean over "
-    "seeds. On the grey line none do; hollow marks at the upper edge, set apart sideways: no path is left.",
+    "seeds. On the grey line none do; hollow marks at the upper edge: no path is left.",
     order=81,
 )
 def effective(panels: Sequence[Panel]) -> Figure:

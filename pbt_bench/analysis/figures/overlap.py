@@ -26,11 +26,9 @@ _LONGEST_NAME = 20  # characters
     section="Do methods keep the same weights?",
     title="Overlap of the masks of all pairs of methods",
     caption="J, the Jaccard index of two masks, is the number of weights that both keep over the number that at least "
-    "one keeps: 1 for the same weights, 0 for none in common. Chance is the J of two independent random masks that "
-    "keep as many weights in each layer. Below the diagonal the measured J, above it that of chance for the same "
-    "pair; mean over the seeds that both methods have. Up to four of the sparsities. A method that picks the same "
-    "weights as another is bright below the diagonal and dark in the mirror cell above. Grey means no seed with both "
-    "masks.",
+    "one keeps. Below the diagonal the measured J, above it that of two independent random masks that keep as many "
+    "weights in each layer; mean over the common seeds, for up to four sparsities. Two methods that pick the same "
+    "weights are bright below the diagonal and dark above it. Grey means no seed with both masks.",
     order=95,
     needs=lambda panel: len(panel.overlaps.table),
     text=lambda panel: overlap_sentence(panel.overlaps) if panel.recorded else "",

@@ -16,8 +16,8 @@ from pbt_bench.analysis.statistics.panel import Panel
     of="panel",
     section="Where the weights went",
     title="Density by depth",
-    caption="The share of weights kept in each layer, mean over seeds, at up to four of the sparsities. Dotted: the "
-    "share over all layers. Hollow marks at the lower edge, set apart sideways: no weight left in any seed.",
+    caption="The share of weights kept in each layer, mean over seeds, for up to four sparsities. Dotted: the share "
+    "over all layers. Hollow marks at the lower edge: no weight left in any seed.",
     order=90,
 )
 def profiles(panel: Panel) -> Figure:

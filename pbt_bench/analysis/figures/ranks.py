@@ -18,10 +18,10 @@ _LINE = 0.2  # inches between the baselines of two names
     of="study",
     section="Ranks over all settings",
     title="Average ranks of the methods",
-    caption="A setting is a dataset, model, sparsity and what else the study varies, sanity checks aside; methods are "
-    "ranked in each by their mean accuracy over seeds. A bar joins methods that cannot be told apart (Wilcoxon "
-    "signed-rank test over the settings, Holm-corrected over all pairs, 0.05). Settings that differ in sparsity only "
-    "are not independent of each other, so p is rather too small.",
+    caption="Methods are ranked by mean accuracy over seeds in every setting: dataset, model, sparsity and what else "
+    "the study varies, sanity checks aside. A bar joins methods that cannot be told apart (Wilcoxon signed-rank test "
+    "over settings, Holm-corrected over pairs, 0.05). Settings that differ in sparsity only are not independent, so p "
+    "is rather too small.",
     order=70,
     needs=lambda study: len(study.ranks.average) > 1,
     text=lambda study: " ".join(rank_sentences(study.ranks)) if study.recorded else "",
@@ -52,15 +52,8 @@ def ranks(study: Study) -> Figure:
             y = first + _LINE * i
             axes.plot([rank, rank, 0.8], [0, y, y], color=styled.colour, linewidth=0.9, linestyle="-", clip_on=False)
             axes.plot([rank], [0], color=styled.colour, marker=styled.marker, clip_on=False, zorder=4)
-            axes.annotate(
-                f"{shortened(name)} {rank:.2f}",
-                (0.8, y),
-                xytext=(-4, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                annotation_clip=False,
-            )
+            text, end = f"{shortened(name)} {rank:.2f}", (0.8, y)
+            axes.annotate(text, end, (-4, 0), "data", "offset points", annotation_clip=False, ha="right", va="center")
         for row, group in enumerate(found.groups):
             ends = [float(found.average[group[0]]) - 0.04, float(found.average[group[-1]]) + 0.04]
             y = 0.2 + 0.13 * row

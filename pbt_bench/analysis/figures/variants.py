@@ -15,9 +15,7 @@ from pbt_bench.analysis.statistics.variant_effects import Variant
 @figure(
     of="study",
     section="What the variants change",
-    title="What the variants change",
-    caption="Accuracy of the variant minus that of its base on the same seeds, with the 95% bootstrap interval; on "
-    "the grey line nothing changes.",
+    caption="Accuracy of the variant minus that of its base on the same seeds, with the 95% bootstrap interval.",
     order=60,
     needs=lambda study: study.variants,
     paper=True,

@@ -50,24 +50,22 @@ class Gallery:
     """The figures in one folder; a figure is kept if its inputs, its files and the source code are unchanged."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._list = folder, folder / ".drawn.json"
         self._before: dict[str, tuple[str, str]] = {}
         with suppress(OSError, ValueError):
             self._before = msgspec.json.decode(self._list.read_bytes(), type=dict[str, tuple[str, str]])
         self._keys: dict[str, str] = {}
         self._new: dict[str, Callable[[], Figure]] = {}
 
-    @property
-    def _list(self) -> Path:
-        return self.folder / ".drawn.json"
-
-    def picture(self, drawing: Drawing) -> Picture:
-        """Register a drawing; it is drawn again if its data, its file or the code of the analysis has changed."""
+    def picture(self, drawing: Drawing) -> Picture | None:
+        """Register a drawing with data; it is drawn again if its data, its file or the code of the analysis changed."""
+        if not drawing.drawn:
+            return None
         stem, states = drawing.slug, [panel.states for panel in drawing.panels]
-        self._keys[stem] = hashlib.sha256("\n".join([_code(), source(drawing.entry), *states]).encode()).hexdigest()
+        self._keys[stem] = hashlib.sha256("\n".join([_code(), source(drawing.figure), *states]).encode()).hexdigest()
         if self._before.get(stem) != (self._keys[stem], self._files(stem)):
-            self._new[stem] = partial(drawing.entry.draw, drawing.of)
-        return Picture(stem, drawing.alt, self.folder)
+            self._new[stem] = partial(drawing.figure.draw, drawing.of)
+        return Picture(stem, drawing.title, self.folder)
 
     def draw(self) -> None:
         """Draw and save new and changed figures on all processors, and record their digests."""
@@ -82,9 +80,8 @@ class Gallery:
             if helper.exitcode:
                 self._save(share)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._list.write_bytes(
-            msgspec.json.encode({slug: (key, self._files(slug)) for slug, key in self._keys.items()})
-        )
+        drawn = {slug: (key, self._files(slug)) for slug, key in self._keys.items()}
+        self._list.write_bytes(msgspec.json.encode(drawn))
 
     def _help(self, slugs: Iterable[str]) -> None:
         try:
@@ -99,12 +96,10 @@ class Gallery:
     def _files(self, slug: str) -> str:
         """Return the digest of the SVG and PNG files, or "" if one is missing."""
         try:
-            return hashlib.sha256(self._read(slug, "svg") + self._read(slug, "png")).hexdigest()
+            files = [(self.folder / f"{slug}.{kind}").read_bytes() for kind in ("svg", "png")]
         except OSError:
             return ""
-
-    def _read(self, slug: str, kind: str) -> bytes:
-        return (self.folder / f"{slug}.{kind}").read_bytes()
+        return hashlib.sha256(b"".join(files)).hexdigest()
 
 
 @cache

@@ -91,7 +91,7 @@ def _entry(path: Path, results: Path, out: Path, published: Published) -> StudyE
     study = assemble(runs, published, lambda run_id: None)
     tables = [
         each
-        for each in accuracy_tables(study, published)
+        for each in accuracy_tables(study)
         if each.conclusions or any(row.kind == PUBLISHED and len(row.cells) > 1 for row in each.table.rows)
     ]
     shown = [*tables, *variant_tables(study)]

@@ -21,14 +21,13 @@ from pbt_bench.analysis.statistics.missing import missing_runs, time_left
 from pbt_bench.analysis.statistics.run_facts import (
     commonest,
     environments,
+    layer_zeros,
     mask_audit,
     scoring_summary,
     settings,
     study_axes,
 )
 from pbt_bench.analysis.statistics.study import assemble
-from pbt_bench.analysis.statistics.tables import PUBLISHED
-from pbt_bench.analysis.statistics.zero_scores import layer_zeros
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
@@ -47,15 +46,14 @@ def write_report(
     A spec without a record counts as missing. Published numbers for the same cells are shown with the results. Equal
     records produce equal bytes. Pass `table` = `study_frame(specs, store)` to avoid reading the records again.
     """
-    published = load_published(published_folder(store.folder.parent))
     table = study_frame(specs, store) if table is None else table
     counts = {status: int((table["status"] == status).sum()) for status in STATUSES}
     recorded = counts["missing"] < len(table)
-    study = assemble(table, published, _mask_reader(store, table))
-    results, changes = accuracy_tables(study, published), variant_tables(study)
+    study = assemble(table, load_published(published_folder(store.folder.parent)), _mask_reader(store, table))
+    results, changes = accuracy_tables(study), variant_tables(study)
     for each in (*results, *changes):
         save_table(each.table, out / "tables" / each.slug)
-    shown = [each for each in results if recorded or any(row.kind == PUBLISHED for row in each.table.rows)]
+    shown = [each for each, panel in zip(results, study.panels, strict=True) if recorded or len(panel.printed)]
     present = dict(zip(PARTS, (shown, changes, recorded), strict=True))
     # Without a record, the published tables come before the figures.
     parts = {name: (order * recorded, part) for name, (order, part) in PARTS.items() if present[name]}

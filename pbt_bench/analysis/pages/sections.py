@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pbt_bench.analysis.figures import Drawing, Entry, figures
+from pbt_bench.analysis.figures import Drawing, figure, figures
 from pbt_bench.analysis.pages.gallery import Gallery, Picture
 from pbt_bench.analysis.statistics.study import Study
 
@@ -20,7 +20,7 @@ class Section:
     heading: str
     order: int
     part: str = ""
-    figures: list[tuple[Entry, list[tuple[Drawing, Picture | None]]]] = field(default_factory=list)
+    figures: list[tuple[figure, list[tuple[Drawing, Picture | None]]]] = field(default_factory=list)
 
     @property
     def narrow(self) -> bool:
@@ -37,11 +37,11 @@ def sections(study: Study, gallery: Gallery, tables: Path, parts: Mapping[str, t
     """
     found = {heading: Section(heading, *part) for heading, part in parts.items()}
     for entry in figures():
-        shown = [drawing for drawing in entry.drawings(study) if drawing.drawn or drawing.text]
-        if shown:
+        drawings = entry.drawings(study)
+        if drawings:
             section = found.setdefault(entry.section, Section(entry.section, entry.order))
-            section.figures.append((entry, [(each, gallery.picture(each) if each.drawn else None) for each in shown]))
-        for drawing in shown:
+            section.figures.append((entry, [(each, gallery.picture(each)) for each in drawings]))
+        for drawing in drawings:
             if entry.table and drawing.drawn:
                 tables.mkdir(parents=True, exist_ok=True)
                 entry.table(drawing.of).to_csv(tables / f"{drawing.slug}.csv", index=False)

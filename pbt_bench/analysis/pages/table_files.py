@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pbt_bench.analysis.records.published import Published
 from pbt_bench.analysis.statistics.conclusions import Conclusion, conclude, main_conclusions
 from pbt_bench.analysis.statistics.paired import standings
 from pbt_bench.analysis.statistics.panel import slug
@@ -35,14 +34,13 @@ class Results:
     conclusions: Sequence[Conclusion] = ()  # one for each sparsity with an accuracy
 
 
-def accuracy_tables(study: Study, published: Published) -> list[Results]:
+def accuracy_tables(study: Study) -> list[Results]:
     """Return the table and the conclusions of every panel."""
-    found = []
-    for panel in study.panels:
-        order = standings(panel)
-        table = accuracy_table(panel, order, published)
-        found.append(Results(panel.slug, table, main_conclusions(panel, order), conclude(panel, order)))
-    return found
+    found = [(panel, standings(panel)) for panel in study.panels]
+    return [
+        Results(panel.slug, accuracy_table(panel, order), main_conclusions(panel, order), conclude(panel, order))
+        for panel, order in found
+    ]
 
 
 def variant_tables(study: Study) -> list[Results]:

@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Annotated, Any, get_args, get_origin, overload
+from typing import Annotated, Any, TypeVar, get_args, get_origin, overload
 
 import msgspec
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
 from pbt_bench.spec import Recipe, RunSpec, Scoring
 
+T = TypeVar("T")
 MISSING = "missing"
 PER_RUN = ("started", "seconds", "peak_memory_gib", "pid")  # fields of the environment that differ between runs
 
@@ -54,7 +55,21 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-class Layers(Sequence[Layer]):
+class _Rows(Sequence[T]):
+    """A sequence that is equal to any sequence of the same items."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # unhashable like a list: the arrays are mutable
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
+class Layers(_Rows[Layer]):
     """The layers of one run, equal to a sequence of the same `Layer`; each array has one number per layer."""
 
     __slots__ = ("kept", "names", "prunable", "shapes", "zero_scores")
@@ -86,19 +101,11 @@ class Layers(Sequence[Layer]):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __eq__(self, other: object) -> bool:
-        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]  # unhashable like a list: the arrays are mutable
-
-    def __repr__(self) -> str:
-        return repr(tuple(self))
-
 
 _Structure = tuple[tuple[str, ...], tuple[tuple[int, ...], ...], NDArray[np.int64]]
 
 
-class Curve(Sequence[Epoch]):
+class Curve(_Rows[Epoch]):
     """The epochs of one run, equal to a sequence of the same `Epoch`."""
 
     __slots__ = ("values",)
@@ -123,14 +130,6 @@ class Curve(Sequence[Epoch]):
 
     def __len__(self) -> int:
         return len(self.values)
-
-    def __eq__(self, other: object) -> bool:
-        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return repr(tuple(self))
 
 
 def _plan() -> dict[str, tuple[pa.DataType, Callable[[RunRecord], Any]]]:

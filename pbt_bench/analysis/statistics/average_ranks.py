@@ -30,7 +30,6 @@ class Ranks:
     average: pd.Series  # by method, the best first
     settings: int
     left_out: int  # settings in which a method has no accuracy yet
-    friedman: float  # p value of Friedman's test; NaN below three methods or two settings
     pairs: pd.DataFrame
 
     @property
@@ -63,7 +62,6 @@ def rank_methods(parts: Sequence[Panel]) -> Ranks:
         average=average,
         settings=len(whole),
         left_out=len(table) - len(whole),
-        friedman=float(stats.friedmanchisquare(*values).pvalue) if len(values) > 2 and len(whole) > 1 else float("nan"),
         pairs=_pairs(list(average.index), values),
     )
 

@@ -22,7 +22,6 @@ class Conclusion:
     nearest: str  # the compared method with the highest mean after the leader's; "" for none
     difference: str  # leader - nearest, with its bootstrap interval
     p: str  # p value of the paired t test of leader and nearest
-    settled: bool
 
 
 def conclude(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
@@ -39,7 +38,6 @@ def conclude(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
                 nearest=first.other if first else "",
                 difference=_difference(first) if first else "",
                 p="" if first is None or first.p != first.p else "< 0.001" if first.p < 0.001 else f"{first.p:.3f}",
-                settled=standing.settled,
             )
         )
     return said

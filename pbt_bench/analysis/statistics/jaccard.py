@@ -77,11 +77,8 @@ def mask_overlaps(runs: pd.DataFrame, read: Callable[[str], Masks | None]) -> Ov
 
 def overlap_sentence(found: Overlaps) -> str:
     """Describe the pair furthest above chance at the highest sparsity, the pair of SNIP and FTS, and unread masks."""
-    unread = (
-        f" {found.unread} of {found.finished} finished runs have no stored mask and are left out."
-        if found.unread
-        else ""
-    )
+    counts = f"{found.unread} of {found.finished}"
+    unread = f" {counts} finished runs have no stored mask and are left out." if found.unread else ""
     if found.table.empty:
         return f"No two methods with a stored mask at the same sparsity and seed.{unread}"
     highest = found.table["sparsity"].max()

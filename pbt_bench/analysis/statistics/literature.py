@@ -63,8 +63,9 @@ def matching_rows(published: Published, panel: Panel) -> pd.DataFrame:
 
 
 def with_published(parts: Iterable[Panel], published: Published) -> list[Panel]:
-    """Return the panels with their `matching_rows` rows in `printed`, for figures."""
-    return [replace(panel, printed=matching_rows(published, panel)) for panel in parts]
+    """Return the panels with their `matching_rows` in `printed`, and the differences of the recipes in `notes`."""
+    printed = [(panel, matching_rows(published, panel)) for panel in parts]
+    return [replace(panel, printed=rows, notes=recipe_differences(published, panel, rows)) for panel, rows in printed]
 
 
 def recipe_differences(published: Published, panel: Panel, rows: pd.DataFrame) -> list[str]:

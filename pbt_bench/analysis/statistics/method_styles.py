@@ -25,7 +25,7 @@ _DASHES: dict[str, LineStyleType] = {
     "-.": (0, (6, 1.5, 1.2, 1.5)),
 }
 
-# Upper bounds are drawn like methods: see upper_bounds.py.
+# Upper bounds are drawn like methods: see study.py.
 PRUNED_AFTER_TRAINING, LOTTERY_TICKET = "magnitude after training", "lottery ticket (rewound)"
 
 # The main methods have the colours of Okabe and Ito; related methods have those of Paul Tol's "muted" scheme or a

@@ -43,6 +43,7 @@ class Panel:
     runs: pd.DataFrame  # pruned runs, missing ones included
     dense: pd.DataFrame  # their dense baseline; may be empty
     printed: pd.DataFrame = field(default_factory=lambda: _NONE)  # the rows of a paper, from `with_published`
+    notes: Sequence[str] = ()  # how the recipe of that paper differs
     bounds: Mapping[str, pd.Series] = field(default_factory=dict)  # name -> mean by sparsity, from `with_bounds`
     overlaps: Overlaps = field(default_factory=Overlaps)  # of masks, from `jaccard.mask_overlaps`
 

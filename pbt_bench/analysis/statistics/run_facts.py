@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from pbt_bench.analysis.records.columns import MISSING, PER_RUN
-from pbt_bench.analysis.statistics.labels import text_of
+from pbt_bench.analysis.statistics.labels import layer_labels, text_of
 from pbt_bench.analysis.statistics.method_styles import method_order
+from pbt_bench.analysis.statistics.panel import Panel
 from pbt_bench.spec import DENSE, RunSpec
 
 _MOST = 20  # distinct errors, or values of one environment field, shown before "and n more"
@@ -60,25 +63,58 @@ def mask_audit(table: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def scoring_summary(table: pd.DataFrame) -> list[dict[str, Any]]:
+def scoring_summary(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
     """Summarise the scoring of each method: zero scores, ties at the threshold, runs with empty layers, seconds."""
     pruned = table[(table["method"] != DENSE) & table["prunable"].notna()]
-    rows = []
-    for method in method_order(pruned["method"].unique()):
-        own = pruned[pruned["method"] == method]
-        rows.append(
-            {
-                "method": method,
-                "runs": len(own),
-                "zero_mean": own["zero_score_share"].mean(),
-                "zero_max": own["zero_score_share"].max(),
-                # With more zero scores than pruned weights, order alone decides which zero scores are kept.
-                "tied": int((own["zero_score_share"] > own["mask_sparsity"]).sum()),
-                "collapsed": int((own["collapsed_layers"] > 0).sum()),
-                "seconds": own["scoring_seconds"].median(),
-            }
-        )
-    return rows
+    pruned = pruned.assign(
+        # With more zero scores than pruned weights, order alone decides which zero scores are kept.
+        tied=pruned["zero_score_share"] > pruned["mask_sparsity"],
+        collapsed=pruned["collapsed_layers"] > 0,
+    )
+    rows = pruned.groupby("method").agg(
+        runs=("method", "size"),
+        zero_mean=("zero_score_share", "mean"),
+        zero_max=("zero_score_share", "max"),
+        tied=("tied", "sum"),
+        collapsed=("collapsed", "sum"),
+        seconds=("scoring_seconds", "median"),
+    )
+    return rows.loc[method_order(rows.index)].reset_index().to_dict("records")
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Shares by layer (rows, from input to output) and method, as formatted percent; "0" means no weight."""
+
+    methods: list[str]
+    rows: list[tuple[str, list[str]]]
+
+    @property
+    def none(self) -> bool:
+        """True if no method gives any weight a score of exactly zero."""
+        return all(text == "0" for _, cells in self.rows for text in cells)
+
+
+def layer_zeros(panel: Panel) -> Zeros:
+    """Compute the share of exactly zero scores in each layer, as the mean over the runs of a method.
+
+    Scores are counted in the first round, before any pruning, so they do not depend on sparsity.
+    """
+    runs = panel.diagnosed
+    shares = {
+        method: np.mean([layers.zero_scores / layers.prunable for layers in own["layers"]], axis=0)
+        for method, own in runs.groupby("method")
+    }
+    methods = [method for method in panel.methods if method in shares]
+    names = layer_labels(runs["layers"].iloc[0].names) if methods else []
+    rows = [(name, [_percent(shares[method][i]) for method in methods]) for i, name in enumerate(names)]
+    return Zeros(methods, rows)
+
+
+def _percent(share: float) -> str:
+    if share == 0:
+        return "0"
+    return "< 0.01" if share < 5e-5 else f"{100 * share:.2f}"
 
 
 def environments(table: pd.DataFrame) -> dict[str, list[tuple[str, int]]]:

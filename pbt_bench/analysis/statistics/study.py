@@ -1,4 +1,4 @@
-"""A study: its panels with everything that is compared with them, its variants and its ranks."""
+"""A study: its panels with published numbers, upper bounds and overlaps of masks; its variants and its ranks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from pbt_bench.analysis.records.published import Published
 from pbt_bench.analysis.statistics.average_ranks import Ranks, rank_methods
 from pbt_bench.analysis.statistics.jaccard import Masks, mask_overlaps
 from pbt_bench.analysis.statistics.literature import with_published
+from pbt_bench.analysis.statistics.method_styles import LOTTERY_TICKET, PRUNED_AFTER_TRAINING
 from pbt_bench.analysis.statistics.panel import Panel, panels
-from pbt_bench.analysis.statistics.upper_bounds import with_bounds
-from pbt_bench.analysis.statistics.variant_effects import Variant, find_variants
+from pbt_bench.analysis.statistics.variant_effects import AXES, Variant, find_variants
+
+# What a panel and its upper bound share.
+_SAME = ("dataset", "model", "recipe", "scoring", *(axis for axis in AXES if axis not in ("warmup", "rewind")))
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,29 @@ def assemble(table: pd.DataFrame, published: Published, read: Callable[[str], Ma
     """Divide a study's runs into panels, with published numbers, upper bounds, and overlaps of masks from `read`."""
     parts = with_bounds(with_published(panels(table), published))
     return Study([replace(panel, overlaps=mask_overlaps(panel.runs, read)) for panel in parts])
+
+
+def with_bounds(parts: Sequence[Panel]) -> list[Panel]:
+    """Return the panels with the upper bounds of the same study in `bounds`: mean accuracies by sparsity.
+
+    A bound is `magnitude` after a dense warm-up at least as long as the training. The network is then trained further,
+    or rewound to its initial weights (a lottery ticket; Frankle and Carbin 2019, arXiv:1803.03635). A bound is added to
+    the panel that has no warm-up and is otherwise the same.
+    """
+    found: dict[tuple[object, ...], dict[str, pd.Series]] = {}
+    for panel in parts:
+        first = panel.runs.iloc[0]
+        count, _, unit = first["warmup"].partition(" ")
+        whole = unit == "epochs" and int(count) >= first["recipe"].epochs
+        means = panel.cells["mean"].dropna()
+        if whole and "magnitude" in means.index.get_level_values("method"):
+            name = LOTTERY_TICKET if first["rewind"] else PRUNED_AFTER_TRAINING
+            found.setdefault(_setting(panel), {})[name] = means.loc["magnitude"]
+    return [
+        replace(panel, bounds=found.get(_setting(panel), {})) if panel.runs["warmup"].iloc[0] == "none" else panel
+        for panel in parts
+    ]
+
+
+def _setting(panel: Panel) -> tuple[object, ...]:
+    return tuple(panel.runs.iloc[0][name] for name in _SAME)

@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pbt_bench.analysis.records.data_frame import STATUSES
-from pbt_bench.analysis.records.published import Published
 from pbt_bench.analysis.statistics.labels import counted, tick_label
-from pbt_bench.analysis.statistics.literature import matching_rows, recipe_differences
 from pbt_bench.analysis.statistics.paired import Standing
 from pbt_bench.analysis.statistics.panel import Panel, counted_accuracy, summarise
 from pbt_bench.spec import DENSE
@@ -56,7 +54,7 @@ class Table:
     caption: str
     methods: list[str]
     rows: list[Row]
-    notes: list[str]  # below the table: differences between published and measured runs
+    notes: Sequence[str]  # below the table: differences between published and measured runs
     numbers: pd.DataFrame  # long format, accuracies as fractions
 
     @property
@@ -65,14 +63,14 @@ class Table:
         return len({row.kind for row in self.rows}) > 1
 
 
-def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published | None = None) -> Table:
+def accuracy_table(panel: Panel, found: Sequence[Standing]) -> Table:
     """Create the table of mean ± standard deviation (ddof = 1) over seeds, with published numbers.
 
     `found` is `standings(panel)`. A panel without any run gives a table of published numbers alone.
     """
     methods = list(dict.fromkeys(panel.runs["method"]))  # in the order of the study, which is that of the paper
     numbers = _numbers(panel, methods)
-    rows = matching_rows(published, panel) if published else pd.DataFrame()
+    rows = panel.printed
     if len(rows):
         numbers = _with_published(numbers, rows, panel)
     marks = {(standing.leader, standing.sparsity): "best" if standing.settled else "tied" for standing in found}
@@ -93,14 +91,13 @@ def accuracy_table(panel: Panel, found: Sequence[Standing], published: Published
             if not alone and any(cell.mean for cell in deltas):
                 lines.append(Row(label, DIFFERENCE, deltas))
     where = {"dataset": panel.dataset, "model": panel.model, "setting": panel.setting}
-    numbers = numbers.assign(**where)
     return Table(
         title=panel.title,
         caption=_caption(panel.seeds, alone, len(rows) > 0, marked=bool(marks)),
         methods=methods,
         rows=lines,
-        notes=recipe_differences(published, panel, rows) if published and len(rows) else [],
-        numbers=numbers[[*where, *(name for name in numbers if name not in where)]],
+        notes=panel.notes,
+        numbers=numbers.assign(**where)[[*where, *numbers]],
     )
 
 

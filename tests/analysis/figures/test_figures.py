@@ -24,7 +24,7 @@ from pbt_bench.analysis.statistics.labels import layer_labels, tick_label
 from pbt_bench.analysis.statistics.literature import with_published
 from pbt_bench.analysis.statistics.method_styles import method_style
 from pbt_bench.analysis.statistics.panel import panels
-from pbt_bench.analysis.statistics.upper_bounds import with_bounds
+from pbt_bench.analysis.statistics.study import with_bounds
 from pbt_bench.running.record import Layer, RunRecord
 from pbt_bench.spec import Grid, Recipe, RunSpec
 

@@ -23,7 +23,7 @@ from pbt_bench.analysis.records.data_frame import frame
 from pbt_bench.analysis.statistics import method_styles
 from pbt_bench.analysis.statistics.jaccard import Masks, Overlaps, mask_overlaps, overlap_sentence
 from pbt_bench.analysis.statistics.panel import Panel, panels
-from pbt_bench.analysis.statistics.zero_scores import layer_zeros
+from pbt_bench.analysis.statistics.run_facts import layer_zeros
 from pbt_bench.running.record import Layer, RunRecord, digest
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec

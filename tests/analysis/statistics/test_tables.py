@@ -17,6 +17,7 @@ import pytest
 from pbt_bench.analysis.pages.table_files import latex, markdown, save_table
 from pbt_bench.analysis.records.data_frame import frame
 from pbt_bench.analysis.records.published import Published, load_published
+from pbt_bench.analysis.statistics.literature import with_published
 from pbt_bench.analysis.statistics.paired import standings
 from pbt_bench.analysis.statistics.panel import panels
 from pbt_bench.analysis.statistics.tables import Cell, Row, Table, accuracy_table
@@ -40,7 +41,8 @@ def made(
             spec = RunSpec(dataset="digits", model="vgg8", method=method, sparsity=sparsity, seed=seed, **fields)
             runs.append(spec if value is None else record(spec, accuracy=value))
     (panel,) = panels(frame(runs))
-    return accuracy_table(panel, standings(panel), published)
+    (panel,) = with_published([panel], published) if published else [panel]
+    return accuracy_table(panel, standings(panel))
 
 
 @pytest.fixture
@@ -198,10 +200,10 @@ def test_a_maximum_over_epochs_is_compared_with_a_maximum(
         )
         for seed, run in enumerate(runs)
     ]
-    (panel,) = panels(frame(runs))
-    assert accuracy_table(panel, standings(panel), published).rows[2].cells == [Cell("+3.00")]
-    (panel,) = panels(frame([record(specs[0], accuracy=0.7), runs[1]]))
-    assert accuracy_table(panel, standings(panel), published).rows[2].cells == [Cell("-10.00")], "not all have one"
+    (panel,) = with_published(panels(frame(runs)), published)
+    assert accuracy_table(panel, standings(panel)).rows[2].cells == [Cell("+3.00")]
+    (panel,) = with_published(panels(frame([record(specs[0], accuracy=0.7), runs[1]])), published)
+    assert accuracy_table(panel, standings(panel)).rows[2].cells == [Cell("-10.00")], "not all have one"
 
 
 def test_a_published_method_that_is_another_one_has_no_difference(
@@ -233,7 +235,8 @@ def test_the_latex_table_compiles(tmp_path: Path, record: Callable[..., RunRecor
         for seed in (0, 1)
     ]
     (panel,) = panels(frame(map(record, specs)))
-    save_table(accuracy_table(panel, standings(panel), published), tmp_path / "table")
+    (panel,) = with_published([panel], published)
+    save_table(accuracy_table(panel, standings(panel)), tmp_path / "table")
     text = (tmp_path / "table.tex").read_text()
     assert r"50\%\_\#1 \& \$\{x\}\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}input\{y\}" in text
     assert r"$\Delta$" in text
