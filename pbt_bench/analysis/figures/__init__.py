@@ -55,15 +55,12 @@ class figure:  # a decorator
         """Return the drawings of a study for which it has data or sentences, in the order of its panels."""
         if self.of == "study":
             found = [Drawing(self, study, self.name, "", study.panels, bool(self.needs(study)))]
-        elif self.of == "panel":
-            found = [
-                Drawing(self, panel, f"{self.name}-{panel.slug}", panel.title, [panel], bool(self.needs(panel)))
-                for panel in study.panels
-            ]
         else:
+            panels = [(panel, panel.slug, panel.title, [panel]) for panel in study.panels]
+            datasets = [(group, slug(title), title, group) for title, group in study.datasets.items()]
             found = [
-                Drawing(self, group, f"{self.name}-{slug(title)}", title, group, any(map(self.needs, group)))
-                for title, group in study.datasets.items()
+                Drawing(self, data, f"{self.name}-{stem}", title, group, any(map(self.needs, group)))
+                for data, stem, title, group in (panels if self.of == "panel" else datasets)
             ]
         return [drawing for drawing in found if drawing.drawn or drawing.text]
 

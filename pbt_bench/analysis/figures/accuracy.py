@@ -71,15 +71,9 @@ def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:
 
 
 def _seeds(axes: Axes, runs: pd.DataFrame, dodge: float, colour: str) -> Line2D:
-    points = _points(runs)
-    x = style.position(points.index) + dodge
-    return axes.plot(x, 100 * points, color=colour, linestyle="none", markersize=5)[0]
-
-
-def _points(runs: pd.DataFrame) -> pd.Series:
-    """Return the accuracies to draw, indexed by sparsity: every run, or five quantiles of a cell with many runs."""
-    cells = runs.groupby("sparsity")["test_accuracy"]
-    kept = [pd.Series(own if len(own) <= _MOST_SEEDS else own.quantile(_QUARTILES).to_numpy()) for _, own in cells]
-    repeated = [sparsity for (sparsity, _), own in zip(cells, kept, strict=True) for _ in own]
-    values = np.concatenate([own.to_numpy(dtype=float) for own in kept] or [np.empty(0)])
-    return pd.Series(values, index=pd.Index(repeated, dtype="float64"))
+    """Draw the accuracy of every run, or five quantiles of a cell with many runs."""
+    cells = [(sparsity, own) for sparsity, own in runs.groupby("sparsity")["test_accuracy"]]
+    cells = [(at, own if len(own) <= _MOST_SEEDS else own.quantile(_QUARTILES)) for at, own in cells]
+    points = np.array([(at, accuracy) for at, own in cells for accuracy in own]).reshape(-1, 2)
+    x, y = style.position(points[:, 0]) + dodge, 100 * points[:, 1]
+    return axes.plot(x, y, color=colour, linestyle="none", markersize=5)[0]

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from pbt_bench.analysis.figures import figure, maps, style
+from pbt_bench.analysis.figures import figure, maps
 from pbt_bench.analysis.statistics.labels import layer_labels, shortened, tick_label
 from pbt_bench.analysis.statistics.panel import Panel
 
-_LEAST, _MOST, _HEIGHT = 0.2, 0.42, 0.15  # smallest and largest width and the height of a cell, inches
+_CELL = 0.2, 0.42, 0.15  # smallest and largest width and the height of a cell, inches
 _WIDE = 0.33  # inches: the width of "× 2/3"
 
 
@@ -34,23 +34,12 @@ def collapse(panel: Panel) -> Figure:
     names = layer_labels(panel.diagnosed["layers"].iloc[0].names) if cells else []
     means = np.concatenate([densities.mean(axis=0) for densities in cells.values()] or [np.ones(1)])
     norm = LogNorm(means[means > 0].min(initial=0.1), 1)
-    beside = 0.85 * max(map(style.text_inches, names), default=0) + 0.3
-    across = max(len(sparsities), 4)
-    columns, cell = maps.maps_in_a_row(len(methods), across, maps.PAGE - beside, _LEAST, _MOST)
-    rows = -(-len(methods) // columns)
-    width = columns * (across * cell + maps.GAP) + beside
-    height = rows * (max(len(names), 5) * _HEIGHT + 0.35) + 1.4
 
-    def draw(axes: Axes, i: int) -> AxesImage | None:
-        if i + columns >= len(methods):
-            axes.set_xlabel("sparsity")
-        return _draw(axes, [cells.get((methods[i], sparsity)) for sparsity in sparsities], norm, cell >= _WIDE)
+    def draw(axes: Axes, i: int, width: float) -> AxesImage | None:
+        return _draw(axes, [cells.get((methods[i], sparsity)) for sparsity in sparsities], norm, width >= _WIDE)
 
-    labels = list(map(tick_label, sparsities)), names
-    titles = list(map(shortened, methods))
-    return maps.grid_of_maps(
-        panel.title, titles, draw, labels, columns, (width, height), "mean density", upright=cell < _MOST
-    )
+    titles, labels = list(map(shortened, methods)), (list(map(tick_label, sparsities)), names)
+    return maps.grid_of_maps(panel.title, titles, draw, labels, _CELL, "mean density (columns: sparsity)")
 
 
 def _draw(axes: Axes, columns: Sequence[NDArray[np.float64] | None], norm: LogNorm, wide: bool) -> AxesImage | None:

@@ -8,10 +8,7 @@ from matplotlib.figure import Figure
 from pbt_bench.analysis.figures import figure, multiples
 from pbt_bench.analysis.statistics.panel import Panel, counted_accuracy
 
-_AXES = {
-    "scoring_seconds": "scoring (seconds)",
-    "training_share": "training FLOPs (% of the dense network's)",
-}
+_AXES = {"scoring_seconds": "scoring (seconds)", "training_share": "training FLOPs (% of the dense network's)"}
 
 
 @figure(
@@ -25,8 +22,8 @@ _AXES = {
 def cost(panel: Panel) -> Figure:
     """Mean test accuracy in percent over the median scoring seconds, and over flops_sparse / flops_dense.
 
-    The FLOPs are those of one pass through the live channels and weights. Pruned and dense runs have the same number of
-    epochs and images, so the share holds for the whole training.
+    The FLOPs are those of one pass through the live channels and weights. All runs have the same number of epochs and
+    images, so the share holds for the whole training.
     """
     runs = panel.runs.assign(
         accuracy=100 * counted_accuracy(panel.runs),

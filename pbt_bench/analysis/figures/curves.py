@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pbt_bench.analysis.figures import figure, multiples
-from pbt_bench.analysis.records.columns import Curve
 from pbt_bench.analysis.statistics.labels import tick_label
 from pbt_bench.analysis.statistics.method_styles import method_style
 from pbt_bench.analysis.statistics.panel import ENDED, Panel
@@ -26,11 +25,7 @@ from pbt_bench.spec import DENSE
     needs=lambda panel: any(map(len, panel.runs["curve"])),
 )
 def curves(panel: Panel) -> Figure:
-    """Accuracy in percent by epoch for up to four sparsities, each on its own axes.
-
-    The mean at an epoch is over the runs that reached it. Diverged runs count at chance accuracy after their last
-    epoch, and collapsed runs, which are not trained, at every epoch.
-    """
+    """Mean accuracy in percent at each epoch over the runs that reached it, with axes for each sparsity."""
 
     def draw(axes: Axes, sparsity: float) -> None:
         axes.set_title(f"sparsity {tick_label(sparsity)}")
@@ -62,14 +57,7 @@ def mean_curve(runs: pd.DataFrame) -> NDArray[np.float64]:
     table = np.full((len(runs), max([*runs["epochs"], *map(len, runs["curve"])], default=0)), np.nan)
     ended = runs["status"].isin(ENDED)
     for row, curve, chance in zip(table, runs["curve"], runs["chance_accuracy"].where(ended), strict=True):
-        row[: len(curve)] = _accuracy(curve)
+        held_out = curve.column("validation_accuracy")
+        row[: len(curve)] = curve.column("train_accuracy") if np.isnan(held_out).all() else held_out
         row[len(curve) :] = chance
-    known = ~np.isnan(table)
-    count = known.sum(axis=0)
-    mean: NDArray[np.float64] = np.where(count, np.where(known, table, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
-    return mean
-
-
-def _accuracy(curve: Curve) -> NDArray[np.float64]:
-    held_out = curve.column("validation_accuracy")
-    return curve.column("train_accuracy") if np.isnan(held_out).all() else held_out
+    return pd.DataFrame(table).mean().to_numpy(dtype=float)

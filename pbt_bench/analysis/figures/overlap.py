@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from pbt_bench.analysis.figures import figure, maps, multiples, style
+from pbt_bench.analysis.figures import figure, maps, multiples
 from pbt_bench.analysis.statistics.jaccard import overlap_sentence
 from pbt_bench.analysis.statistics.labels import tick_label
 from pbt_bench.analysis.statistics.method_styles import method_order
@@ -38,31 +38,21 @@ def overlap(panel: Panel) -> Figure:
     """Jaccard index of the masks of every two methods, and its value by chance.
 
     With a and b kept of the n weights of a layer, chance is I / (A + B - I), where A, B and I are the sums over the
-    layers of a, b and a b / n. Two empty masks count as 1. Two methods that keep the same weights are the same method
-    in practice.
+    layers of a, b and a b / n. Two empty masks count as 1.
     """
     table = panel.overlaps.table
     methods = method_order({*table["method_a"], *table["method_b"]})
     sparsities = multiples.spread(sorted(table["sparsity"].unique()))
     values = len(methods) <= _VALUES_UP_TO
     names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in methods]
-    beside = 0.85 * max(map(style.text_inches, names), default=0)
-    across, least = max(len(methods), 4), _LEAST if values else _NARROW
-    columns, cell = maps.maps_in_a_row(len(sparsities), across, maps.PAGE - beside - 0.2, least, _MOST_WIDE)
-    side = across * cell + maps.GAP
-    rows = max(1, -(-len(sparsities) // columns))
-    # If the last row of matrices is not full, the row above it has method names too.
-    height = rows * (side + 0.1) + beside * (1 + (rows * columns > len(sparsities))) + 1.2
 
-    def draw(axes: Axes, i: int) -> QuadMesh:
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_label_coords(0, 0)  # skip measuring all ticks for the position of an empty label
+    def draw(axes: Axes, i: int, _width: float) -> QuadMesh:
         return _draw(axes, matrix(table[table["sparsity"] == sparsities[i]], methods), values)
 
     titles = [f"sparsity {tick_label(sparsity)}" for sparsity in sparsities]
-    size = (max(columns * side + beside + 0.2, 4), height)
+    cell = (_LEAST if values else _NARROW, _MOST_WIDE, None)
     label = "Jaccard index (below the diagonal: measured   ·   above it: by chance)"
-    return maps.grid_of_maps(panel.title, titles, draw, (names, names), columns, size, label)
+    return maps.grid_of_maps(panel.title, titles, draw, (names, names), cell, label)
 
 
 def matrix(pairs: pd.DataFrame, methods: Sequence[str]) -> np.ndarray:

@@ -39,10 +39,9 @@ def ranks(study: Study) -> Figure:
         axes = drawn.add_subplot()
         axes.set_xlim(0.8, most + 0.2)
         axes.set_ylim(first + _LINE * most - 0.1, -0.05)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_visible(False)
+        axes.spines[["left", "bottom"]].set_visible(False)
         axes.spines["top"].set_visible(True)
-        axes.xaxis.set_ticks_position("top")
+        axes.xaxis.tick_top()
         axes.xaxis.set_label_position("top")
         axes.set_xticks(range(1, most + 1))
         axes.set_yticks([])

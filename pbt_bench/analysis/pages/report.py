@@ -16,24 +16,16 @@ from pbt_bench.analysis.pages.sections import sections
 from pbt_bench.analysis.pages.table_files import accuracy_tables, save_table, variant_tables
 from pbt_bench.analysis.records.data_frame import STATUSES, study_frame
 from pbt_bench.analysis.records.published import load_published, published_folder
+from pbt_bench.analysis.statistics import run_facts
 from pbt_bench.analysis.statistics.jaccard import Masks
 from pbt_bench.analysis.statistics.missing import missing_runs, time_left
-from pbt_bench.analysis.statistics.run_facts import (
-    commonest,
-    environments,
-    layer_zeros,
-    mask_audit,
-    scoring_summary,
-    settings,
-    study_axes,
-)
 from pbt_bench.analysis.statistics.study import assemble
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
 PARTS = {  # parts of the page that are not figures: heading -> order among the figures, template
-    "Accuracy tables": (50, "accuracy_tables.html.j2"),
-    "What the variants change": (60, "variant_tables.html.j2"),
+    "Accuracy tables": (50, "result_tables.html.j2"),
+    "What the variants change": (60, "result_tables.html.j2"),
     "Is it as sparse as claimed?": (110, "sparsity.html.j2"),
 }
 
@@ -54,9 +46,9 @@ def write_report(
     for each in (*results, *changes):
         save_table(each.table, out / "tables" / each.slug)
     shown = [each for each, panel in zip(results, study.panels, strict=True) if recorded or len(panel.printed)]
-    present = dict(zip(PARTS, (shown, changes, recorded), strict=True))
+    tables = dict(zip(PARTS, (shown, changes, recorded), strict=True))
     # Without a record, the published tables come before the figures.
-    parts = {name: (order * recorded, part) for name, (order, part) in PARTS.items() if present[name]}
+    parts = {name: (order * recorded, part) for name, (order, part) in PARTS.items() if tables[name]}
     gallery = Gallery(out / "figures")
     found = sections(study, gallery, out / "tables", parts)
     gallery.draw()
@@ -64,22 +56,22 @@ def write_report(
     page = render(
         "page.html.j2",
         name=name,
-        axes=study_axes(table),
-        settings=settings(specs),
+        axes=run_facts.study_axes(table),
+        settings=run_facts.settings(specs),
         trained=any(spec.recipe.epochs for spec in specs),
         counts=counts,
         total=len(table),
         recorded=recorded,
         missing=missing_runs(table),
         time_left=time_left(specs, table),
-        errors=commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
+        errors=run_facts.commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
         sections=found,
         results=shown,
-        changes=changes,
-        audit=mask_audit(table),
-        scores=scoring_summary(table),
-        zeros=[(panel.title, layer_zeros(panel)) for panel in study.panels],
-        environments=environments(table),
+        tables=tables,
+        audit=run_facts.mask_audit(table),
+        scores=run_facts.scoring_summary(table),
+        zeros=[(panel.title, run_facts.layer_zeros(panel)) for panel in study.panels],
+        environments=run_facts.environments(table),
         run_data=run_data(table, study.panels),
         script=script,
         script_digest=b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -105,18 +105,9 @@ def signed_rank(differences: NDArray[np.float64]) -> float:
 def _pairs(names: Sequence[str], values: NDArray[np.float64]) -> pd.DataFrame:
     rows = []
     for a, b in itertools.combinations(range(len(names)), 2):
-        differences = values[a] - values[b]
-        rows.append(
-            {
-                "method_a": names[a],
-                "method_b": names[b],
-                "wins_a": int((differences > 0).sum()),
-                "wins_b": int((differences < 0).sum()),
-                "ties": int((differences == 0).sum()),
-                "median_difference": float(np.median(differences)),
-                "p": signed_rank(differences),
-            }
-        )
+        gaps = values[a] - values[b]
+        counts = [int(count.sum()) for count in (gaps > 0, gaps < 0, gaps == 0)]
+        rows.append((names[a], names[b], *counts, float(np.median(gaps)), signed_rank(gaps)))
     columns = ["method_a", "method_b", "wins_a", "wins_b", "ties", "median_difference", "p"]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(p_holm=holm(table["p"].to_numpy(dtype=float)))

@@ -86,13 +86,12 @@ def overlap_sentence(found: Overlaps) -> str:
     above = pairs["jaccard"] - pairs["chance"]
     best = pairs.loc[above.idxmax()]
     if above.max() > 0:
-        said = f"At sparsity {highest:g}, {_pair(best)} share the most beyond chance: {_shown(best)}."
+        said = f"At sparsity {highest:g}, {_said(best, ' share the most beyond chance')}."
     else:
-        said = f"At sparsity {highest:g} no two methods share more than chance gives; the nearest are {_pair(best)}: "
-        said += f"{_shown(best)}."
+        said = f"At sparsity {highest:g} no two methods share more than chance gives; the nearest are {_said(best)}."
     known = pairs[(pairs["method_a"] == "snip") & (pairs["method_b"] == "fts")]
     if len(known) and known.index[0] != best.name:
-        said += f" {_pair(known.iloc[0])}: {_shown(known.iloc[0])}."
+        said += f" {_said(known.iloc[0])}."
     return said + unread
 
 
@@ -116,9 +115,6 @@ def _ratio(shared: float, total: float) -> float:
     return shared / (total - shared) if total else 1.0
 
 
-def _pair(row: pd.Series) -> str:
-    return f"{row['method_a']} and {row['method_b']}"
-
-
-def _shown(row: pd.Series) -> str:
-    return f"J = {row['jaccard']:.2f}, where chance gives {row['chance']:.2f}"
+def _said(row: pd.Series, claim: str = "") -> str:
+    pair = f"{row['method_a']} and {row['method_b']}"
+    return f"{pair}{claim}: J = {row['jaccard']:.2f}, where chance gives {row['chance']:.2f}"

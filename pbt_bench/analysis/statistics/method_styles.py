@@ -18,12 +18,7 @@ class MethodStyle(NamedTuple):
     dash: LineStyleType
 
 
-_DASHES: dict[str, LineStyleType] = {
-    "-": "-",
-    "--": (0, (5, 2)),
-    ":": (0, (1.2, 1.4)),
-    "-.": (0, (6, 1.5, 1.2, 1.5)),
-}
+_DASHES: dict[str, LineStyleType] = {"-": "-", "--": (0, (5, 2)), ":": (0, (1.2, 1.4)), "-.": (0, (6, 1.5, 1.2, 1.5))}
 
 # Upper bounds are drawn like methods: see study.py.
 PRUNED_AFTER_TRAINING, LOTTERY_TICKET = "magnitude after training", "lottery ticket (rewound)"

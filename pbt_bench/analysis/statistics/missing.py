@@ -36,14 +36,8 @@ def time_left(specs: Sequence[RunSpec], table: pd.DataFrame) -> str:
     """Estimate the time of the missing runs of `table` on one worker from measured runs; "" if no run is missing."""
     if not (table["status"] == MISSING).any():
         return ""
-    measured = table[table["status"] != MISSING]
-    parts = (
-        {"run_id": run_id, "status": status, "environment": environment}
-        for run_id, status, environment in zip(
-            measured["run_id"], measured["status"], measured["environment"], strict=True
-        )
-    )
-    found = {part["run_id"]: msgspec.convert(part, Outcome) for part in parts}
+    measured = table.loc[table["status"] != MISSING, ["run_id", "status", "environment"]]
+    found = {row["run_id"]: msgspec.convert(row, Outcome) for row in measured.to_dict("records")}
     todo = [spec for spec in specs if spec.run_id not in found]
     guess = estimate(specs, todo, found)
     if guess.seconds is None:

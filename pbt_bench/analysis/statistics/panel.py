@@ -27,7 +27,6 @@ _BASE = ["dataset", "model", "init", "recipe", "scoring"]  # fields that a dense
 _EXTRA = ["scope", "sanity", "warmup", "rewind", "protocol"]  # fields of pruned runs only
 ENDED = ("diverged", "collapsed")  # these runs count at chance accuracy
 _NESTED = ("recipe", "scoring")
-_OVER_SEEDS = {"n": "count", "mean": "mean", "std": "std"}
 
 _NONE = pd.DataFrame({"method": [], "sparsity": [], "mean": [], "empty_layers": [], "comparable": []})
 
@@ -113,12 +112,8 @@ class Panel:
     def states(self) -> str:
         """The digest of the panel's records and missing runs, published rows, bounds and overlaps of masks."""
         rows = pd.concat([self.runs, self.dense])
-        others = [
-            self.printed.to_csv(),
-            self.overlaps.table.to_csv(),
-            *(f"{name} {means.to_csv()}" for name, means in self.bounds.items()),
-        ]
-        shown = [self.title, *others, *rows["run_id"], *rows["state"]]
+        tables = (self.printed, self.overlaps.table, *self.bounds.values())
+        shown = [self.title, *self.bounds, *(each.to_csv() for each in tables), *rows["run_id"], *rows["state"]]
         return hashlib.sha256("\n".join(shown).encode()).hexdigest()
 
     @cached_property
@@ -158,7 +153,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     and collapsed runs count at chance accuracy.
     """
     cells = runs.assign(accuracy=counted_accuracy(runs)).groupby(["method", "sparsity"])
-    table = cells.agg(**{name: ("accuracy", how) for name, how in _OVER_SEEDS.items()})
+    table = cells.agg(n=("accuracy", "count"), mean=("accuracy", "mean"), std=("accuracy", "std"))
     # stdtrit(0, p) is NaN, so the interval of a single run is NaN.
     table["half"] = stdtrit(np.maximum(table["n"] - 1, 0), 0.975) * table["std"] / np.sqrt(table["n"].clip(lower=1))
     status = pd.crosstab([runs["method"], runs["sparsity"]], runs["status"])

@@ -81,13 +81,14 @@ def accuracy_table(panel: Panel, found: Sequence[Standing]) -> Table:
         label = tick_label(sparsity) if sparsity else "0 (dense)"
         by_method = {row["method"]: row for row in numbers[numbers["sparsity"] == sparsity].to_dict("records")}
         columns = [DENSE] if sparsity == 0 else methods
-        here = [_cell(by_method[method], panel.seeds, marks.get((method, sparsity), "")) for method in columns]
-        printed = [_published(by_method[method]) for method in columns] if len(rows) else []
+        cells = [by_method[method] for method in columns]
+        here = [_cell(row, panel.seeds, marks.get((row["method"], sparsity), "")) for row in cells]
+        printed = [Cell(_percent(row["published_mean"]), _percent(row["published_std"])) for row in cells if len(rows)]
         if not alone:
             lines.append(Row(label, HERE, here))
         if any(cell.mean for cell in printed):
             lines.append(Row(label, PUBLISHED, printed))
-            deltas = [_delta(by_method[method]) for method in columns]
+            deltas = [Cell(_percent(row["difference"], "+.2f")) for row in cells]
             if not alone and any(cell.mean for cell in deltas):
                 lines.append(Row(label, DIFFERENCE, deltas))
     where = {"dataset": panel.dataset, "model": panel.model, "setting": panel.setting}
@@ -139,19 +140,11 @@ def _cell(row: Mapping[Hashable, Any], seeds: int, mark: str) -> Cell:
     notes += [f"{row[status]} {status}" for status in ("diverged", "collapsed", "failed") if row[status]]
     if n == 0:
         return Cell(note=", ".join(notes) or "missing")
-    std = f"{100 * row['std']:.2f}" if n > 1 else ""
-    return Cell(f"{100 * row['mean']:.2f}", std, ", ".join(notes), mark)
+    return Cell(_percent(row["mean"]), _percent(row["std"]) if n > 1 else "", ", ".join(notes), mark)
 
 
-def _published(row: Mapping[Hashable, Any]) -> Cell:
-    if np.isnan(row["published_mean"]):
-        return Cell()
-    std = "" if np.isnan(row["published_std"]) else f"{100 * row['published_std']:.2f}"
-    return Cell(f"{100 * row['published_mean']:.2f}", std)
-
-
-def _delta(row: Mapping[Hashable, Any]) -> Cell:
-    return Cell() if np.isnan(row["difference"]) else Cell(f"{100 * row['difference']:+.2f}")
+def _percent(share: float, form: str = ".2f") -> str:
+    return "" if np.isnan(share) else f"{100 * share:{form}}"
 
 
 def _caption(seeds: int, alone: bool, published: bool, marked: bool) -> str:
