@@ -26,9 +26,9 @@ def critical_sparsities(panel: Panel) -> pd.DataFrame:
     rows = []
     for (method, seed), own in runs.groupby(["method", "seed"]):
         empty = (own["collapsed_layers"] > 0).to_numpy(dtype=bool)
-        whole = int(empty.argmax()) if empty.any() else len(own)
-        critical = own["sparsity"].iloc[whole - 1] if whole else np.nan
-        rows.append((method, seed, critical, bool(empty.any())))
+        reached = bool(empty.any())
+        whole = int(empty.argmax()) if reached else len(own)
+        rows.append((method, seed, own["sparsity"].iloc[whole - 1] if whole else np.nan, reached))
     return pd.DataFrame(rows, columns=["method", "seed", "critical", "reached"])
 
 

@@ -17,7 +17,7 @@ from pbt_bench.analysis.statistics.method_styles import method_order
 from pbt_bench.analysis.statistics.panel import Panel
 
 _LEAST, _NARROW, _MOST_WIDE = 0.22, 0.12, 0.3  # inches: smallest cell with and without its value, largest cell
-_VALUES_UP_TO = 12  # methods; the values of more would be too small to read
+_VALUES_UP_TO = 12  # methods; more would need a row for each map
 _LONGEST_NAME = 20  # characters
 
 
@@ -43,14 +43,13 @@ def overlap(panel: Panel) -> Figure:
     table = panel.overlaps.table
     methods = method_order({*table["method_a"], *table["method_b"]})
     sparsities = multiples.spread(sorted(table["sparsity"].unique()))
-    values = len(methods) <= _VALUES_UP_TO
     names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in methods]
 
-    def draw(axes: Axes, i: int, _width: float) -> QuadMesh:
-        return _draw(axes, matrix(table[table["sparsity"] == sparsities[i]], methods), values)
+    def draw(axes: Axes, i: int, width: float) -> QuadMesh:
+        return _draw(axes, matrix(table[table["sparsity"] == sparsities[i]], methods), width >= _LEAST)
 
     titles = [f"sparsity {tick_label(sparsity)}" for sparsity in sparsities]
-    cell = (_LEAST if values else _NARROW, _MOST_WIDE, None)
+    cell = (_LEAST if len(methods) <= _VALUES_UP_TO else _NARROW, _MOST_WIDE, None)
     label = "Jaccard index (below the diagonal: measured   ·   above it: by chance)"
     return maps.grid_of_maps(panel.title, titles, draw, (names, names), cell, label)
 

@@ -44,9 +44,9 @@ def conclude(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
 
 
 def main_conclusions(panel: Panel, found: Sequence[Standing]) -> list[str]:
-    """Return the main conclusions of one panel, or a sentence that no run has an accuracy yet."""
+    """Return the main conclusions of one panel, none if no run has an accuracy."""
     if not found:
-        return ["No run has an accuracy yet."]
+        return []
     wins: dict[str, list[int]] = {}
     for i, standing in enumerate(found):
         tie = standing.against and standing.against[0].level
