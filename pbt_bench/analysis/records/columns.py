@@ -149,11 +149,16 @@ def _plan() -> dict[str, tuple[pa.DataType, Callable[[RunRecord], Any]]]:
         "of_the_run": (pa.string(), lambda run: _json({k: v for k, v in run.environment.items() if k in PER_RUN})),
     }
     for part, kind in (("spec", RunSpec), ("metrics", Metrics), ("pruning", Pruning)):
-        for field in msgspec.structs.fields(kind):
-            if field.name != "layers":
-                name = _RENAMED.get(field.name, field.name) if kind is Pruning else field.name
-                columns[name] = (_kind(field), _getter(part, field.name))
+        columns |= {
+            name: (_kind(field), _getter(part, field.name)) for name, field in _fields(kind).items() if name != "layers"
+        }
     return columns
+
+
+def _fields(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """Return the fields of a structure by the names of their columns."""
+    renamed = _RENAMED if kind is Pruning else {}
+    return {renamed.get(field.name, field.name): field for field in msgspec.structs.fields(kind)}
 
 
 def _kind(field: msgspec.structs.FieldInfo) -> pa.DataType:
@@ -211,16 +216,11 @@ def decode(table: pa.Table) -> pd.DataFrame:
     """Convert an encoded table to the data frame of `load_results`; ignore columns outside SCHEMA."""
     table = table.select(SCHEMA.names).unify_dictionaries().combine_chunks()
     columns: dict[str, Any] = {}
-    for name in ("run_id", "status", *(field.name for field in msgspec.structs.fields(RunSpec))):
+    for name in ("run_id", "status", *_fields(RunSpec)):
         columns[name] = _column(table, name)
     columns["epochs"] = np.array([recipe.epochs for recipe in columns["recipe"]], dtype="int64")
     for kind in (Metrics, Pruning):
-        for field in msgspec.structs.fields(kind):
-            if field.name == "layers":
-                columns["layers"] = _layers(table)
-            else:
-                name = _RENAMED.get(field.name, field.name) if kind is Pruning else field.name
-                columns[name] = _column(table, name)
+        columns |= {name: _layers(table) if name == "layers" else _column(table, name) for name in _fields(kind)}
     curves = [Curve(values.reshape(-1, len(_EPOCH))) for values in _parts(table, "curve")]
     columns["curve"] = _objects(curves)
     shared = _column(table, "environment")

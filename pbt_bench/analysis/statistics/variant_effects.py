@@ -44,18 +44,14 @@ def find_variants(parts: Sequence[Panel]) -> list[Variant]:
     Common runs have the same method, sparsity and seed, and an accuracy.
     """
     defaults = {field.name: field.default for field in msgspec.structs.fields(RunSpec)}
-    settings = [tuple(panel.runs.iloc[0][name] for name in (*_SAME, *AXES)) for panel in parts]
+    settings = [{name: panel.runs.iloc[0][name] for name in (*_SAME, *AXES)} for panel in parts]
+    by_setting = {tuple(setting.values()): panel for panel, setting in zip(parts, settings, strict=True)}
     found = []
     for panel, setting in zip(parts, settings, strict=True):
-        for axis, own in zip(AXES, setting[len(_SAME) :], strict=True):
-            if own == defaults[axis]:
-                continue
-            at = len(_SAME) + AXES.index(axis)
-            base = (*setting[:at], defaults[axis], *setting[at + 1 :])
-            if base in settings:
-                lines = _lines(panel, parts[settings.index(base)])
-                if lines:
-                    found.append(Variant(panel, axis, text_of(own), text_of(defaults[axis]), lines))
+        for axis in AXES:
+            base = by_setting.get(tuple((setting | {axis: defaults[axis]}).values()), panel)
+            if base is not panel and (lines := _lines(panel, base)):
+                found.append(Variant(panel, axis, text_of(setting[axis]), text_of(defaults[axis]), lines))
     return found
 
 
