@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
-from pbt_bench.analysis import load_results, write_report
+from pbt_bench.analysis.pages.report import write_report
+from pbt_bench.analysis.records.data_frame import load_results
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, Axes, Grid, RunSpec

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from pbt_bench.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from pbt_bench.analysis.frame import load_results
+    from pbt_bench.analysis.records.data_frame import load_results
     from pbt_bench.pruning.api import apply, diagnose, prune, score
 
 __all__ = ["apply", "diagnose", "load_results", "prune", "score"]
 
 _HOMES = dict.fromkeys(("apply", "diagnose", "prune", "score"), "pbt_bench.pruning.api")
-_HOMES["load_results"] = "pbt_bench.analysis.frame"
+_HOMES["load_results"] = "pbt_bench.analysis.records.data_frame"
 
 
 def __getattr__(name: str) -> Any:  # torch and pandas are imported when they are first needed

@@ -186,9 +186,9 @@ def _cancel(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from pbt_bench.analysis.frame import study_frame
-    from pbt_bench.analysis.missing import time_left
-    from pbt_bench.analysis.report import write_report
+    from pbt_bench.analysis.pages.report import write_report
+    from pbt_bench.analysis.records.data_frame import study_frame
+    from pbt_bench.analysis.statistics.missing import time_left
 
     grid, store = _load(options)
     specs = grid.runs()
@@ -202,7 +202,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _paper(options: argparse.Namespace) -> int:
-    from pbt_bench.analysis.paper import write_paper
+    from pbt_bench.analysis.pages.paper import write_paper
 
     out = options.out or options.results / "paper"
     for study in write_paper(options.grids, options.results, out):

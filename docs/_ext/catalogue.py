@@ -1,13 +1,15 @@
-"""Pages of the models and datasets, of the study files, and of the recipes of published code."""
+"""Pages of the models and datasets, of the figures, of the study files, and of the recipes of published code."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
 
-from text import cited, escaped, toml, toml_block
+from text import cited, escaped, prose, toml, toml_block
 
+from pbt_bench.analysis.figures import figures
 from pbt_bench.data import datasets
 from pbt_bench.grid_file import load_grid
 from pbt_bench.models import listing
@@ -33,6 +35,26 @@ def names_page() -> str:
             for name, entry in sorted(entries.items(), key=lambda item: _natural(item[0]))
         ]
         lines += [f"## {title}", "", "| name | description |", "|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def figures_page() -> str:
+    """Return the page of the figures of a report, by section."""
+    lines = [
+        "# Figures",
+        "",
+        "The figures of [a report](../guide/report.md) by section. Its folder `figures/` has each as png and svg:",
+        "`NAME.png` of the whole study, `NAME-DATASET-MODEL.png` of a panel, `NAME-DATASET.png` of all models of a",
+        "dataset.",
+        "",
+    ]
+    heading = ""
+    for entry in figures():
+        if entry.section != heading:
+            heading = entry.section
+            lines += [f"## {heading}", ""]
+        about = prose(inspect.getdoc(entry.draw) or "").replace("\n", "\n  ")
+        lines += [f"`{entry.name}`, of a {entry.of}", f": {about}", "", f"  {escaped(entry.caption)}", ""]
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import inspect
 from pathlib import Path
 
 import torch
-from catalogue import names_page, recipes_page, studies_page
+from catalogue import figures_page, names_page, recipes_page, studies_page
 from cost import Cost, cost, defaults
 from formula import formula
 from grid_keys import grid_page, record_page
@@ -32,6 +32,7 @@ def pages() -> dict[str, str]:
     found["reference/statistics.md"] = statistics_page()
     found["reference/grid.md"] = grid_page()
     found["reference/record.md"] = record_page()
+    found["reference/figures.md"] = figures_page()
     found["reference/names.md"] = names_page()
     found["reference/studies.md"] = studies_page()
     found |= package_pages()

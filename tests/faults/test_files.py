@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pbt_bench.analysis.cache import read
+from pbt_bench.analysis.records.cache import read
 from pbt_bench.errors import RequestError
 from pbt_bench.grid_file import check_grid, load_grid
 from pbt_bench.running.checkpoint import Checkpoint

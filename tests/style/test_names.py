@@ -16,9 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in FILES if path.name != "__init__.py"]
 
 # Packages whose definitions and constants do not comply yet; one that complies must leave the list.
-NOT_YET = frozenset(("analysis", "pruning"))
+NOT_YET: frozenset[str] = frozenset()
 # Pairs of modules that differ by a letter and are to be renamed; one that complies must leave the list.
-MODULES_NOT_YET = frozenset((("bounds", "rounds"), ("profile", "profiles")))
+MODULES_NOT_YET: frozenset[tuple[str, str]] = frozenset()
 
 ACTIONS = frozenset(("intercept", "kept", "layout", "live", "preserve", "walks"))  # a module is named after its content
 SHARED = frozenset(("__all__", "_draw"))  # each figure has its `_draw`, called through its registration

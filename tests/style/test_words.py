@@ -26,37 +26,6 @@ AVOIDED = re.compile(
     re.IGNORECASE,
 )
 
-# Files that do not comply yet. Remove a file once it complies.
-_NOT_YET = """
-pbt_bench/analysis/ablation.py
-pbt_bench/analysis/accuracy.py
-pbt_bench/analysis/bounds.py
-pbt_bench/analysis/browse.py
-pbt_bench/analysis/cache.py
-pbt_bench/analysis/columns.py
-pbt_bench/analysis/conclusions.py
-pbt_bench/analysis/critical.py
-pbt_bench/analysis/curves.py
-pbt_bench/analysis/effective.py
-pbt_bench/analysis/frame.py
-pbt_bench/analysis/missing.py
-pbt_bench/analysis/multiples.py
-pbt_bench/analysis/overlap.py
-pbt_bench/analysis/overlap_figure.py
-pbt_bench/analysis/page.js
-pbt_bench/analysis/paired.py
-pbt_bench/analysis/profiles.py
-pbt_bench/analysis/published.py
-pbt_bench/analysis/rank_figure.py
-pbt_bench/analysis/ranks.py
-pbt_bench/analysis/report.py
-pbt_bench/analysis/style.py
-pbt_bench/analysis/summary.py
-pbt_bench/analysis/tables.py
-pbt_bench/analysis/variants.py
-"""
-NOT_YET = frozenset(_NOT_YET.split())
-
 
 def offences(path: Path) -> list[str]:
     """Return every avoided word of a file with its line number."""
@@ -66,10 +35,7 @@ def offences(path: Path) -> list[str]:
 
 def test_no_file_has_a_word_to_avoid() -> None:
     found = {path.relative_to(ROOT).as_posix(): offences(path) for path in FILES}
-    assert {name: lines for name, lines in found.items() if lines and name not in NOT_YET} == {}
-    assert NOT_YET - {name for name, lines in found.items() if lines} == set(), (
-        "these files comply or no longer exist: remove them from the list"
-    )
+    assert {name: lines for name, lines in found.items() if lines} == {}
 
 
 def test_words_are_found_in_names_and_sentences() -> None:

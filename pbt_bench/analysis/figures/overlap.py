@@ -1,0 +1,79 @@
+"""Figure of mask overlaps as matrices: measured below the diagonal, by chance above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+
+from pbt_bench.analysis.figures import figure, maps, multiples
+from pbt_bench.analysis.statistics.jaccard import overlap_sentence
+from pbt_bench.analysis.statistics.labels import tick_label
+from pbt_bench.analysis.statistics.method_styles import method_order
+from pbt_bench.analysis.statistics.panel import Panel
+
+_LEAST, _NARROW, _MOST_WIDE = 0.22, 0.12, 0.3  # inches: smallest cell with and without its value, largest cell
+_VALUES_UP_TO = 12  # methods; more would need a row for each map
+_LONGEST_NAME = 20  # characters
+
+
+@figure(
+    of="panel",
+    section="Do methods keep the same weights?",
+    title="Overlap of the masks of all pairs of methods",
+    caption="J, the Jaccard index of two masks, is the number of weights that both keep over the number that at least "
+    "one keeps. Below the diagonal the measured J, above it that of two independent random masks that keep as many "
+    "weights in each layer; mean over the common seeds, for up to four sparsities. Two methods that pick the same "
+    "weights are bright below the diagonal and dark above it. Grey means no seed with both masks.",
+    order=95,
+    needs=lambda panel: len(panel.overlaps.table),
+    text=lambda panel: overlap_sentence(panel.overlaps) if panel.recorded else "",
+    table=lambda panel: panel.overlaps.table,
+)
+def overlap(panel: Panel) -> Figure:
+    """Jaccard index of the masks of every two methods, and its value by chance.
+
+    With a and b kept of the n weights of a layer, chance is I / (A + B - I), where A, B and I are the sums over the
+    layers of a, b and a b / n. Two empty masks count as 1.
+    """
+    table = panel.overlaps.table
+    methods = method_order({*table["method_a"], *table["method_b"]})
+    sparsities = multiples.spread(sorted(table["sparsity"].unique()))
+    names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in methods]
+
+    def draw(axes: Axes, i: int, width: float) -> QuadMesh:
+        return _draw(axes, matrix(table[table["sparsity"] == sparsities[i]], methods), width >= _LEAST)
+
+    titles = [f"sparsity {tick_label(sparsity)}" for sparsity in sparsities]
+    cell = (_LEAST if len(methods) <= _VALUES_UP_TO else _NARROW, _MOST_WIDE, None)
+    label = "Jaccard index (below the diagonal: measured   ·   above it: by chance)"
+    return maps.grid_of_maps(panel.title, titles, draw, (names, names), cell, label)
+
+
+def matrix(pairs: pd.DataFrame, methods: Sequence[str]) -> np.ndarray:
+    """Return the array of one sparsity: measured below the diagonal, by chance above it, NaN if missing."""
+    index = {method: i for i, method in enumerate(methods)}
+    image = np.full((len(methods), len(methods)), np.nan)
+    for _, row in pairs.iterrows():
+        first, second = index[row["method_a"]], index[row["method_b"]]
+        image[second, first], image[first, second] = row["jaccard"], row["chance"]
+    return image
+
+
+def _draw(axes: Axes, image: np.ndarray, values: bool) -> QuadMesh:
+    # seaborn's heatmap draws the same but computes the whole layout for every matrix: two seconds per page.
+    centres = np.arange(len(image))
+    shown = np.where(np.eye(len(image), dtype=bool), -1, image)  # the diagonal is white, missing pairs are grey
+    mesh = axes.pcolormesh(centres, centres, shown, vmin=0, vmax=1, cmap=maps.COLOURS, ec="white", lw=0.4)
+    axes.set_ylim(len(image) - 0.5, -0.5)
+    if values:
+        for (y, x), value in np.ndenumerate(image):
+            if not np.isnan(value):
+                colour = "black" if value > 0.6 else "white"
+                text = axes.text(x, y, f"{value:.2f}", ha="center", va="center_baseline", fontsize=6.2, color=colour)
+                text.set_in_layout(False)  # the text lies inside its cell; measuring hundreds of texts is slow
+    return mesh

@@ -1,0 +1,115 @@
+"""Page of all studies: their tables and figures from the available results, with published numbers for comparison."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+from pbt_bench.analysis.figures import figures
+from pbt_bench.analysis.pages.rendering import render
+from pbt_bench.analysis.pages.report import write_report
+from pbt_bench.analysis.pages.table_files import Results, accuracy_tables, latex_text, variant_tables
+from pbt_bench.analysis.records.columns import MISSING
+from pbt_bench.analysis.records.data_frame import study_frame
+from pbt_bench.analysis.records.published import Published, load_published, published_folder
+from pbt_bench.analysis.statistics.missing import time_left
+from pbt_bench.analysis.statistics.study import assemble
+from pbt_bench.analysis.statistics.tables import PUBLISHED
+from pbt_bench.errors import RequestError
+from pbt_bench.grid_file import load_grid
+from pbt_bench.running.plan import check_names
+from pbt_bench.running.store import Store
+
+_DOCUMENT = r"""\documentclass[a4paper,landscape]{article}
+\usepackage[margin=1.5cm]{geometry}
+\usepackage{booktabs,graphicx}
+\setlength{\parindent}{0pt}
+\begin{document}
+%s
+\end{document}
+"""
+_TABLE = r"""\begin{minipage}{\linewidth}
+\textbf{%s} (\texttt{\detokenize{%s}}): %s
+
+\medskip
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{\input{%s.tex}}
+
+\medskip
+\footnotesize
+%s
+\end{minipage}
+
+\bigskip
+"""
+
+
+@dataclass(frozen=True)
+class StudyEntry:
+    """A study file with its report, figures and tables; their paths are relative to the page."""
+
+    name: str
+    file: Path
+    about: str  # the comment at the head of the file
+    runs: int
+    recorded: int
+    left: str  # estimated time of the missing runs
+    page: str  # "" for a study with neither a run nor a published number
+    figures: list[str]
+    tables: list[Results]  # those with at least one number
+
+
+def write_paper(grids: Path, results: Path, out: Path) -> list[StudyEntry]:
+    """Write a report of every study in the folder `grids`, a page of all studies, and their tables in LaTeX.
+
+    The page is `out`/index.html, and the tables are in `out`/tables.tex. A study with neither a run nor a published
+    number has no report; the page only names and describes it. Raise RequestError if `grids` has no study file.
+    """
+    files = sorted(grids.glob("*.toml"))
+    if not files:
+        raise RequestError(f"{grids}: no study files there (expected *.toml)")
+    published = load_published(published_folder(results))
+    studies = [_entry(path, results, out, published) for path in files]
+    studies.sort(key=lambda study: (not study.page, not study.recorded))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "index.html").write_text(render("paper.html.j2", studies=studies), encoding="utf-8")
+    tables = [_latex(study.name, each) for study in studies for each in study.tables]
+    (out / "tables.tex").write_text(_DOCUMENT % "\n".join(tables), encoding="utf-8")
+    return studies
+
+
+def _latex(study: str, shown: Results) -> str:
+    table, stem = shown.table, f"{study}/tables/{shown.slug}"
+    title, caption, *notes = map(latex_text, (table.title, table.caption, *table.notes))
+    return _TABLE % (title, stem, caption, stem, "\n\n".join(notes))
+
+
+def _entry(path: Path, results: Path, out: Path, published: Published) -> StudyEntry:
+    grid = check_names(load_grid(path), str(path))
+    store, specs = Store(results / grid.name), grid.runs()
+    runs = study_frame(specs, store)
+    study = assemble(runs, published, lambda run_id: None)
+    tables = [
+        each
+        for each in accuracy_tables(study)
+        if each.conclusions or any(row.kind == PUBLISHED and len(row.cells) > 1 for row in each.table.rows)
+    ]
+    shown = [*tables, *variant_tables(study)]
+    page = write_report(grid.name, specs, store, out / grid.name, runs) if shown else None
+    drawings = [drawing for entry in figures() if entry.paper for drawing in entry.drawings(study) if drawing.drawn]
+    return StudyEntry(
+        name=grid.name,
+        file=path,
+        about=_head(path),
+        runs=len(specs),
+        recorded=int(runs["status"].ne(MISSING).sum()),
+        left=time_left(specs, runs),
+        page=page.relative_to(out).as_posix() if page else "",
+        figures=[f"{grid.name}/figures/{drawing.slug}.svg" for drawing in drawings if page],
+        tables=shown,
+    )
+
+
+def _head(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))

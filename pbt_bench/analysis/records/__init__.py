@@ -1,0 +1,1 @@
+"""Records of runs as one data frame, and published numbers as another."""

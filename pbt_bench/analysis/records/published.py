@@ -1,0 +1,147 @@
+"""Numbers printed in papers: the CSV and TOML files of `results/published` as one data frame."""
+
+from __future__ import annotations
+
+import csv
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from pbt_bench.constraints import convert
+from pbt_bench.errors import RequestError, unknown
+from pbt_bench.recipes import PRESETS
+from pbt_bench.spec import DENSE
+
+COLUMNS = ("paper", "dataset", "model", "method", "sparsity", "top1_mean", "top1_std", "n_runs", "note")
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """The experimental settings of one CSV file, from the TOML file of the same name."""
+
+    recipe: str
+    init: str
+    statistic: str
+    models: dict[str, str]
+    sanity: dict[str, str] = {}  # published method -> sanity transform under which this project's method equals it
+    datasets: dict[str, str] = {}
+    model_notes: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Published:
+    """All published rows, and the settings of their files.
+
+    `rows` has the columns
+
+    - `file`, `source`, `statistic`, `dataset`, `published_model`, `sparsity`, `density`, `n` and `note`;
+    - `model`: the model of this project, or None if it has no equivalent;
+    - `method`: "dense" at sparsity 0;
+    - `mean` and `std`: fractions;
+    - `sanity`: the sanity transform under which this project's method equals the published one;
+    - `empty_layers`: the maximum number over runs, NaN if the source does not report it.
+    """
+
+    rows: pd.DataFrame
+    about: Mapping[str, About] = field(default_factory=dict)
+
+
+def published_folder(results: Path) -> Path:
+    """Return `results`/published if it exists, else the project's folder of published numbers."""
+    own = results / "published"
+    return own if own.is_dir() else Path(__file__).parents[3] / "results" / "published"
+
+
+def load_published(folder: Path) -> Published:
+    """Read every CSV file of `folder` and its TOML file; a missing folder has no rows.
+
+    Raise RequestError with the file, the line, the value and the valid values.
+    """
+    rows: list[dict[str, Any]] = []
+    about = {}
+    for path in sorted(folder.glob("*.csv")):
+        about[path.stem] = _about(path.with_suffix(".toml"))
+        rows += _rows(path, about[path.stem])
+    columns = ["file", "source", "statistic", "dataset", "model", "published_model", "method", "sparsity", "density"]
+    frame = pd.DataFrame(rows, columns=[*columns, "mean", "std", "n", "note", "sanity", "empty_layers"])
+    return Published(frame.astype({"model": "object"}), about)
+
+
+def _about(path: Path) -> About:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not a TOML file: {error}") from None
+    about = convert(table, About, str(path))
+    if about.recipe not in PRESETS:
+        raise unknown("recipe", about.recipe, PRESETS, str(path))
+    return about
+
+
+def _rows(path: Path, about: About) -> list[dict[str, Any]]:
+    """Read and check the rows of one CSV file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if lacking:
+                raise RequestError(f"{path}: no column {', '.join(lacking)} (needed: {', '.join(COLUMNS)})")
+            rows = [_row(line, about, path, f"{path}, line {reader.line_num}") for line in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{path}: not a csv file: {error}") from None
+    first: dict[tuple[Any, ...], int] = {}
+    for number, row in enumerate(rows):
+        named = ("source", "statistic", "dataset", "published_model", "of", "sparsity")
+        key = tuple(row[name] for name in named)
+        if key in first:
+            raise RequestError(f"{path}: data rows {first[key] + 1} and {number + 1} are of the same cell {key}")
+        first[key] = number
+    return rows
+
+
+def _row(line: Mapping[str, Any], about: About, path: Path, where: str) -> dict[str, Any]:
+    if None in line or None in line.values():
+        raise RequestError(f"{where}: more or fewer fields than columns")
+    model, dataset = line["model"], line["dataset"]
+    if model not in about.models and model not in about.left_out:
+        raise unknown("model", model, [*about.models, *about.left_out], where)
+    sparsity = _number(line, "sparsity", 0, 1, where)
+    method = line["method"].strip()
+    if not method or not dataset:
+        raise RequestError(f"{where}: a row needs a dataset and a method")
+    return {
+        "file": path.stem,
+        "source": line["paper"] + (f", {line['source']}" if line.get("source") else ""),
+        "statistic": line.get("statistic") or about.statistic,
+        "dataset": about.datasets.get(dataset, dataset),
+        "model": about.models.get(model),
+        "published_model": model,
+        "method": DENSE if sparsity == 0 else method,
+        "of": method,
+        "sparsity": sparsity,
+        "density": _number(line, "density", 0, 1, where) if line.get("density") else 1 - sparsity,
+        "mean": _number(line, "top1_mean", 0, 100, where) / 100,
+        "std": _number(line, "top1_std", 0, 100, where) / 100 if line["top1_std"] else np.nan,
+        "n": round(_number(line, "n_runs", 1, 10**6, where)),
+        "note": line["note"].strip() or about.left_out.get(model, ""),
+        "sanity": about.sanity.get(method, "none"),
+        "empty_layers": _number(line, empty, 0, 10**6, where) if line.get(empty := "max_empty_layers") else np.nan,
+    }
+
+
+def _number(line: Mapping[str, Any], name: str, low: float, high: float, where: str) -> float:
+    try:
+        value = float(line[name])
+    except ValueError:
+        value = np.nan
+    if not low <= value <= high:
+        raise RequestError(f"{where}: {name} = {line[name]!r} must be a number from {low} to {high}")
+    return value

@@ -1,0 +1,1 @@
+"""Statistics of panels of comparable runs: means, tests, ranks, overlaps, tables and sentences."""

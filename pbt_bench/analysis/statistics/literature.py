@@ -1,0 +1,113 @@
+"""Published numbers for the cells of a panel, and the differences between the published recipe and the panel's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from pbt_bench.analysis.records.published import About, Published
+from pbt_bench.analysis.statistics.labels import text_of
+from pbt_bench.analysis.statistics.panel import Panel
+from pbt_bench.recipes import PRESETS
+from pbt_bench.spec import DENSE
+
+_TOLERANCE = 0.005  # relative tolerance of the density: 0.4376587 and 1 - 10^-0.25 are the same setting
+_PLAIN = {"scope": "global", "warmup": "none", "rewind": False}  # the values of all published runs
+
+
+def matching_rows(published: Published, panel: Panel) -> pd.DataFrame:
+    """Select the rows that match cells of `panel`, at most one per method and sparsity, with the panel's sparsity.
+
+    Rows match in dataset, model, method and sparsity. All come from one file: the one whose recipe is nearest. Among
+    several numbers for one cell, the preferred statistic is the one that the study records: the best over all epochs
+    with `test_every_epoch`, else that of the last epoch. Among those, the preferred source shares the most cells with
+    the panel and has the fewest other cells. Dense rows are pooled into one row of all their runs.
+
+    A panel with a scope other than `global`, a warm-up or rewind matches no row. A panel with a sanity transform
+    matches only rows of that transform. `comparable` is True if a row's method is the cell's method, and False if they
+    only share the name.
+    """
+    first = panel.runs.iloc[0]
+    rows: pd.DataFrame = published.rows
+    if any(first[name] != value for name, value in _PLAIN.items()):
+        return rows.iloc[:0]
+    rows = rows[(rows["dataset"] == panel.dataset) & (rows["model"] == panel.model)]
+    rows = rows[rows["method"].isin([*panel.methods, DENSE])]
+    rows = rows.assign(comparable=(rows["sanity"] == first["sanity"]) | (rows["method"] == DENSE))
+    if first["sanity"] != "none":
+        rows = rows[rows["comparable"]]
+    of_one = ["source", "statistic"]
+    printed = rows[of_one].value_counts()
+    own = np.array([0.0, *panel.sparsities])
+    ratios = np.abs(rows["density"].to_numpy()[:, None] / (1 - own) - 1)
+    rows = rows.assign(sparsity=own[ratios.argmin(axis=1)])[ratios.min(axis=1) <= _TOLERANCE]
+    rows = rows[(rows["method"] == DENSE) == (rows["sparsity"] == 0)]
+    if rows.empty:
+        return rows
+    nearest = min(rows["file"].unique(), key=lambda name: len(_unlike(published.about[name], panel)))
+    rows = rows[rows["file"] == nearest]
+    shared = rows[of_one].value_counts()
+
+    def order(one: tuple[str, str]) -> tuple[bool, int, int]:
+        return one[1].startswith("max") != first["recipe"].test_every_epoch, -shared[one], printed[one]
+
+    rows = rows.sort_values("sparsity", kind="stable").set_index(of_one, drop=False)
+    rows = pd.concat([rows.loc[[one]] for one in sorted(shared.index, key=order)]).reset_index(drop=True)
+    dense = rows[rows["method"] == DENSE]
+    dense = dense.merge(dense[of_one].head(1), on=of_one)
+    rows = pd.concat([_pooled(dense), rows[rows["method"] != DENSE]])
+    return rows.drop_duplicates(["method", "sparsity"]).reset_index(drop=True)
+
+
+def with_published(parts: Iterable[Panel], published: Published) -> list[Panel]:
+    """Return the panels with their `matching_rows` in `printed`, and the differences of the recipes in `notes`."""
+    printed = [(panel, matching_rows(published, panel)) for panel in parts]
+    return [replace(panel, printed=rows, notes=recipe_differences(published, panel, rows)) for panel, rows in printed]
+
+
+def recipe_differences(published: Published, panel: Panel, rows: pd.DataFrame) -> list[str]:
+    """Describe how the recipe of the published rows differs from the panel's, and add the notes of the rows.
+
+    `rows` is `matching_rows(published, panel)`.
+    """
+    if rows.empty:
+        return []
+    about = published.about[rows["file"].iloc[0]]
+    parts = [f"{' and '.join(rows['source'].unique())}: prints the {' and the '.join(rows['statistic'].unique())}"]
+    parts += _unlike(about, panel)
+    parts += [about.model_notes[model] for model in rows["published_model"].unique() if model in about.model_notes]
+    said = ["; ".join(parts) + "."]
+    for note, own in rows[rows["note"] != ""].groupby("note", sort=False):
+        other = own.loc[~own["comparable"], "sanity"].unique()
+        only = f"; it is comparable with sanity = {other[0]!r} only" if len(other) else ""
+        said.append(f"Published {', '.join(own['method'].unique())}: {note}{only}.")
+    return said
+
+
+def _unlike(about: About, panel: Panel) -> list[str]:
+    """Describe every field of the published recipe whose value differs from that of the panel's runs."""
+    first = panel.runs.iloc[0]
+    recipe, scoring, _ = PRESETS[about.recipe]
+    fields = [("init", first["init"], about.init)]
+    fields += [(key, getattr(first["recipe"], key), value) for key, value in recipe.items()]
+    if first["protocol"] == "common":
+        fields += [(f"scoring {key}", getattr(first["scoring"], key), value) for key, value in scoring.items()]
+    unlike = [
+        f"{key} {text_of(mine)} here, {text_of(theirs)} there"
+        for key, mine, theirs in fields
+        if (list(mine) if isinstance(mine, tuple) else mine) != theirs
+    ]
+    return unlike + ["here each method is scored as in its own code"] * (first["protocol"] != "common")
+
+
+def _pooled(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pool several groups of runs of one cell: mean and standard deviation (ddof = 1) over all runs."""
+    if len(rows) < 2:
+        return rows
+    n, mean = rows["n"], rows["mean"]
+    whole = (n * mean).sum() / n.sum()
+    squares = ((n - 1) * rows["std"] ** 2 + n * (mean - whole) ** 2).sum()
+    return rows.iloc[:1].assign(mean=whole, std=np.sqrt(squares / (n.sum() - 1)), n=n.sum(), note="")
