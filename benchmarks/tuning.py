@@ -36,7 +36,12 @@ from pbt_bench.data.image_tensors import Images
 from pbt_bench.data.images import _mean_and_std
 from pbt_bench.data.run_data import Data
 from pbt_bench.models import build
+from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import prunable
+from pbt_bench.pruning import tuning as pruning_tuning
+from pbt_bench.pruning.group_gradients import group_sums
+from pbt_bench.pruning.statistic_values import compute
+from pbt_bench.pruning.task import Task
 from pbt_bench.running import tuning as running_tuning
 from pbt_bench.running.claims import Claims
 from pbt_bench.running.environment import commit
@@ -46,7 +51,7 @@ from pbt_bench.sparse import tuning as sparse_tuning
 from pbt_bench.sparse.kept_weights import KeptWeights
 from pbt_bench.sparse.live_channels import take
 from pbt_bench.sparse.sparse_convolution import Pattern, convolve
-from pbt_bench.spec import Recipe
+from pbt_bench.spec import Recipe, Scoring
 from pbt_bench.training import tuning as training_tuning
 from pbt_bench.training.loop import evaluate
 from pbt_bench.training.stepper import Stepper
@@ -402,6 +407,90 @@ def check_seconds() -> Rows:
     took = check_claims(running_tuning.CLAIMS_PER_CHECK)
     for pause in (0.5, 1.0, 2.0, 5.0, 10.0):
         yield pause, f"{took / (took + pause):.2f}"
+
+
+def fisher(model: str, samples: int, side: int = 32, size: int = 1) -> Callable[[], object]:
+    """Return an action: sums and squares of the gradients of groups of `size` samples."""
+    network = build(model, 3, 10, seed=0).eval()
+    weights = prunable(network)
+    x, y = torch.randn(samples, 3, side, side), torch.randint(10, (samples,))
+
+    def act() -> None:
+        with preserved(network):
+            group_sums(network, weights, [(x, y)], size, lambda logits, y: F.cross_entropy(logits, y, reduction="sum"))
+
+    return act
+
+
+@measures(pruning_tuning, "SAMPLES_AT_ONCE", "samples at once", "ms of 128 samples, ResNet-20", "ResNet-18")
+def samples_at_once() -> Rows:
+    """Gradient and per-sample Fisher diagonal of 32x32 images; 32 samples for ResNet-18."""
+    for value in (8, 16, 32, 64, 128):
+        took = [
+            fastest({"": under(pruning_tuning, lambda m=model, n=n: fisher(m, n), SAMPLES_AT_ONCE=value)}, 2)[""]  # type: ignore[misc]
+            for model, n in (("resnet20", 128), ("resnet18", 32))
+        ]
+        yield value, *(f"{seconds * 1e3:.0f}" for seconds in took)
+
+
+@measures(pruning_tuning, "SAMPLES_AT_ONCE_CUDA", "samples at once", "ms of 1024 samples, ResNet-18")
+def samples_at_once_cuda() -> Rows:
+    """Gradient and per-sample Fisher diagonal on a GPU; not measured without one."""
+    if not torch.cuda.is_available():
+        yield pruning_tuning.SAMPLES_AT_ONCE_CUDA, "no GPU"
+        return
+    network = build("resnet18", 3, 10, seed=0).eval().cuda()
+    data = [(torch.randn(1024, 3, 32, 32).cuda(), torch.randint(10, (1024,)).cuda())]
+
+    def act() -> None:
+        with preserved(network):
+            compute(Task(network, prunable(network), data, Scoring(), 0), ["gradient", "fisher_diagonal"])
+
+    for value in (64, 128, 256, 512):
+        took = fastest({"": under(pruning_tuning, lambda: act, SAMPLES_AT_ONCE_CUDA=value)}, 3, perf_counter)[""]
+        yield value, f"{took * 1e3:.0f}"
+
+
+@measures(pruning_tuning, "BATCHED_WEIGHTS", "weights", "ms of 64 samples, ResNet-8", "ResNet-20")
+def batched_weights() -> Rows:
+    """Gradient and per-sample Fisher diagonal; layers have up to 36,864 weights."""
+    for value in (0, 3_000, 10_000, 20_000, 40_000):
+        took = [
+            fastest({"": under(pruning_tuning, lambda m=model: fisher(m, 64), BATCHED_WEIGHTS=value)}, 3)[""]  # type: ignore[misc]
+            for model in ("resnet8", "resnet20")
+        ]
+        yield value, *(f"{seconds * 1e3:.0f}" for seconds in took)
+
+
+@measures(pruning_tuning, "GROUP_POSITIONS", "positions", "ms of 16 samples, ResNet-18")
+def group_positions() -> Rows:
+    """Gradient and per-sample Fisher diagonal; the compiled kernel takes at most 256 positions."""
+    for value in (0, 16, 64, 256):
+        took = fastest({"": under(pruning_tuning, lambda: fisher("resnet18", 16), GROUP_POSITIONS=value)}, 2)[""]
+        yield value, f"{took * 1e3:.0f}"
+
+
+@measures(pruning_tuning, "GROUP_ELEMENTS", "elements", "ms of 64 samples, ResNet-20")
+def group_elements() -> Rows:
+    """Gradient and per-sample Fisher diagonal; an element takes 4 bytes."""
+    for exponent in (18, 20, 22, 24, 26):
+        took = fastest({"": under(pruning_tuning, lambda: fisher("resnet20", 64), GROUP_ELEMENTS=2**exponent)}, 3)[""]
+        yield 2**exponent, f"{took * 1e3:.0f}"
+
+
+@measures(pruning_tuning, "WALKS_AT_ONCE", "walks", "s of PHEW on ResNet-20")
+def walks_at_once() -> Rows:
+    """The order of all random walks."""
+    network = build("resnet20", 3, 10, seed=0)
+    task = Task(network, prunable(network), [(torch.zeros(1, 3, 32, 32), torch.zeros(1).long())], Scoring(), 0)
+
+    def act() -> None:
+        with preserved(network):
+            compute(task, ["path_walks"])
+
+    for value in (256, 1024, 4096, 16_384):
+        took = fastest({"": under(pruning_tuning, lambda: act, WALKS_AT_ONCE=value)}, 1)[""]
+        yield value, f"{took:.2f}"
 
 
 def print_table(name: str) -> None:

@@ -19,13 +19,13 @@ from pbt_bench.spec import Scoring
 
 __all__ = ["apply", "diagnose", "prune", "score"]
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+BatchIterable = Iterable[tuple[Tensor, Tensor]]
 _OF_GRIDS = ("samples_per_class", "most_samples", "batch_size", "augment", "batches", "order", "new_batches")
 
 
 def score(
     model: nn.Module,
-    batches: Batches,
+    batches: BatchIterable,
     *,
     method: Method,
     options: Mapping[str, Any] = NO_OPTIONS,
@@ -48,7 +48,7 @@ def score(
 
 def prune(
     model: nn.Module,
-    batches: Batches,
+    batches: BatchIterable,
     *,
     method: Method,
     sparsity: float,
@@ -85,7 +85,7 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def _scorer(
-    model: nn.Module, batches: Batches, generator: torch.Generator | None, entry: Pruner, given: Mapping[str, Any]
+    model: nn.Module, batches: BatchIterable, generator: torch.Generator | None, entry: Pruner, given: Mapping[str, Any]
 ) -> tuple[Scorer, dict[str, Any]]:
     """Return the scorer, and those of the given values that are options of the method."""
     options = {name: given[name] for name in given if name in entry.options}

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from pbt_bench.errors import RequestError, note_once, shortened
 from pbt_bench.models.prunable import check_network, matrices_left_out, output_of, prunable, reparametrised
 from pbt_bench.pruning import batchnorm
-from pbt_bench.pruning.task import Task
+from pbt_bench.pruning.task import Batches, Task
 from pbt_bench.spec import Scoring
-
-Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 def checked_task(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], scoring: Scoring, seed: int) -> Task:

@@ -8,7 +8,7 @@ inputs do not have the samples first, are treated by the definition, one group a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,15 +17,10 @@ from torch import Tensor, nn
 
 from pbt_bench.errors import note_once
 from pbt_bench.linear_maps import Intercept, convolution_backward, linear_map, patches, plain
-from pbt_bench.pruning.tuning import (
-    BATCHED_PRODUCT_WEIGHTS,
-    GROUP_GRADIENT_ELEMENTS,
-    GROUP_KERNEL_POSITIONS,
-    SAMPLES_AT_ONCE,
-)
+from pbt_bench.pruning import tuning
+from pbt_bench.pruning.task import Batches
 from pbt_bench.sparse import kernels
 
-Batches = Sequence[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits [n, classes], targets [n]) -> sum over the samples
 Sums = tuple[dict[str, Tensor], dict[str, Tensor]]
 
@@ -72,7 +67,7 @@ def group_sums(
 
 def rechunk(batches: Batches, size: int, chunk: int | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the same samples in the same order, in chunks of `chunk` samples, rounded to whole groups of `size`."""
-    chunk = chunk or SAMPLES_AT_ONCE.get(batches[0][0].device.type, SAMPLES_AT_ONCE["cuda"])
+    chunk = chunk or (tuning.SAMPLES_AT_ONCE_CUDA if batches[0][0].is_cuda else tuning.SAMPLES_AT_ONCE)
     chunk = max(size, chunk - chunk % size)
     held: list[tuple[Tensor, Tensor]] = []
     count = 0
@@ -83,13 +78,13 @@ def rechunk(batches: Batches, size: int, chunk: int | None) -> Iterator[tuple[Te
             held.append((inputs[start : start + take], targets[start : start + take]))
             count, start = count + take, start + take
             if count == chunk:
-                yield _joined(held)
+                yield _concatenated(held)
                 held, count = [], 0
     if held:
-        yield _joined(held)
+        yield _concatenated(held)
 
 
-def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _concatenated(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     if len(parts) == 1:
         return parts[0]
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
@@ -207,13 +202,13 @@ class _GroupSums(Intercept):
         if delta.shape[3] == 1:  # (δu)² = δ²u²
             total += torch.einsum("ngop,ngkp->gok", delta, columns)
             square += torch.einsum("ngop,ngkp->gok", delta.square(), columns.square())
-        elif total.is_cuda or total.numel() <= BATCHED_PRODUCT_WEIGHTS:
-            step = max(1, GROUP_GRADIENT_ELEMENTS // total.numel())
+        elif total.is_cuda or total.numel() <= tuning.BATCHED_WEIGHTS:
+            step = max(1, tuning.GROUP_ELEMENTS // total.numel())
             for d, u in zip(delta.split(step), columns.split(step), strict=True):
                 own = d @ u.transpose(2, 3)
                 total += own.sum(0)
                 square += own.square_().sum(0)
-        elif shape[0] == 1 and delta.shape[3] <= GROUP_KERNEL_POSITIONS and kernels.takes(total):
+        elif shape[0] == 1 and delta.shape[3] <= tuning.GROUP_POSITIONS and kernels.takes(total):
             _, _, rows, positions = delta.shape
             tensors = (total, square, delta.contiguous(), columns.contiguous())
             sizes = (len(delta), rows, columns.shape[2], positions)
@@ -229,7 +224,7 @@ class _GroupSums(Intercept):
 def _many_positions(gradient: Tensor, weight: Tensor) -> bool:
     """Return whether copying patches costs more than one convolution call per group (measured on CPUs)."""
     positions = gradient[0, 0].numel()
-    return not gradient.is_cuda and weight.numel() > BATCHED_PRODUCT_WEIGHTS and 10 * positions >= weight[0].numel()
+    return not gradient.is_cuda and weight.numel() > tuning.BATCHED_WEIGHTS and 10 * positions >= weight[0].numel()
 
 
 def _one_group_at_a_time(

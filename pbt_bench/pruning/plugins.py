@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pbt_bench.pruning.task import Tensors
 
 Method = Any  # name or registered pruner, score function, or path of a file with one method
-_PACKAGE = Path(__file__).parent
+_PRUNING = Path(__file__).parent
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -185,13 +185,13 @@ def pruner(
     }  # fmt: skip
 
     def register(function: _Function) -> _Function:
-        _PRUNERS.add(function.__name__, _pruner(function, **choices), registry.origin(function), aliases)
+        _PRUNERS.add(function.__name__, _pruner_of(function, **choices), registry.origin(function), aliases)
         return function
 
     return register
 
 
-def _pruner(function: Callable[..., Tensor], **choices: Any) -> Pruner:
+def _pruner_of(function: Callable[..., Tensor], **choices: Any) -> Pruner:
     name, where = function.__name__, registry.origin(function)
     own = declared_options(function, f"method {name!r}", where)
     needs = tuple(argument for argument in inspect.signature(function).parameters if argument not in own)
@@ -221,7 +221,7 @@ def find_pruner(method: Method) -> Pruner:
         return method
     if callable(method):
         known = [entry for _, entry in pruners().items() if entry.function is method]
-        return known[0] if known else _pruner(method, cite="")
+        return known[0] if known else _pruner_of(method, cite="")
     if not isinstance(method, Path) and not str(method).endswith(".py"):
         return pruners()[method]
     path = Path(method).resolve()
@@ -283,7 +283,7 @@ def _summary(function: Callable[..., Any]) -> str:
 
 def folders() -> list[Path]:
     """Return the folders that methods are read from: `methods/`, then those of PBT_BENCH_METHODS."""
-    package = _PACKAGE.parent
+    package = _PRUNING.parent
     own = package / "methods"  # in an installed wheel
     return [own if own.is_dir() else package.parent / "methods", *registry.extra_folders("PBT_BENCH_METHODS")]
 
@@ -292,7 +292,7 @@ def folders() -> list[Path]:
 def pruners() -> registry.Registry[Pruner]:
     """Return all methods; the folders are read once. Raises RequestError naming a file that does not load."""
     for each in (_PRUNERS, _STATISTICS, _SCOPES):
-        each.keep_from(_PACKAGE)
+        each.keep_from(_PRUNING)
     for folder in folders():
         registry.load_folder(folder, "pbt_bench_methods")
     if not list(_PRUNERS):

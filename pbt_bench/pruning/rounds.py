@@ -9,13 +9,12 @@ from typing import Any
 import torch
 
 from pbt_bench.models.prunable import Masks
-from pbt_bench.pruning.checks import Batches
 from pbt_bench.pruning.masks import exact_density, pruned_count
 from pbt_bench.pruning.plugins import Pruner
 from pbt_bench.pruning.score_functions import evaluate
 from pbt_bench.pruning.selection import Selection
 from pbt_bench.pruning.statistic_values import compute
-from pbt_bench.pruning.task import Task, Tensors
+from pbt_bench.pruning.task import Batches, Task, Tensors
 
 Schedule = Callable[[float, float], float]  # (final density, share of the rounds done) -> density
 

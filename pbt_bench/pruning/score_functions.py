@@ -19,7 +19,9 @@ def evaluate(entry: Pruner, values: Mapping[str, Tensors], parameters: Mapping[s
     round would be slow. Raises ScoreError for scores that cannot be ranked, and for masks (bool) of an iterative or
     inverted method or of some layers only.
     """
-    scores = {name: _score(entry, name, [values[need][name] for need in entry.needs], invert) for name in parameters}
+    scores = {
+        name: _evaluated_layer(entry, name, [values[need][name] for need in entry.needs], invert) for name in parameters
+    }
     masks = [name for name, score in scores.items() if score.dtype == torch.bool]
     if masks and (len(masks) < len(scores) or entry.rounds > 1 or invert):
         wrong = "an iterative method" if entry.rounds > 1 else "inverted scores" if invert else "other layers"
@@ -27,7 +29,7 @@ def evaluate(entry: Pruner, values: Mapping[str, Tensors], parameters: Mapping[s
     return scores
 
 
-def _score(entry: Pruner, name: str, arguments: Sequence[Tensor], invert: bool) -> Tensor:
+def _evaluated_layer(entry: Pruner, name: str, arguments: Sequence[Tensor], invert: bool) -> Tensor:
     shape, device = arguments[0].shape, arguments[0].device
     where = f"method {entry.name!r}, layer {name!r}"
     if entry.rounds == 1:

@@ -16,14 +16,14 @@ from pbt_bench.errors import RequestError, ScoreError, note_once, shortened
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pattern_names import parse
-from pbt_bench.pruning.checks import Batches, checked_task, joined_batches
+from pbt_bench.pruning.checks import checked_task, joined_batches
 from pbt_bench.pruning.masks import Ranking, pruned_count
 from pbt_bench.pruning.plugins import Method, Pruner, find_pruner, pruners, statistics
 from pbt_bench.pruning.rounds import prune_in_rounds
 from pbt_bench.pruning.score_functions import evaluate
 from pbt_bench.pruning.selection import selection
 from pbt_bench.pruning.statistic_values import Measured, compute
-from pbt_bench.pruning.task import PassResults, Task, Tensors
+from pbt_bench.pruning.task import Batches, PassResults, Task, Tensors
 from pbt_bench.spec import RunSpec, Scoring
 
 Options = Mapping[str, Any]

@@ -54,13 +54,13 @@ def compute(task: Task, names: Collection[str], options: Mapping[str, Any] | Non
         start = perf_counter()
         with _explained(entry.name), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
             own = {name: value for name, value in (options or {}).items() if name in entry.options}
-            values = _checked(entry, entry.function(target if entry.per_sparsity else task, **own), task)
+            values = _of_every_weight(entry, entry.function(target if entry.per_sparsity else task, **own), task)
         synchronize(task)
         computed[entry.name] = Measured(values, perf_counter() - start - passes.spent, passes.used)
     return computed
 
 
-def _checked(entry: Statistic, values: object, task: Task) -> Tensors:
+def _of_every_weight(entry: Statistic, values: object, task: Task) -> Tensors:
     """Return the values of a statistic. Raises RequestError unless they are a tensor of every weight's shape."""
     where = f"statistic {entry.name!r}"
     if not isinstance(values, Mapping):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pbt_bench.seeds import stream
 from pbt_bench.spec import Scoring
 
+Batches = Sequence[tuple[Tensor, Tensor]]  # (inputs [n, ...], class indices [n])
 Tensors = dict[str, Tensor]  # prunable parameter name -> tensor of its shape
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ class Task:
 
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
-    batches: Sequence[tuple[Tensor, Tensor]]  # (inputs [n, ...], class indices [n])
+    batches: Batches
     scoring: Scoring
     seed: int
     sparsity: float | None = None  # target of the run, and

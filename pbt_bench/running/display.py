@@ -18,7 +18,7 @@ from pbt_bench.running.status import Run, Summary
 
 _MOST_ROWS = 20  # rows of each kind; --json prints all
 
-_COLOURS = {"failed": "red", "lost": "red", "running": "green", "pending": "yellow"}
+_STATUS_COLOURS = {"failed": "red", "lost": "red", "running": "green", "pending": "yellow"}
 
 
 def plain(state: Summary) -> str:
@@ -26,7 +26,7 @@ def plain(state: Summary) -> str:
     lines = [state.line()]
     if state.warning:
         lines.append(f"warning: {state.warning}")
-    for kind in _COLOURS:
+    for kind in _STATUS_COLOURS:
         for title, detail in _rows_of(state, kind):
             lines.append(f"{kind}: {title}: {detail}" if title else f"    {detail}")
     return "\n".join(lines)
@@ -38,7 +38,7 @@ def table(state: Summary) -> Group:
     if state.warning:
         parts.append(Text(f"warning: {state.warning}", style="red"))
     rows = Table(box=None, show_header=False, pad_edge=False)
-    for kind, colour in _COLOURS.items():
+    for kind, colour in _STATUS_COLOURS.items():
         for title, detail in _rows_of(state, kind):
             style = "" if title else "dim"
             rows.add_row(Text(kind if title else "", style=colour), Text(title), Text(detail, style=style))

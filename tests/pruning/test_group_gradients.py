@@ -7,7 +7,7 @@ import torch
 from kernels import KERNELS
 from torch import Tensor
 
-from pbt_bench.pruning.tuning import GROUP_KERNEL_POSITIONS
+from pbt_bench.pruning.tuning import GROUP_POSITIONS
 from pbt_bench.sparse import kernels
 
 
@@ -15,7 +15,7 @@ from pbt_bench.sparse import kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("groups", "rows", "width", "positions"),
-    [(1, 1, 1, 1), (3, 5, 63, 2), (40, 37, 130, 16), (3, 4, 65, GROUP_KERNEL_POSITIONS), (5, 34, 200, 200)],
+    [(1, 1, 1, 1), (3, 5, 63, 2), (40, 37, 130, 16), (3, 4, 65, GROUP_POSITIONS), (5, 34, 200, 200)],
 )
 def test_sums_of_gradients_and_of_their_squares(
     instruction_set: kernels.Kernels,

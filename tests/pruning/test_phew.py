@@ -127,7 +127,7 @@ def test_walks_pass_a_classifier_that_is_not_prunable() -> None:
 
 
 def test_weights_that_no_walk_visits_rank_last_by_magnitude(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WALKS_AT_ONCE", 2)
+    monkeypatch.setattr("pbt_bench.pruning.tuning.WALKS_AT_ONCE", 2)
     monkeypatch.setattr(module, "VISITED_SHARE", 0.0)
     net = mlp(6, 8, 3)
     scores = torch.cat([s.flatten() for s in score(net, 6).values()])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from kernels import KERNELS
 from torch import Tensor
 
-from pbt_bench.pruning.tuning import GROUP_KERNEL_POSITIONS
+from pbt_bench.pruning.tuning import GROUP_POSITIONS
 from pbt_bench.sparse import kernels, memory_format, sparse_convolution
 
 SIZES = [0, 1, 7, 300]
@@ -46,7 +46,7 @@ def test_transpose(rows: int, columns: int, dtype: torch.dtype) -> None:
     assert torch.equal(found, x.t())
 
 
-@pytest.mark.parametrize("positions", [0, 1, 7, GROUP_KERNEL_POSITIONS])
+@pytest.mark.parametrize("positions", [0, 1, 7, GROUP_POSITIONS])
 @pytest.mark.parametrize("width", [1, 65])
 @pytest.mark.parametrize("rows", [1, 33])
 @pytest.mark.parametrize("groups", [0, 1, 19])

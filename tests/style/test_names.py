@@ -15,11 +15,6 @@ PACKAGE = Path(__file__).parents[2] / "pbt_bench"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in FILES if path.name != "__init__.py"]
 
-# Packages whose definitions and constants do not comply yet; one that complies must leave the list.
-NOT_YET: frozenset[str] = frozenset()
-# Pairs of modules that differ by a letter and are to be renamed; one that complies must leave the list.
-MODULES_NOT_YET: frozenset[tuple[str, str]] = frozenset()
-
 ACTIONS = frozenset(("intercept", "kept", "layout", "live", "preserve", "walks"))  # a module is named after its content
 SHARED = frozenset(("__all__", "_draw"))  # each figure has its `_draw`, called through its registration
 
@@ -61,10 +56,6 @@ def package_of(path: Path) -> str:
     return path.parent.relative_to(PACKAGE).as_posix()
 
 
-def exempt(package: str) -> bool:
-    return package.partition("/")[0] in NOT_YET
-
-
 def repeated(of: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Return the names, without leading underscores, that more than one module or more than one definition has."""
     found = defaultdict(list)
@@ -83,12 +74,12 @@ def shared_definitions() -> dict[str, dict[str, list[str]]]:
 
 
 def test_no_two_modules_differ_by_a_letter() -> None:
-    pairs = {
+    pairs = [
         tuple(sorted((a.stem, b.stem)))
         for a, b in combinations(MODULES, 2)
         if a.stem != b.stem and differ_by_a_letter(a.stem, b.stem)
-    }
-    assert pairs == MODULES_NOT_YET
+    ]
+    assert pairs == []
 
 
 def test_no_module_is_named_after_an_action() -> None:
@@ -97,15 +88,13 @@ def test_no_module_is_named_after_an_action() -> None:
 
 def test_no_two_definitions_of_a_package_share_a_name() -> None:
     found = shared_definitions()
-    assert {package: names for package, names in found.items() if not exempt(package)} == {}
-    assert {package.partition("/")[0] for package in found} >= NOT_YET, "comply now: remove them"
+    assert found == {}
 
 
 def test_no_constant_has_two_meanings() -> None:
     constants = [
         (name, path.relative_to(PACKAGE).as_posix())
         for path in FILES
-        if not exempt(package_of(path))
         for name in set(definitions(ast.parse(path.read_text(encoding="utf-8")).body))
         if re.fullmatch(r"_?[A-Z][A-Z0-9_]+", name)
     ]
@@ -116,7 +105,6 @@ def test_no_identifier_has_a_word_to_avoid() -> None:
     found = {
         f"{path.relative_to(PACKAGE).as_posix()}: {name}"
         for path in FILES
-        if not exempt(package_of(path))
         for name in identifiers(ast.parse(path.read_text(encoding="utf-8")))
         if AVOIDED.search(words(name))
     }

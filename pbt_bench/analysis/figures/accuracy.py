@@ -15,7 +15,7 @@ from pbt_bench.analysis.figures import figure, multiples, style
 from pbt_bench.analysis.statistics.method_styles import method_order, method_style
 from pbt_bench.analysis.statistics.panel import Panel, counted_accuracy
 
-_HEIGHT = 3.0  # height of one panel, inches
+_PANEL_HEIGHT = 3.0  # height of one panel, inches
 _MOST_SEEDS = 10  # points per cell; a cell with more runs shows the minimum, the quartiles and the maximum
 _QUARTILES = np.linspace(0, 1, 5)
 
@@ -35,7 +35,7 @@ _QUARTILES = np.linspace(0, 1, 5)
 def accuracy(panels: Sequence[Panel]) -> Figure:
     """Test accuracy in percent over sparsity, spaced by log density, with axes for each model."""
     methods = method_order({name for panel in panels for name in (*panel.shown, *panel.bounds)})
-    return multiples.stack(panels, partial(_draw, methods=methods), methods, _HEIGHT)
+    return multiples.stack(panels, partial(_draw, methods=methods), methods, _PANEL_HEIGHT)
 
 
 def _draw(axes: Axes, panel: Panel, methods: Sequence[str]) -> None:

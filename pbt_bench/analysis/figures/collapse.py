@@ -16,7 +16,7 @@ from pbt_bench.analysis.statistics.labels import layer_labels, shortened, tick_l
 from pbt_bench.analysis.statistics.panel import Panel
 
 _CELL = 0.2, 0.42, 0.15  # smallest and largest width and the height of a cell, inches
-_WIDE = 0.33  # inches: the width of "× 2/3"
+_WIDEST_CELL = 0.33  # inches: the width of "× 2/3"
 
 
 @figure(
@@ -36,7 +36,7 @@ def collapse(panel: Panel) -> Figure:
     norm = LogNorm(means[means > 0].min(initial=0.1), 1)
 
     def draw(axes: Axes, i: int, width: float) -> AxesImage | None:
-        return _draw(axes, [cells.get((methods[i], sparsity)) for sparsity in sparsities], norm, width >= _WIDE)
+        return _draw(axes, [cells.get((methods[i], sparsity)) for sparsity in sparsities], norm, width >= _WIDEST_CELL)
 
     titles, labels = list(map(shortened, methods)), (list(map(tick_label, sparsities)), names)
     return maps.grid_of_maps(panel.title, titles, draw, labels, _CELL, "mean density (columns: sparsity)")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pbt_bench.analysis.figures import figure, multiples
 from pbt_bench.analysis.statistics.panel import Panel, counted_accuracy
 
-_AXES = {"scoring_seconds": "scoring (seconds)", "training_share": "training FLOPs (% of the dense network's)"}
+_COST_LABELS = {"scoring_seconds": "scoring (seconds)", "training_share": "training FLOPs (% of the dense network's)"}
 
 
 @figure(
@@ -43,7 +43,7 @@ def cost(panel: Panel) -> Figure:
             multiples.line(axes, method, own[cost].to_numpy(), own["accuracy"].to_numpy())
         multiples.accuracy_axis(axes, panel, list(table["accuracy"]))
         multiples.log_axis(axes)
-        axes.set_xlabel(_AXES[cost])
+        axes.set_xlabel(_COST_LABELS[cost])
         return None
 
-    return multiples.stack(list(_AXES), draw, panel.methods, heading=panel.title)
+    return multiples.stack(list(_COST_LABELS), draw, panel.methods, heading=panel.title)

@@ -51,7 +51,7 @@ def stack(
         for axes in grid:
             handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         if "published" in handles:
-            handles["published"] = _PUBLISHED
+            handles["published"] = _PUBLISHED_LINE
         rows = 0
         if handles:
             columns = _legend_columns(list(handles))
@@ -155,7 +155,7 @@ def spread(values: Sequence[float], most: int = 4) -> list[float]:
     return [values[index] for index in indices]
 
 
-_PUBLISHED = Line2D([], [], color="0.3", marker="o", linewidth=0.7, markersize=3.5, markerfacecolor="white")
+_PUBLISHED_LINE = Line2D([], [], color="0.3", marker="o", linewidth=0.7, markersize=3.5, markerfacecolor="white")
 
 
 def _handle(method: str) -> Line2D:

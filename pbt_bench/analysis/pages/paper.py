@@ -73,12 +73,12 @@ def write_paper(grids: Path, results: Path, out: Path) -> list[StudyEntry]:
     studies.sort(key=lambda study: (not study.page, not study.recorded))
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.html").write_text(render("paper.html.j2", studies=studies), encoding="utf-8")
-    tables = [_latex(study.name, each) for study in studies for each in study.tables]
+    tables = [_latex_of(study.name, each) for study in studies for each in study.tables]
     (out / "tables.tex").write_text(_DOCUMENT % "\n".join(tables), encoding="utf-8")
     return studies
 
 
-def _latex(study: str, shown: Results) -> str:
+def _latex_of(study: str, shown: Results) -> str:
     table, stem = shown.table, f"{study}/tables/{shown.slug}"
     title, caption, *notes = map(latex_text, (table.title, table.caption, *table.notes))
     return _TABLE % (title, stem, caption, stem, "\n\n".join(notes))

@@ -20,7 +20,7 @@ from pbt_bench.analysis.statistics.panel import Panel
 MOST_DETAILED = 12_000  # runs; a larger page would exceed 15 MB, so it omits curves and layers (see `pbt-bench show`)
 _MOST_POINTS = 40  # epochs per curve; longer curves are subsampled and keep their last epoch
 
-_WORDS = ("status", "dataset", "model", "method", "setting", "host")
+_REPEATED = ("status", "dataset", "model", "method", "setting", "host")
 _NUMBERS = {  # column of the table -> number of decimals
     "sparsity": 6,
     "seed": 0,
@@ -49,7 +49,7 @@ def run_data(table: pd.DataFrame, parts: Iterable[Panel]) -> str:
     texts = table.assign(setting=setting, host=hosts)
     columns: dict[str, list[Any]] = {"run": list(table["run_id"])}
     words = {}
-    for name in _WORDS:
+    for name in _REPEATED:
         codes, found = pd.factorize(texts[name], sort=True)
         columns[name], words[name] = codes.tolist(), [str(word) for word in found]
     for name, decimals in _NUMBERS.items():

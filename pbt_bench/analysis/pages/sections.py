@@ -10,7 +10,7 @@ from pbt_bench.analysis.figures import Drawing, figure, figures
 from pbt_bench.analysis.pages.gallery import Gallery, Picture
 from pbt_bench.analysis.statistics.study import Study
 
-_COLUMN = 360  # CSS pixels: a little more than the width of a figure of one column
+_PIXELS_OF_COLUMN = 360  # CSS pixels: a little more than the width of a figure of one column
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Section:
         """True if the section is one figure of one column's width, which the page shows beside another."""
         drawings = [drawing for _, drawings in self.figures for drawing in drawings]
         plain = not self.part and len(self.figures) == 1 and not any(drawing.text for drawing, _ in drawings)
-        return plain and all(picture and picture.size[0] <= _COLUMN for _, picture in drawings)
+        return plain and all(picture and picture.size[0] <= _PIXELS_OF_COLUMN for _, picture in drawings)
 
 
 def sections(study: Study, gallery: Gallery, tables: Path, parts: Mapping[str, tuple[int, str]]) -> list[Section]:

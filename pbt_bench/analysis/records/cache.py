@@ -50,7 +50,7 @@ def read(store: Store, ids: Collection[str] | None = None) -> pa.Table:
     kept = cached.filter(pa.array(fresh, pa.bool_()))
     known = set(kept["run_id"].to_pylist())
     wanted = files.keys() if ids is None else files.keys() & set(ids)
-    parts = [kept, *_read(store, sorted(wanted - known), files)]
+    parts = [kept, *_read_changed(store, sorted(wanted - known), files)]
     table = pa.concat_tables(parts).unify_dictionaries().combine_chunks().sort_by("run_id")
     if table.num_rows != cached.num_rows or len(parts) > 1:
         _save(table, cache_path(store))
@@ -70,7 +70,7 @@ def _files(folder: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _read(store: Store, run_ids: Sequence[str], files: dict[str, tuple[int, ...]]) -> Iterator[pa.Table]:
+def _read_changed(store: Store, run_ids: Sequence[str], files: dict[str, tuple[int, ...]]) -> Iterator[pa.Table]:
     """Yield the records of `run_ids` in batches; use all processors for two or more batches per processor."""
     batches = [
         {run_id: files[run_id] for run_id in run_ids[start : start + _BATCH]}

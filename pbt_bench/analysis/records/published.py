@@ -18,7 +18,7 @@ from pbt_bench.errors import RequestError, unknown
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import DENSE
 
-COLUMNS = ("paper", "dataset", "model", "method", "sparsity", "top1_mean", "top1_std", "n_runs", "note")
+PUBLISHED_COLUMNS = ("paper", "dataset", "model", "method", "sparsity", "top1_mean", "top1_std", "n_runs", "note")
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,9 +91,9 @@ def _rows(path: Path, about: About) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            lacking = [name for name in PUBLISHED_COLUMNS if name not in (reader.fieldnames or ())]
             if lacking:
-                raise RequestError(f"{path}: no column {', '.join(lacking)} (needed: {', '.join(COLUMNS)})")
+                raise RequestError(f"{path}: no column {', '.join(lacking)} (needed: {', '.join(PUBLISHED_COLUMNS)})")
             rows = [_row(line, about, path, f"{path}, line {reader.line_num}") for line in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path}: not a csv file: {error}") from None

@@ -15,7 +15,7 @@ from pbt_bench.analysis.statistics.labels import counted
 from pbt_bench.analysis.statistics.paired import LEVEL, holm
 from pbt_bench.analysis.statistics.panel import Panel
 
-_EXACT_UP_TO = 100  # settings; with more, the normal approximation is exact to all printed digits
+_EXACT_SETTINGS = 100  # settings; with more, the normal approximation is exact to all printed digits
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def signed_rank(differences: NDArray[np.float64]) -> float:
     nonzero = differences[np.abs(differences) > 1e-12]
     if len(nonzero) == 0:
         return 1.0
-    if len(nonzero) > _EXACT_UP_TO:
+    if len(nonzero) > _EXACT_SETTINGS:
         return float(stats.wilcoxon(nonzero, method="approx").pvalue)
     twice = np.rint(2 * stats.rankdata(np.abs(nonzero).round(12))).astype(int)  # shared ranks may be half-integers
     chances = np.ones(1)

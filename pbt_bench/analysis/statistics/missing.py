@@ -15,7 +15,7 @@ from pbt_bench.running.outcomes import Outcome
 from pbt_bench.running.progress import duration
 from pbt_bench.spec import RunSpec
 
-_MOST = 6  # runs of one method that are named individually
+_LINES_SHOWN = 6  # runs of one method that are named individually
 
 
 def missing_runs(table: pd.DataFrame) -> list[str]:
@@ -27,7 +27,7 @@ def missing_runs(table: pd.DataFrame) -> list[str]:
             own = lacking[lacking["method"] == method]
             total = int((runs["method"] == method).sum())
             named = [f"{run.sparsity:g} seed {run.seed}" for run in own.itertuples()]
-            which = f": {', '.join(named)}" if len(own) < total and len(own) <= _MOST else ""
+            which = f": {', '.join(named)}" if len(own) < total and len(own) <= _LINES_SHOWN else ""
             lines.append(f"{dataset} / {model}, {method}: {len(own)} of {total}{which}")
     return lines
 

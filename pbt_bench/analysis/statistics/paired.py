@@ -15,7 +15,7 @@ from pbt_bench.analysis.statistics.panel import Panel, counted_accuracy
 
 LEVEL = 0.05
 FEWEST = 3  # pairs; two pairs that agree by chance would seem exact
-_EXACT_UP_TO = 7  # pairs, with 1,716 distinct resamples; more pairs use _DRAWS random resamples
+_EXACT_SEEDS = 7  # pairs, with 1,716 distinct resamples; more pairs use _DRAWS random resamples
 _DRAWS = 10_000
 _AT_ONCE = 100  # columns whose resamples are in memory together
 
@@ -199,7 +199,7 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64]
     n = len(values)
     tail = float(ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975)))
     counts, weights = _resamples(n)
-    if n > _EXACT_UP_TO:  # all resamples have the same weight: a partial sort finds both percentiles
+    if n > _EXACT_SEEDS:  # all resamples have the same weight: a partial sort finds both percentiles
         rank = int(tail * len(counts))
         found = [
             np.partition(counts @ part / n, [rank, len(counts) - 1 - rank], axis=0)[[rank, -1 - rank]]
@@ -222,7 +222,7 @@ def bootstrap_interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64]
 @lru_cache(maxsize=4)  # one entry for 111 rows takes 9 MB
 def _resamples(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the number of draws of each of n rows in each resample, and the probability of each resample."""
-    if n > _EXACT_UP_TO:
+    if n > _EXACT_SEEDS:
         drawn = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=_DRAWS).astype(float)
         return drawn, np.full(_DRAWS, 1 / _DRAWS)
     found = [np.bincount(rows, minlength=n) for rows in itertools.combinations_with_replacement(range(n), n)]

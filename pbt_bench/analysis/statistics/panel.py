@@ -26,7 +26,7 @@ from pbt_bench.spec import DENSE
 _BASE = ["dataset", "model", "init", "recipe", "scoring"]  # fields that a dense baseline shares with the pruned runs
 _EXTRA = ["scope", "sanity", "warmup", "rewind", "protocol", "pattern"]  # fields of pruned runs only
 ENDED = ("diverged", "collapsed")  # these runs count at chance accuracy
-_NESTED = ("recipe", "scoring")
+_SETTINGS = ("recipe", "scoring")
 
 _NONE = pd.DataFrame({"method": [], "sparsity": [], "mean": [], "empty_layers": [], "comparable": []})
 
@@ -168,8 +168,8 @@ def counted_accuracy(runs: pd.DataFrame, column: str = "test_accuracy") -> pd.Se
 
 def _flat(setting: dict[str, Any]) -> dict[str, object]:
     """Flatten a setting to names and values, including the fields of recipe and scoring."""
-    flat = {name: value for name, value in setting.items() if name not in ("dataset", "model", *_NESTED)}
-    for name in _NESTED:
+    flat = {name: value for name, value in setting.items() if name not in ("dataset", "model", *_SETTINGS)}
+    for name in _SETTINGS:
         flat |= {f"{name}.{key}": value for key, value in msgspec.structs.asdict(setting[name]).items()}
     return flat
 

@@ -18,7 +18,7 @@ from pbt_bench.analysis.statistics.method_styles import method_order
 from pbt_bench.analysis.statistics.panel import Panel
 from pbt_bench.spec import DENSE, RunSpec
 
-_MOST = 20  # distinct errors, or values of one environment field, shown before "and n more"
+_VALUES_SHOWN = 20  # distinct errors, or values of one environment field, shown before "and n more"
 
 
 def study_axes(table: pd.DataFrame) -> dict[str, str]:
@@ -108,11 +108,11 @@ def layer_zeros(panel: Panel) -> Zeros:
     }
     methods = [method for method in panel.methods if method in shares]
     names = layer_labels(runs["layers"].iloc[0].names) if methods else []
-    rows = [(name, [_percent(shares[method][i]) for method in methods]) for i, name in enumerate(names)]
+    rows = [(name, [_percentage(shares[method][i]) for method in methods]) for i, name in enumerate(names)]
     return Zeros(methods, rows)
 
 
-def _percent(share: float) -> str:
+def _percentage(share: float) -> str:
     if share == 0:
         return "0"
     return "< 0.01" if share < 5e-5 else f"{100 * share:.2f}"
@@ -134,5 +134,5 @@ def environments(table: pd.DataFrame) -> dict[str, list[tuple[str, int]]]:
 def commonest(values: Iterable[str]) -> list[tuple[str, int]]:
     """Count distinct values, most frequent first; combine those after the first 20 into one entry."""
     ranked = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
-    rest = ranked[_MOST:]
-    return ranked[:_MOST] + ([(f"… and {len(rest)} more", sum(n for _, n in rest))] if rest else [])
+    rest = ranked[_VALUES_SHOWN:]
+    return ranked[:_VALUES_SHOWN] + ([(f"… and {len(rest)} more", sum(n for _, n in rest))] if rest else [])

@@ -17,7 +17,13 @@ from pbt_bench.analysis.statistics.panel import Panel, panels
 from pbt_bench.analysis.statistics.variant_effects import AXES, Variant, find_variants
 
 # What a panel and its upper bound share.
-_SAME = ("dataset", "model", "recipe", "scoring", *(axis for axis in AXES if axis not in ("warmup", "rewind")))
+_SAME_IN_BOUNDS = (
+    "dataset",
+    "model",
+    "recipe",
+    "scoring",
+    *(axis for axis in AXES if axis not in ("warmup", "rewind")),
+)
 
 
 @dataclass(frozen=True)
@@ -79,4 +85,4 @@ def with_bounds(parts: Sequence[Panel]) -> list[Panel]:
 
 
 def _setting(panel: Panel) -> tuple[object, ...]:
-    return tuple(panel.runs.iloc[0][name] for name in _SAME)
+    return tuple(panel.runs.iloc[0][name] for name in _SAME_IN_BOUNDS)

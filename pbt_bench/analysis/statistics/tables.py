@@ -72,7 +72,7 @@ def accuracy_table(panel: Panel, found: Sequence[Standing]) -> Table:
     numbers = _numbers(panel, methods)
     rows = panel.printed
     if len(rows):
-        numbers = _with_published(numbers, rows, panel)
+        numbers = _add_published(numbers, rows, panel)
     marks = {(standing.leader, standing.sparsity): "best" if standing.settled else "tied" for standing in found}
     marks |= {(method, standing.sparsity): "tied" for standing in found for method in standing.marked}
     alone = len(rows) > 0 and bool((rows["sparsity"] > 0).any()) and not numbers["n"].any()
@@ -114,7 +114,7 @@ def _numbers(panel: Panel, methods: Sequence[str]) -> pd.DataFrame:
     ).reset_index()  # fmt: skip
 
 
-def _with_published(numbers: pd.DataFrame, rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
+def _add_published(numbers: pd.DataFrame, rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
     """Add published numbers and differences to `numbers`, using the published statistic if the runs recorded it."""
     names = {name: f"published_{name}" for name in ("mean", "std", "n", "statistic", "source", "note", "comparable")}
     order = {method: rank for rank, method in enumerate((DENSE, *numbers["method"].unique()))}

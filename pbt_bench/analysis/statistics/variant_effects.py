@@ -61,7 +61,7 @@ def variant_table(variant: Variant) -> Table:
     Significant differences, positive or negative, are bold.
     """
     methods = [one.other for one in variant.lines[_ALL]]
-    rows = [Row(label, "", [_cell(one) for one in line]) for label, line in variant.lines.items()]
+    rows = [Row(label, "", [_effect_cell(one) for one in line]) for label, line in variant.lines.items()]
     fields = ("pairs", "mean", "low", "high", "p", "p_holm")
     numbers = [
         {"sparsity": label, "method": one.other} | {name: getattr(one, name) for name in fields}
@@ -112,7 +112,7 @@ def _lines(panel: Panel, base: Panel) -> dict[str, list[Comparison]]:
     return lines
 
 
-def _cell(one: Comparison) -> Cell:
+def _effect_cell(one: Comparison) -> Cell:
     if not one.pairs:
         return Cell(note="missing")
     interval = "" if np.isnan(one.low) else f"{points(one.low)} to {points(one.high)}"

@@ -6,10 +6,9 @@ import torch
 
 from pbt_bench.connectivity.channel_graph import channel_graph
 from pbt_bench.connectivity.random_walks import Walks
-from pbt_bench.pruning import checks
+from pbt_bench.pruning import checks, tuning
 from pbt_bench.pruning.plugins import statistic
 from pbt_bench.pruning.task import Task, Tensors
-from pbt_bench.pruning.tuning import WALKS_AT_ONCE
 from pbt_bench.seeds import stream
 
 VISITED_SHARE = 0.6  # share of visited weights at which the walks end: enough for every sparsity of at least 0.4
@@ -51,13 +50,13 @@ def path_walks(task: Task) -> Tensors:
     total = sum(p.numel() for p in task.parameters.values())
     done, check = 0, 0
     while True:
-        for name, index, walk in walks.run(done, WALKS_AT_ONCE, generator):
+        for name, index, walk in walks.run(done, tuning.WALKS_AT_ONCE, generator):
             first[name].scatter_reduce_(0, index, walk.int(), "amin")
-        done += WALKS_AT_ONCE
+        done += tuning.WALKS_AT_ONCE
         if done >= check:  # counting takes longer than walking
             check = int(done * 1.05)
             visited = sum(int((walk != UNVISITED).sum()) for walk in first.values())
-            if visited >= VISITED_SHARE * total or done >= min(MOST_WALKS * total, UNVISITED - WALKS_AT_ONCE):
+            if visited >= VISITED_SHARE * total or done >= min(MOST_WALKS * total, UNVISITED - tuning.WALKS_AT_ONCE):
                 break
     largest = max(float(p.detach().abs().max()) for p in task.parameters.values()) or 1.0
     scores = {}

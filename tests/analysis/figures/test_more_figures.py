@@ -22,8 +22,8 @@ from pbt_bench.analysis.figures.cost import cost
 from pbt_bench.analysis.figures.critical import critical, critical_sparsities, printed_critical
 from pbt_bench.analysis.figures.curves import curves, mean_curve
 from pbt_bench.analysis.figures.effective import effective
+from pbt_bench.analysis.figures.layer_densities import profiles
 from pbt_bench.analysis.figures.multiples import spread
-from pbt_bench.analysis.figures.profiles import profiles
 from pbt_bench.analysis.figures.variants import variants as draw_variants
 from pbt_bench.analysis.records.data_frame import frame
 from pbt_bench.analysis.statistics.method_styles import method_style
