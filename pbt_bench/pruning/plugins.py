@@ -55,6 +55,7 @@ class Statistic:
     cite: str
     data: bool  # False: independent of the scoring data, and computed on the model as it stands
     per_sparsity: bool  # computed for each sparsity; `task.sparsity` and `task.kept` are set
+    trains: bool  # uses `task.train`
     revision: int  # raised when its numbers change on purpose
     options: Mapping[str, Option]
     symbol: str  # LaTeX
@@ -237,15 +238,22 @@ def find_pruner(method: Method) -> Pruner:
 
 
 def statistic(
-    *, cite: str, data: bool = True, per_sparsity: bool = False, revision: int = 1, symbol: str = "", formula: str = ""
+    *,
+    cite: str,
+    data: bool = True,
+    per_sparsity: bool = False,
+    trains: bool = False,
+    revision: int = 1,
+    symbol: str = "",
+    formula: str = "",
 ) -> Callable[[_Function], _Function]:
     r"""Register a function of a `Task`, and of its options, as the statistic of its own name.
 
     The function returns a tensor for every prunable weight tensor, of that tensor's shape, by parameter name.
     Statistics with `data=False` do not depend on the scoring data and see the model as it stands; for the others its
     batch normalisation is first put into the mode of `scoring.batchnorm`. With `per_sparsity=True` it is computed for
-    each sparsity. `symbol` and `formula` are LaTeX for the documentation, in which a bar is written `\vert`.
-    Raises RequestError if the name is taken.
+    each sparsity, and with `trains=True` it can call `task.train`. `symbol` and `formula` are LaTeX for the
+    documentation, in which a bar is written `\vert`. Raises RequestError if the name is taken.
     """
 
     def register(function: _Function) -> _Function:
@@ -253,7 +261,17 @@ def statistic(
         options = declared_options(function, f"statistic {name!r}", where)
         plain = r"\mathrm{" + name.replace("_", r"\_") + "}"
         entry = Statistic(
-            name, function, cite, data, per_sparsity, revision, options, symbol or plain, formula, _summary(function)
+            name,
+            function,
+            cite,
+            data,
+            per_sparsity,
+            trains,
+            revision,
+            options,
+            symbol or plain,
+            formula,
+            _summary(function),
         )
         _STATISTICS.add(name, entry, where)
         return function

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from pbt_bench.errors import RequestError
 from pbt_bench.seeds import stream
 from pbt_bench.spec import Scoring
 
@@ -46,6 +47,26 @@ class PassResults:
 
 
 @dataclass(frozen=True)
+class TrainedNetwork:
+    """The result of `Task.train`."""
+
+    state: Mapping[str, Tensor]  # all parameters and buffers, as `state_dict` returns them
+    validation_accuracy: float | None  # in [0, 1]; None if the recipe has no validation images
+
+
+class Trainer(Protocol):
+    """Trains a network for one statistic of a run."""
+
+    def __call__(
+        self, masks: Mapping[str, Tensor], state: Mapping[str, Tensor], begin: str | int, end: str | int | None
+    ) -> TrainedNetwork:
+        """Train a network with the given state: see `Task.train`."""
+
+    def of(self, statistic: str) -> Trainer:
+        """Return the trainer of a statistic, whose trainings are counted from the first again."""
+
+
+@dataclass(frozen=True)
 class Task:
     """A model, its prunable weights and the scoring data, all on one device.
 
@@ -64,6 +85,7 @@ class Task:
     masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None: nothing is pruned
     unpruned: Mapping[str, Tensor] | None = None  # weights before the first round pruned; None: as they are
     notes: dict[str, dict[str, float]] = field(default_factory=dict)  # statistic -> measurements for the record
+    trainer: Trainer | None = None  # of a run, for statistics with trains=True
     passes: PassResults | None = None  # results of passes that statistics share; for speed only
 
     @property
@@ -76,6 +98,26 @@ class Task:
         """Copies of the prunable weights, in an iterative method as they were before its first round."""
         source = self.parameters if self.unpruned is None else self.unpruned
         return {name: weight.detach().clone() for name, weight in source.items()}
+
+    def train(
+        self,
+        masks: Mapping[str, Tensor] | None = None,
+        state: Mapping[str, Tensor] | None = None,
+        begin: str | int = 0,
+        end: str | int | None = None,
+    ) -> TrainedNetwork:
+        """Train a copy of the network by the recipe of the run, and return its state at the end.
+
+        Pruned weights of `masks` (parameter name -> bool tensor, True = kept) stay exactly zero; without masks, all
+        weights are trained. The copy starts with `state`, by default that of the network now. It is trained from step
+        `begin` to step `end` of the recipe, which are "N epochs", "N steps" or numbers of steps; None is the end of the
+        recipe. Data and learning rates of a step are those of that step in the training of the run itself. A run that
+        is interrupted continues from the last finished training, or within it. Raises RequestError outside of a run,
+        where there is no training data, and for statistics without trains=True.
+        """
+        if self.trainer is None:
+            raise RequestError("only a run of a grid, and a statistic with trains=True, can train the network")
+        return self.trainer(masks or {}, state or self.model.state_dict(), begin, end)
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return a random generator on the CPU, which depends on the seed, the purpose and the round."""

@@ -53,7 +53,11 @@ class Checkpoint:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if not isinstance(state, dict) or state.get("run_id") != self._run_id:
                 raise ValueError("it belongs to another run")
-            if not isinstance(state.get("training"), dict) or state.get("phase") not in ("warm-up", "train"):
+            if not isinstance(state.get("training"), dict) or state.get("phase") not in (
+                "warm-up",
+                "statistics",
+                "train",
+            ):
                 raise ValueError("it is incomplete")
             self._before = [float(seconds) for seconds in state["sessions"]]
             return state

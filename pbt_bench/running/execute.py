@@ -112,10 +112,12 @@ class Executor:
         if state and state["phase"] == "train":
             masked = shared.restore(spec, state)
         else:
+            before = {state["phase"]: state["training"]} if state else {}
             with saving(checkpoint, phase="warm-up") as saver:
-                shared.warm_up(spec, saver, state and state["training"])
+                shared.warm_up(spec, saver, before.get("warm-up"))
+            with saving(checkpoint, phase="statistics") as saver:
+                masked = shared.mask(spec, saver, before.get("statistics"))
             state = None
-            masked = shared.mask(spec)
         _set_globals(spec)
         model, masks, pruning = masked.model, masked.masks, masked.pruning
 
@@ -124,8 +126,9 @@ class Executor:
         if masked.connected:
             so_far = msgspec.json.encode(pruning).decode()
             with saving(checkpoint, phase="train", pruning=so_far, masks=masks) as saver:
-                before = state and state["training"]
-                trained = train(model, masks, data, spec.recipe, spec.seed, on_epoch, saver, before)
+                trained = train(
+                    model, masks, data, spec.recipe, spec.seed, on_epoch, saver, state and state["training"]
+                )
             status = "diverged" if trained.diverged else "done"
         realised = realised_sparsity(dict(model.named_parameters()), masks)
         record = RunRecord(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
@@ -19,10 +19,12 @@ from pbt_bench.models import build
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.api import apply
 from pbt_bench.pruning.diagnosis import Diagnosis, all_kept, diagnose
+from pbt_bench.pruning.plugins import pruners, statistics
 from pbt_bench.pruning.scoring import Pruned, Scorer, resolve
 from pbt_bench.running.record import Layer, Pruning, digest
+from pbt_bench.running.statistic_training import StatisticTraining
 from pbt_bench.seeds import derive, stream
-from pbt_bench.spec import DENSE, RunSpec, Scoring
+from pbt_bench.spec import DENSE, Recipe, RunSpec, Scoring
 from pbt_bench.training.loop import Saver, StateError, warm_up
 from pbt_bench.training.stepper import State
 
@@ -47,7 +49,7 @@ class Group:
         self.model = self.build(spec.seed)
         self._initial = copy.deepcopy(self.model.state_dict())
         self._warm = spec.warmup == "none"
-        self._scorers: dict[Scoring, Scorer] = {}
+        self._scorers: dict[tuple[Scoring, Recipe | None], Scorer] = {}
 
     def build(self, seed: int) -> nn.Module:
         """Build the group's network with initial weights from `seed`."""
@@ -60,10 +62,13 @@ class Group:
             warm_up(model, self.data, spec.recipe, spec.seed, spec.warmup, saver, state)
             self.model, self._warm = model, True
 
-    def mask(self, spec: RunSpec) -> MaskedNetwork:
-        """Score and prune the model, apply the sanity transform, and diagnose the result."""
+    def mask(self, spec: RunSpec, saver: Saver | None = None, state: State | None = None) -> MaskedNetwork:
+        """Score and prune the model, apply the sanity transform, and diagnose the result.
+
+        Statistics that train save their state to `saver`, and continue from `state`.
+        """
         model = copy.deepcopy(self.model)
-        pruned = self._prune(spec)
+        pruned = self._prune(spec, saver, state)
         masks = _shuffled(pruned.masks, spec.seed) if spec.sanity == "shuffle" else pruned.masks
         if spec.rewind:
             model.load_state_dict(self._initial)
@@ -84,20 +89,24 @@ class Group:
             raise StateError(str(error)) from None
         return MaskedNetwork(self.build(spec.seed), masks, pruning)
 
-    def _prune(self, spec: RunSpec) -> Pruned:
+    def _prune(self, spec: RunSpec, saver: Saver | None, state: State | None) -> Pruned:
         """Compute the masks of `spec`, before any sanity transform."""
         if spec.method == DENSE:
             masks = all_kept(self.model, spec.scoring.prune_classifier)
             return Pruned(masks, dict.fromkeys(masks, 0), 0.0, 0)
         scoring, options = resolve(spec.method, spec)
-        if scoring not in self._scorers:
+        trains = any(statistics()[name].trains for name in pruners()[spec.method].needs)
+        key = (scoring, spec.recipe if trains else None)
+        if key not in self._scorers:
             draw = partial(scoring_batches, self.data, scoring, spec)
-            self._scorers[scoring] = Scorer(
+            self._scorers[key] = Scorer(
                 self.model, draw(1), scoring, derive(spec.seed, "scores"), draw if scoring.new_batches else None
             )
-        return self._scorers[scoring].prune(
-            spec.method, spec.sparsity, spec.scope, spec.sanity == "invert", options, spec.pattern
-        )
+        scorer = self._scorers[key]
+        build = partial(self.build, spec.seed)
+        trainer = StatisticTraining(build, self.data, spec.recipe, spec.seed, saver, state) if trains else None
+        scorer.task = replace(scorer.task, trainer=trainer)
+        return scorer.prune(spec.method, spec.sparsity, spec.scope, spec.sanity == "invert", options, spec.pattern)
 
 
 def scoring_batches(data: Data, scoring: Scoring, spec: RunSpec, round_: int) -> list[tuple[Tensor, Tensor]]:

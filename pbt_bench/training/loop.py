@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from pbt_bench.data.images import ImageSet
 from pbt_bench.data.run_data import Data
+from pbt_bench.errors import RequestError
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.diagnosis import realised_sparsity
 from pbt_bench.spec import Recipe
@@ -63,12 +65,21 @@ class Trained:
 
 
 @contextmanager
-def _check_state() -> Iterator[None]:
-    """Turn any error, as a state of another network, optimiser or version causes, into StateError."""
+def check_state() -> Iterator[None]:
+    """Raise StateError for any error in the block, as a state of another network, optimiser or version causes."""
     try:
         yield
     except Exception as error:
         raise StateError(f"{type(error).__name__}: {error}") from None
+
+
+def steps_of(duration: str | int, steps_per_epoch: int) -> int:
+    """Return the number of steps of "N epochs", "N steps" or N. Raises RequestError for another duration."""
+    if isinstance(duration, int) and duration >= 0:
+        return duration
+    if not (found := re.fullmatch(r"(\d+) (epochs|steps)", str(duration))):
+        raise RequestError(f"duration {duration!r} must be 'N epochs', 'N steps' or a number of steps")
+    return int(found[1]) * (steps_per_epoch if found[2] == "epochs" else 1)
 
 
 def warm_up(
@@ -81,20 +92,16 @@ def warm_up(
     state: State | None = None,
 ) -> None:
     """Train the dense model in place for "N epochs" or "N steps" on its own random streams, from `state` if given."""
-    count, unit = duration.split()
     stepper = Stepper(model, {}, data, recipe, seed, "warm-up")
-    total = int(count) * (stepper.steps_per_epoch if unit == "epochs" else 1)
     if state is not None:
-        with _check_state():
+        with check_state():
             stepper.load(state)
 
     def save_if_due() -> None:
         if saver and saver.due():
             saver.save(stepper.state())
 
-    while stepper.step < total:
-        done, into = divmod(stepper.step, stepper.steps_per_epoch)
-        stepper.epoch(done + 1, total - stepper.step + into, save_if_due)
+    stepper.train(steps_of(duration, stepper.steps_per_epoch), save_if_due)
 
 
 def train(
@@ -120,7 +127,7 @@ def train(
     diverged = False
     spent = 0.0  # seconds of the current epoch before an interruption
     if state is not None:
-        with _check_state():
+        with check_state():
             stepper.load(state["stepper"])
             curve = [EpochResult(**result) for result in state["curve"]]
             best, tests, spent = state["best"], state["tests"], state["seconds"]

@@ -104,6 +104,22 @@ class Stepper:
                 after_step()
         return now.loss_sum, now.correct
 
+    def train(self, end: int, after_step: Callable[[], None] = lambda: None) -> None:
+        """Train up to step `end`, counted from the beginning of the first epoch."""
+        while self.step < end:
+            done, into = divmod(self.step, self.steps_per_epoch)
+            self.epoch(done + 1, end - self.step + into, after_step)
+
+    def begin_at(self, step: int) -> None:
+        """Count the next step as step `step` + 1: it has the data and the learning rate of that step.
+
+        Augmentation and dropout of an epoch begun in the middle are drawn as at its beginning.
+        """
+        self.step = step
+        done, into = divmod(step, self.steps_per_epoch)
+        self._now = _Epoch(done + 1, self.data.train.targets.device, *self._streams)
+        self._now.steps = into
+
     def state(self) -> State:
         """Return everything that later steps depend on."""
         return {

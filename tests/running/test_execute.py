@@ -165,7 +165,7 @@ def test_sanity_transforms_do_what_they_say() -> None:
 def prune_as(masks: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every method return `masks`."""
     pruned = Pruned(masks, dict.fromkeys(masks, 0), 0.0, 1)
-    monkeypatch.setattr(Group, "_prune", lambda shared, spec: pruned)
+    monkeypatch.setattr(Group, "_prune", lambda shared, spec, saver, state: pruned)
 
 
 def test_a_shuffle_has_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
