@@ -70,6 +70,20 @@ def method_style(method: str) -> MethodStyle:
 
 
 def method_order(methods: Iterable[str]) -> list[str]:
-    """Sort methods: known ones in their fixed order, then unknown ones by name."""
+    """Sort methods: known ones in their fixed order, others by name, and each by the values of its options."""
     known = list(_KNOWN)
-    return sorted(methods, key=lambda name: (known.index(name) if name in _KNOWN else len(known), name))
+
+    def key(name: str) -> tuple[int, str, list[tuple[bool, float, str]]]:
+        method, _, options = name.partition(" (")
+        words = [(word, _number(word.rstrip(",)"))) for word in options.split()]
+        order = [(number is None, number or 0.0, word) for word, number in words]
+        return known.index(method) if method in _KNOWN else len(known), method, order
+
+    return sorted(methods, key=key)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
