@@ -119,7 +119,7 @@ class Scorer:
                 self._rankings[key] = Ranking(scores, scope)
             masks = self._rankings[key].masks(sparsity)
         zeros = {name: 0 if _are_masks(scores) else int((s == 0).sum()) for name, s in scores.items()}
-        notes = {name: self.task.notes[name] for name in entry.needs if name in self.task.notes}
+        notes = {name: dict(each.notes) for name, each in measured.items() if each.notes}
         passes: dict[str, float] = {}
         for each in measured.values():
             passes |= each.passes

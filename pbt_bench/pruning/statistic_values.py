@@ -25,6 +25,7 @@ class Measured:
     values: Tensors
     seconds: float  # without shared passes
     passes: Mapping[str, float]  # shared pass -> its seconds
+    notes: Mapping[str, float]
 
 
 def compute(task: Task, names: Collection[str], options: Mapping[str, Any] | None = None) -> dict[str, Measured]:
@@ -40,7 +41,7 @@ def compute(task: Task, names: Collection[str], options: Mapping[str, Any] | Non
         parameter.requires_grad_(True)
     passes = task.passes or PassResults()
     target = replace(task, passes=passes)
-    task = replace(target, sparsity=None, kept=None, trainer=None)
+    task = replace(target, sparsity=None, kept=None)
     computed = {}
     ready = False
     for entry in sorted((statistics()[name] for name in names), key=lambda entry: (entry.data, entry.name)):
@@ -54,12 +55,12 @@ def compute(task: Task, names: Collection[str], options: Mapping[str, Any] | Non
         start = perf_counter()
         with _explained(entry.name), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
             own = {name: value for name, value in (options or {}).items() if name in entry.options}
-            given = replace(target, trainer=None) if entry.per_sparsity else task
+            given = replace(target if entry.per_sparsity else task, trainer=None, notes={})
             if target.trainer and entry.trains:
                 given = replace(given, trainer=target.trainer.of(f"{entry.name} {own} {given.sparsity} {task.round}"))
             values = _of_every_weight(entry, entry.function(given, **own), task)
         synchronize(task)
-        computed[entry.name] = Measured(values, perf_counter() - start - passes.spent, passes.used)
+        computed[entry.name] = Measured(values, perf_counter() - start - passes.spent, passes.used, given.notes)
     return computed
 
 

@@ -84,7 +84,7 @@ class Task:
     round: int = 1  # of an iterative method
     masks: Mapping[str, Tensor] | None = None  # of the rounds so far; None: nothing is pruned
     unpruned: Mapping[str, Tensor] | None = None  # weights before the first round pruned; None: as they are
-    notes: dict[str, dict[str, float]] = field(default_factory=dict)  # statistic -> measurements for the record
+    notes: dict[str, float] = field(default_factory=dict)  # measurements of the statistic, for the record
     trainer: Trainer | None = None  # of a run, for statistics with trains=True
     passes: PassResults | None = None  # results of passes that statistics share; for speed only
 

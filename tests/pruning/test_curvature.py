@@ -29,8 +29,8 @@ def diagonal(model: nn.Module, data: Data, **scoring: object) -> tuple[dict[str,
     fields = {name: scoring.pop(name) for name in [*scoring] if name in Scoring.__struct_fields__}
     task = Task(model, prunable(model), data, Scoring(**fields), seed=0)  # type: ignore[arg-type]
     with preserved(model):
-        values = compute(task, ["hessian_diagonal"], scoring)["hessian_diagonal"].values
-    return values, task.notes.get("hessian_diagonal", {})
+        found = compute(task, ["hessian_diagonal"], scoring)["hessian_diagonal"]
+    return found.values, dict(found.notes)
 
 
 def exact(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from pbt_bench.constraints import convert
+from pbt_bench.constraints import convert, read_toml
 from pbt_bench.errors import RequestError, unknown
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import DENSE
@@ -74,13 +73,7 @@ def load_published(folder: Path) -> Published:
 
 
 def _about(path: Path) -> About:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: not a TOML file: {error}") from None
-    about = convert(table, About, str(path))
+    about = convert(read_toml(path), About, str(path))
     if about.recipe not in PRESETS:
         raise unknown("recipe", about.recipe, PRESETS, str(path))
     return about

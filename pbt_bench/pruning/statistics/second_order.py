@@ -83,7 +83,7 @@ def hessian_diagonal(
             if probe_tolerance is not None and relative > probe_tolerance:
                 goal = min(MOST_PROBES, max(goal + 1, int(goal * min(4.0, 1.1 * (relative / probe_tolerance) ** 2))))
     notes = {"probes": float(count), "standard_error": error, "relative_standard_error": relative}
-    task.notes["hessian_diagonal"] = {name: value for name, value in notes.items() if math.isfinite(value)}
+    task.notes.update((name, value) for name, value in notes.items() if math.isfinite(value))
     return {name: m.to(task.parameters[name].dtype) for name, m in mean.items()}
 
 
