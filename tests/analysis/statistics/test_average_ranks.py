@@ -38,7 +38,7 @@ def test_ties_by_hand() -> None:
 def test_many_settings_agree_with_the_exact_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     differences = np.random.default_rng(0).normal(0.15, 1, 150)
     normal = signed_rank(differences)
-    monkeypatch.setattr("pbt_bench.analysis.statistics.average_ranks._EXACT_UP_TO", 1000)
+    monkeypatch.setattr("pbt_bench.analysis.statistics.average_ranks._EXACT_SETTINGS", 1000)
     assert signed_rank(differences) == pytest.approx(normal, rel=0.05)
 
 

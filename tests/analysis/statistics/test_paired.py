@@ -57,7 +57,7 @@ def test_all_resamples_and_random_ones_agree_with_scipy(monkeypatch: pytest.Monk
         (values[:, 0],), np.mean, n_resamples=60_000, method="percentile", confidence_level=1 - 2 * tail, rng=1
     ).confidence_interval
     assert exact == pytest.approx(other, rel=0.03)
-    monkeypatch.setattr("pbt_bench.analysis.statistics.paired._EXACT_UP_TO", 2)
+    monkeypatch.setattr("pbt_bench.analysis.statistics.paired._EXACT_SEEDS", 2)
     paired._resamples.cache_clear()
     assert np.ravel(bootstrap_interval(values)) == pytest.approx(exact, rel=0.08)
     paired._resamples.cache_clear()
