@@ -13,7 +13,7 @@ from torch import nn
 
 import pbt_bench
 from pbt_bench.pruning import checks
-from pbt_bench.pruning.plugins import statistics
+from pbt_bench.pruning.plugins import pruners, statistics
 from pbt_bench.pruning.task import Task
 
 _SAMPLES = 6  # per batch
@@ -39,6 +39,8 @@ class Cost:
     def __str__(self) -> str:
         if not self.over:
             return "no pass through the network"
+        if not self.forward:
+            return self.over
         passes = "pass" if max(self.forward, self.backward) == 1 else "passes"
         if self.forward == self.backward:
             return f"{self.forward} forward and backward {passes} over {self.over}"
@@ -52,6 +54,8 @@ def cost(method: str) -> Cost:
     Passes that are independent of the number of batches are then not counted, such as those of a few examples that
     test whether samples depend on each other.
     """
+    if pruners()[method].trains:
+        return Cost(0, 0, "a training of the network per level")
     one, two = count(method, 1), count(method, 2)
     if two.examples > one.examples:
         return Cost((two.examples - one.examples) // _SAMPLES, two.backward - one.backward, "the scoring data")

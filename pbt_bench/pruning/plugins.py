@@ -98,6 +98,11 @@ class Pruner:
         return self.file.parent == folders()[0]
 
     @property
+    def trains(self) -> bool:
+        """True if one of its statistics trains the network, which only a run of a grid can do."""
+        return any(statistics()[name].trains for name in self.needs)
+
+    @property
     def options(self) -> dict[str, Option]:
         """All options, those of its statistics included.
 

@@ -19,7 +19,7 @@ from pbt_bench.models import build
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.api import apply
 from pbt_bench.pruning.diagnosis import Diagnosis, all_kept, diagnose
-from pbt_bench.pruning.plugins import pruners, statistics
+from pbt_bench.pruning.plugins import pruners
 from pbt_bench.pruning.scoring import Pruned, Scorer, resolve
 from pbt_bench.running.record import Layer, Pruning, digest
 from pbt_bench.running.statistic_training import StatisticTraining
@@ -95,7 +95,7 @@ class Group:
             masks = all_kept(self.model, spec.scoring.prune_classifier)
             return Pruned(masks, dict.fromkeys(masks, 0), 0.0, 0)
         scoring, options = resolve(spec.method, spec)
-        trains = any(statistics()[name].trains for name in pruners()[spec.method].needs)
+        trains = pruners()[spec.method].trains
         key = (scoring, spec.recipe if trains else None)
         if key not in self._scorers:
             draw = partial(scoring_batches, self.data, scoring, spec)

@@ -24,7 +24,7 @@ from pbt_bench.pruning.plugins import folders, pruner, pruners, statistics
 from pbt_bench.pruning.scoring import resolve
 from pbt_bench.spec import RunSpec, Scoring
 
-METHODS = list(pruners())
+METHODS = [name for name, entry in pruners().items() if not entry.trains]
 ROUNDS: dict[str, Any] = {"rounds": 5}  # enough for a contract, quick for a hundred-round method
 
 

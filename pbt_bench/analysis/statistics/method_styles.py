@@ -50,6 +50,7 @@ _KNOWN: dict[str, MethodStyle] = {
         ("ntk_sap", "#ddaa33", "p", ":"),
         ("prospr", "#cc6677", "X", "-"),
         ("phew", "#6b4c9a", "<", ":"),
+        ("imp", "#0b3d0b", "*", "-."),
         (PRUNED_AFTER_TRAINING, "#111111", "s", ":"),
         (LOTTERY_TICKET, "#2b2b2b", "*", "--"),
     )
