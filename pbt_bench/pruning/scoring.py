@@ -169,7 +169,9 @@ def _checked_masks(method: str, masks: Masks, task: Task, scope: str, pattern: s
         raise RequestError(f"{wrong} changes nothing for method {method!r}: it returns masks")
     kept, expected = sum(int(mask.sum()) for mask in masks.values()), task.kept
     if kept != expected:
-        raise ScoreError(f"method {method!r}: its masks keep {kept} weights, not the {expected} of sparsity {task.sparsity:g}")
+        raise ScoreError(
+            f"method {method!r}: its masks keep {kept} weights, not the {expected} of sparsity {task.sparsity:g}"
+        )
     return masks
 
 

@@ -50,7 +50,8 @@ def settings(specs: Iterable[RunSpec]) -> dict[str, dict[str, str]]:
 def mask_audit(table: pd.DataFrame) -> dict[str, int]:
     """Count the runs whose realised sparsity equals the mask's, and those whose mask has the requested sparsity.
 
-    Both comparisons are exact to one weight.
+    Both comparisons are exact to one weight. With a pattern, another number of weights is pruned: these runs are counted
+    apart.
     """
     pruned = table.dropna(subset=["realised_sparsity", "mask_sparsity"])
     weights = pruned["prunable"].astype("float64")
@@ -60,7 +61,8 @@ def mask_audit(table: pd.DataFrame) -> dict[str, int]:
         "runs": len(pruned),
         "realised": int((realised < 0.5).sum()),
         # floor(sparsity * prunable) is less than one weight below the product; -1e-3 allows for rounding of floats.
-        "exact": int(asked.between(-1e-3, 1, inclusive="left").sum()),
+        "exact": int((asked.between(-1e-3, 1, inclusive="left") & (pruned["pattern"] == "none")).sum()),
+        "patterned": int((pruned["pattern"] != "none").sum()),
     }
 
 
