@@ -14,11 +14,11 @@ from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.masks import pruned_count
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.group import Group
-from pbt_bench.spec import Recipe, RunSpec
+from pbt_bench.spec import Recipe, RunSpec, Value
 from pbt_bench.training.loop import train, warm_up
 
 RECIPE = Recipe(epochs=2, batch_size=256, learning_rate=0.05)
-OPTIONS = {"levels": 3, "fraction": 0.4}
+OPTIONS: dict[str, Value] = {"levels": 3, "fraction": 0.4}
 SPEC = RunSpec(
     dataset="digits", model="vgg8", method="imp", sparsity=0.7, seed=1, recipe=RECIPE, options=OPTIONS, warmup="3 steps"
 )

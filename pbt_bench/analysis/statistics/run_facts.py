@@ -50,8 +50,8 @@ def settings(specs: Iterable[RunSpec]) -> dict[str, dict[str, str]]:
 def mask_audit(table: pd.DataFrame) -> dict[str, int]:
     """Count the runs whose realised sparsity equals the mask's, and those whose mask has the requested sparsity.
 
-    Both comparisons are exact to one weight. With a pattern, another number of weights is pruned: these runs are counted
-    apart.
+    Both comparisons are exact to one weight. With a pattern, another number of weights is pruned: these runs are
+    counted apart.
     """
     pruned = table.dropna(subset=["realised_sparsity", "mask_sparsity"])
     weights = pruned["prunable"].astype("float64")

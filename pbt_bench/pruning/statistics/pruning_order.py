@@ -26,12 +26,13 @@ def pruning_order(
 ) -> Tensors:
     """Order the weights as iterative magnitude pruning removes them: train, prune, rewind, and begin again.
 
-    Every level trains the network from its scored weights by the recipe of the run, under the masks so far, and prunes the
-    `fraction` of the remaining weights that have the smallest magnitudes in all layers. The value of a weight is the number
-    of the level that prunes it (`levels` if none does) plus its rank by magnitude there, divided by the number of weights.
-    One order serves every sparsity: between two levels, the last one prunes fewer weights. The scored weights are the
-    initial ones, or those after the run's `warmup` of N epochs or steps, to which networks are then rewound. The notes have
-    the validation accuracy of every level; in level k, a share (1 - fraction)^k of the weights is trained.
+    Every level trains the network from its scored weights by the recipe of the run, under the masks so far, and prunes
+    the `fraction` of the remaining weights that have the smallest magnitudes in all layers. The value of a weight is
+    the number of the level that prunes it (`levels` if none does) plus its rank by magnitude there, divided by the
+    number of weights. One order serves every sparsity: between two levels, the last one prunes fewer weights. The
+    scored weights are the initial ones, or those after the run's `warmup` of N epochs or steps, to which networks are
+    then rewound. The notes have the validation accuracy of every level; in level k, a share (1 - fraction)^k of the
+    weights is trained.
     """
     masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in task.parameters.items()}
     order = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in task.parameters.items()}
