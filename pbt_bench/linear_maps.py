@@ -6,6 +6,7 @@ recognised by tensor identity, so tied weights, functional models and reused mod
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,7 +22,11 @@ TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 class Intercept(TorchFunctionMode):
-    """Call `apply(name, function, inputs, weight, bias, options)` in place of every linear map of a tracked weight."""
+    """Call `apply(name, function, inputs, weight, bias, options)` in place of every linear map of a tracked weight.
+
+    The query, key and value maps of an `nn.MultiheadAttention` are three linear maps. If one tensor packs their
+    weights, `apply` gets its name and a third of its rows as `weight`.
+    """
 
     maps: tuple[Any, ...] = LINEAR_MAPS
 
@@ -35,11 +40,47 @@ class Intercept(TorchFunctionMode):
         options = dict(kwargs or {})
         if func in self.maps:
             inputs, weight, bias, options = split_call(args, options, func in TRANSPOSED)
-            name = self._names.get(id(weight))
-            if name is not None:
-                return self.apply(name, func, inputs, weight, bias, options)
-            return self.untracked(func, inputs, weight, bias, options)
+            return self._mapped(self._names.get(id(weight)), func, inputs, weight, bias, options)
+        if func is F.multi_head_attention_forward:
+            call = inspect.signature(func).bind(*args, **options)
+            call.apply_defaults()
+            return self.multi_head_attention(call.arguments)
         return self.other(func, args, options)
+
+    def _mapped(
+        self, name: str | None, function: Any, inputs: Tensor, weight: Tensor, bias: Any, options: Any
+    ) -> Tensor:
+        if name is None:
+            return self.untracked(function, inputs, weight, bias, options)
+        return self.apply(name, function, inputs, weight, bias, options)
+
+    def multi_head_attention(self, given: dict[str, Any]) -> tuple[Tensor, Any]:
+        """Compute `F.multi_head_attention_forward` of the arguments `given`.
+
+        The function takes and returns [tokens, samples, features]; its linear maps are intercepted with samples first.
+        """
+        weights = [given[f"{letter}_proj_weight"] for letter in "qkv"]
+        names = [self._names.get(id(weight)) for weight in weights]
+        if not given["use_separate_proj_weight"]:
+            weights = given["in_proj_weight"].chunk(3)
+            names = [self._names.get(id(given["in_proj_weight"]))] * 3
+        biases = (None,) * 3 if given["in_proj_bias"] is None else given["in_proj_bias"].chunk(3)
+        query, key, value = (
+            swapped(self._mapped(name, F.linear, swapped(given[each]), weight, bias, {}))
+            for each, name, weight, bias in zip(("query", "key", "value"), names, weights, biases, strict=True)
+        )
+        mixed, shares = self.mix(query, key, value, given)
+        last, bias = given["out_proj_weight"], given["out_proj_bias"]
+        return swapped(self._mapped(self._names.get(id(last)), F.linear, swapped(mixed), last, bias, {})), shares
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, Any]:
+        """Return values mixed by attention, before the last linear map, and the second result of the function."""
+        identity = torch.eye(query.shape[-1], dtype=query.dtype, device=query.device)  # products with it are exact
+        weights = dict.fromkeys((*(f"{letter}_proj_weight" for letter in "qkv"), "out_proj_weight"), identity)
+        inner = {"query": query, "key": key, "value": value, "use_separate_proj_weight": True, **weights}
+        plain = {"in_proj_weight": None, "in_proj_bias": None, "out_proj_bias": None}
+        result: tuple[Tensor, Any] = F.multi_head_attention_forward(**{**given, **inner, **plain})
+        return result
 
     def apply(
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
@@ -56,6 +97,11 @@ class Intercept(TorchFunctionMode):
     def other(self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Compute any other torch function."""
         return function(*args, **options)
+
+
+def swapped(tensor: Tensor) -> Tensor:
+    """Swap samples and tokens of a batch; `F.multi_head_attention_forward` takes [tokens, samples, features]."""
+    return tensor.transpose(0, 1) if tensor.dim() == 3 else tensor
 
 
 def split_call(

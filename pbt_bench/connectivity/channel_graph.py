@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pbt_bench.connectivity.torch_calls import changed, names, tensors
@@ -140,6 +141,9 @@ class _Recorder(Intercept):
             self.graph.edges.append(Synapses(source, target, weight.detach().reshape(shape), name))
             self.put(result, target)
         return result
+
+    def multi_head_attention(self, given: dict[str, Any]) -> NoReturn:
+        self._refuse(F.multi_head_attention_forward)
 
     def other(self, function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         result = function(*args, **options)

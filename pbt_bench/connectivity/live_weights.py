@@ -22,7 +22,6 @@ mapped to supports again after every layer, so nothing cancels, and no depth ove
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from torch.func import functional_call
 from pbt_bench.connectivity.support_rules import PRODUCTS, SOFTMAX, moves, result_of
 from pbt_bench.connectivity.supports import DEPENDS, THRESHOLD, Marked, level, support
 from pbt_bench.connectivity.torch_calls import changed, in_place, plain_name, tensors
-from pbt_bench.linear_maps import LINEAR_MAPS, TRANSPOSED, Intercept
+from pbt_bench.linear_maps import LINEAR_MAPS, TRANSPOSED, Intercept, swapped
 from pbt_bench.models.model_state import preserved
 from pbt_bench.models.prunable import Masks, output_of
 
@@ -50,7 +49,8 @@ class _Paths(Intercept):
 
     def __init__(self, tracked: Mapping[str, Tensor], start: Tensor) -> None:
         super().__init__(tracked)
-        self.positions: dict[str, int] = {}  # how often each weight of the tensor is used per example
+        self.flops_dense = dict.fromkeys(tracked, 0)
+        self.flops_sparse = dict.fromkeys(tracked, 0)
         self.other_flops = 0
         self._start = start
         self._weights = Marked(tracked.values())  # and tensors computed from weights alone: zeros stay zero
@@ -68,7 +68,9 @@ class _Paths(Intercept):
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
         result: Tensor = function(support(inputs), weight, None, **options)
-        self.positions[name] = self.positions.get(name, 0) + _positions(function, inputs, weight, result)
+        positions = _positions(function, inputs, weight, result)
+        self.flops_dense[name] += 2 * weight.numel() * positions
+        self.flops_sparse[name] += 2 * int(weight.count_nonzero()) * positions
         return level(result, bias is not None)
 
     def untracked(
@@ -94,9 +96,6 @@ class _Paths(Intercept):
         if function is F.scaled_dot_product_attention:
             query, key, value = (args + tuple(options[n] for n in ("query", "key", "value") if n in options))[:3]
             return _attention(*map(support, (query, key, value)))
-        if function is F.multi_head_attention_forward:
-            parameters = inspect.signature(function).parameters
-            return self._multi_head(dict(zip(parameters, args, strict=False)) | options)
         name = plain_name(function)
         if name in _MATRIX_PRODUCTS and any(t in self._shares for t in given):
             shared = [changed(value, self._varying) for value in (args, options)]
@@ -146,16 +145,11 @@ class _Paths(Intercept):
     def _varying(self, value: Tensor) -> Tensor:
         return value if value in self._shares else _varying(value)
 
-    def _multi_head(self, given: dict[str, Any]) -> tuple[Tensor, None]:
-        """Compute attention [tokens, n, features] with dense inner projections, which are not prunable."""
-        inputs = [support(given[name]) for name in ("query", "key", "value")]
-        features = given["embed_dim_to_check"]
-        self.other_flops += 2 * features * sum(t.numel() for t in inputs)
-        biased = given["in_proj_bias"] is not None
-        inner = [level(t.sum(2, keepdim=True), biased).expand(*t.shape[:2], features) for t in inputs]
-        mixed = _attention(*(t.transpose(0, 1) for t in inner)).transpose(0, 1)
-        with self:
-            return F.linear(mixed, given["out_proj_weight"], given["out_proj_bias"]), None
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, None]:
+        if given["bias_v"] is not None:  # one more value, a constant
+            value = torch.cat([value, torch.ones_like(value[:1])])
+        heads = [swapped(t).unflatten(-1, (given["num_heads"], -1)).transpose(-3, -2) for t in (query, key, value)]
+        return swapped(_attention(*heads).transpose(-3, -2).flatten(-2)), None
 
 
 def _varying(value: Tensor) -> Tensor:
@@ -179,12 +173,13 @@ def _positions(function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, 
 
 @dataclass(frozen=True)
 class Trace:
-    """Live weights of a masked network, and the number of uses of each weight."""
+    """Live weights of a masked network, and the forward flops per example of its linear maps."""
 
     live: Masks  # kept weights on at least one path from an input to an output
     connected: bool  # at least one output is reached from an input
-    positions: dict[str, int]  # uses of each weight per example
-    other_flops: int  # forward flops per example of linear maps that are not prunable
+    flops_dense: dict[str, int]  # of each weight tensor
+    flops_sparse: dict[str, int]  # and of its kept weights
+    other_flops: int  # of linear maps that are not prunable
 
 
 def trace(model: nn.Module, masks: Masks, example: Tensor) -> Trace:
@@ -209,4 +204,4 @@ def trace(model: nn.Module, masks: Masks, example: Tensor) -> Trace:
             tracked = [*kept.values(), start]
             found = torch.autograd.grad(output.sum(), tracked, allow_unused=True, materialize_grads=True)
     live = {name: (grad >= THRESHOLD) & masks[name] for (name, grad) in zip(kept, found, strict=False)}
-    return Trace(live, bool(found[-1] > 0), paths.positions, paths.other_flops)
+    return Trace(live, bool(found[-1] > 0), paths.flops_dense, paths.flops_sparse, paths.other_flops)

@@ -186,13 +186,15 @@ def build(
 ) -> nn.Module:
     """Build the model `name` for square images of `size` pixels a side. Its initial weights depend on `seed` alone.
 
-    init = "default": the initialisation of PyTorch or of the model's library. init = "kaiming": every convolution and
-    linear weight is normal with standard deviation sqrt(2 / fan_in), biases are zero (He et al. 2015,
+    init = "default": the initialisation of PyTorch or of the model's library. init = "kaiming": every prunable
+    weight is normal with standard deviation sqrt(2 / fan_in), biases are zero (He et al. 2015,
     arXiv:1502.01852, Eq. 10). Raises RequestError for an unknown name, and if `size` is needed but missing or invalid.
     """
     import torch
     from torch import nn
     from torch.nn.modules.conv import _ConvNd
+
+    from pbt_bench.models.prunable import weight_names
 
     entry = find(name)
     if entry.size == "needed" and size is None:
@@ -207,7 +209,13 @@ def build(
             raise RequestError(f"model {name!r} ({where}) is a {type(network).__name__}, not an nn.Module")
         if init == "kaiming":
             for module in network.modules():
-                if isinstance(module, (nn.Linear, _ConvNd)):
+                if isinstance(module, nn.MultiheadAttention):
+                    for inner in weight_names(module):
+                        if (weight := module._parameters.get(inner)) is not None:
+                            nn.init.kaiming_normal_(weight, nonlinearity="relu")
+                    if module.in_proj_bias is not None:
+                        nn.init.zeros_(module.in_proj_bias)
+                elif isinstance(module, (nn.Linear, _ConvNd)):
                     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)

@@ -59,13 +59,8 @@ def _library(name: str) -> Any:
 
 
 def _fit(model: nn.Module, name: str, channels: int, classes: int, size: int | None) -> nn.Module:
-    """Adapt `model` for scoring. Raises RequestError if it has a matrix that is never pruned or returns no logits."""
+    """Adapt `model` for scoring. Raises RequestError if it does not take the images or returns no logits."""
     for module in model.modules():
-        if isinstance(module, nn.MultiheadAttention):
-            raise RequestError(
-                f"model {name!r} holds nn.MultiheadAttention, whose input matrix belongs to no linear layer: "
-                "it would never be pruned; take one of timm's or 'vit-tiny'"
-            )
         for switch in ("inplace", "fused_attn"):
             if getattr(module, switch, None) is True:
                 setattr(module, switch, False)

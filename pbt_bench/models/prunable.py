@@ -1,4 +1,4 @@
-"""Prunable parameters: the weights of convolutions and linear layers, found by module type."""
+"""Prunable parameters: the weights of convolutions, linear layers and attention, found by module type."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def check_network(model: object) -> None:
 def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Parameter]:
     """Return name -> weight of every convolution and linear layer, in module order; no biases or normalisation.
 
+    The query, key and value maps of an `nn.MultiheadAttention` are included, packed in one tensor or separate.
     A tensor shared by several modules appears once, under its first name in `named_parameters`: a linear layer
     tied to an earlier embedding has the embedding's. With `prune_classifier` false the last linear layer (the last
     prunable layer of a network without one) is left out.
@@ -48,15 +49,34 @@ def prunable(model: nn.Module, prune_classifier: bool = True) -> dict[str, nn.Pa
     linear: str | None = None
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for module in model.modules():
-        weight = module._parameters.get("weight")  # module.weight would run a parametrisation, and move its buffers
-        if not isinstance(module, (nn.Linear, _ConvNd)) or weight is None or names[id(weight)] in found:
-            continue
-        name = names[id(weight)]
-        found[name] = weight
-        linear = name if isinstance(module, nn.Linear) else linear
+        for attribute in weight_names(module):
+            weight = module._parameters.get(attribute)  # an attribute would run a parametrisation, and move its buffers
+            if weight is None or (name := names[id(weight)]) in found:
+                continue
+            found[name] = weight
+            linear = name if isinstance(module, nn.Linear) else linear
     if found and not prune_classifier:
         del found[linear or next(reversed(found))]
     return found
+
+
+def weight_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the names, within `module`, of the weights of linear maps that it computes itself."""
+    if isinstance(module, nn.MultiheadAttention):
+        return ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    return ("weight",) if isinstance(module, (nn.Linear, _ConvNd)) else ()
+
+
+def packed_projections(model: nn.Module) -> set[str]:
+    """Return the weights [3 · width, width] that pack the query, key and value maps of an `nn.MultiheadAttention`.
+
+    Such a tensor has one mask and one line in a diagnosis. Methods and scopes treat it as three layers, which follow
+    each other in dimension 0, so scores and quotas are those of three linear layers. A scope gets the names NAME[0] to
+    NAME[2].
+    """
+    attentions = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+    packed = {id(module._parameters.get("in_proj_weight")) for module in attentions}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in packed}
 
 
 def output_of(model: nn.Module, run: Callable[[], object], inputs: torch.Tensor, where: str) -> torch.Tensor:
@@ -80,13 +100,14 @@ def output_of(model: nn.Module, run: Callable[[], object], inputs: torch.Tensor,
 
 
 def reparametrised(model: nn.Module) -> list[str]:
-    """Return the parameters from which a convolution or linear layer computes its weight, such as `0.weight_orig`."""
+    """Return the parameters from which a layer that would be prunable computes its weight, such as `0.weight_orig`."""
     return [
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
-        if isinstance(module, (nn.Linear, _ConvNd)) and "weight" not in module._parameters
+        for weight in weight_names(module)
+        if weight not in module._parameters
         for name, _ in module.named_parameters()
-        if name.startswith(("weight", "parametrizations.weight"))
+        if name.startswith((weight, f"parametrizations.{weight}"))
     ]
 
 

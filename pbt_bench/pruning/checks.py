@@ -54,7 +54,7 @@ def _prunable(model: nn.Module, scoring: Scoring) -> dict[str, nn.Parameter]:
     if left_out := matrices_left_out(model):
         note_once(
             f"not prunable, and not counted in the sparsity: {', '.join(left_out)} "
-            "(only weights of convolutions and linear layers are)"
+            "(only weights of convolutions, linear layers and nn.MultiheadAttention are)"
         )
     for name, parameter in parameters.items():
         if not parameter.is_floating_point():

@@ -115,7 +115,7 @@ def diagnose(
             prunable=mask.numel(),
             kept=int(mask.sum()),
             live=int(found.live[name].sum()),
-            flops_dense=2 * mask.numel() * found.positions.get(name, 0),
+            flops_dense=found.flops_dense[name],
             zero_scores=None if scores is None else int((scores[name] == 0).sum()),
         )
         for name, mask in masks.items()
@@ -124,7 +124,7 @@ def diagnose(
         layers,
         found.connected,
         sum(layer.flops_dense for layer in layers) + found.other_flops,
-        sum(2 * layer.kept * found.positions.get(layer.name, 0) for layer in layers) + found.other_flops,
+        sum(found.flops_sparse.values()) + found.other_flops,
     )
 
 

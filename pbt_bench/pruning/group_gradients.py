@@ -122,6 +122,7 @@ class _GroupSums(Intercept):
 
     def __init__(self, tracked: Mapping[str, Tensor], size: int) -> None:
         super().__init__(tracked)
+        self._tracked = tracked
         self.size = size
         self.sums = {name: torch.zeros(p.shape, dtype=p.dtype, device=p.device) for name, p in tracked.items()}
         self.squares = {name: torch.zeros_like(total) for name, total in self.sums.items()}
@@ -130,13 +131,14 @@ class _GroupSums(Intercept):
     def begin(self, samples: int) -> None:
         """Start a batch."""
         self._samples = samples
-        self._uses: dict[str, int] = {}
-        self._held: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._whole: dict[str, bool] = {}  # whether the tensor is used as a whole, or its parts are
+        self._uses: dict[tuple[str, int], int] = {}  # by name, and first row of the part
+        self._held: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
 
     def end(self) -> None:
         """Finish a batch: add the products of tied weights of which some use got no gradient."""
-        for name in list(self._held):
-            self._add_products(name)
+        for rows in list(self._held):
+            self._add_products(*rows)
 
     def apply(
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
@@ -145,19 +147,24 @@ class _GroupSums(Intercept):
             self.refused.add(name)
         if self._samples > self.size and inputs.shape[0] != self._samples:
             self.refused.add(name)
+        whole = self._tracked[name]
+        if self._whole.setdefault(name, weight is whole) != (weight is whole):  # products of both would be needed
+            self.refused.add(name)
         if name in self.refused:
             return function(inputs, weight, bias, **options)
-        self._uses[name] = self._uses.get(name, 0) + 1
+        offset = int(weight.storage_offset() - whole.storage_offset())
+        rows = name, 0 if weight is whole else offset // weight.stride(0)
+        self._uses[rows] = self._uses.get(rows, 0) + 1
 
         def sink(inputs: Tensor, gradient: Tensor) -> None:
-            once = self._uses[name] == 1 and name not in self._held
+            once = self._uses[rows] == 1 and rows not in self._held
             if function is not F.linear and once and _many_positions(gradient, weight):
                 self._add_convolutions(name, inputs, gradient, weight, options)
                 return
-            self._held.setdefault(name, []).append(self._factors(inputs, gradient, weight, function, options))
-            self._uses[name] -= 1
-            if self._uses[name] == 0:
-                self._add_products(name)
+            self._held.setdefault(rows, []).append(self._factors(inputs, gradient, weight, function, options))
+            self._uses[rows] -= 1
+            if self._uses[rows] == 0:
+                self._add_products(*rows)
 
         return linear_map(inputs, weight, bias, function, options, sink)
 
@@ -194,11 +201,12 @@ class _GroupSums(Intercept):
         folded: Tensor = tensor.unflatten(0, (-1, size)).permute(0, 2, 3, 1, 4).flatten(3)
         return folded
 
-    def _add_products(self, name: str) -> None:
-        uses = self._held.pop(name)
+    def _add_products(self, name: str, first: int) -> None:
+        uses = self._held.pop((name, first))
         delta, columns = (torch.cat(parts, dim=3) if len(uses) > 1 else parts[0] for parts in zip(*uses, strict=True))
         shape = (delta.shape[1], delta.shape[2], columns.shape[2])
-        total, square = self.sums[name].view(shape), self.squares[name].view(shape)
+        of_rows = slice(first, first + shape[0] * shape[1])
+        total, square = self.sums[name][of_rows].view(shape), self.squares[name][of_rows].view(shape)
         if delta.shape[3] == 1:  # (δu)² = δ²u²
             total += torch.einsum("ngop,ngkp->gok", delta, columns)
             square += torch.einsum("ngop,ngkp->gok", delta.square(), columns.square())

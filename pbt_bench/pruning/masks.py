@@ -6,7 +6,7 @@ weights (layer by layer, row-major), so a mask is a function of the scores alone
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import ROUND_FLOOR, Decimal
 from math import floor, inf, nan, prod
 
@@ -33,12 +33,17 @@ def _decimal(sparsity: float) -> Decimal:
 
 
 class Ranking:
-    """Masks from scores, which are sorted for several sparsities or, with `once`, searched for one threshold."""
+    """Masks from scores, which are sorted for several sparsities or, with `once`, searched for one threshold.
 
-    def __init__(self, scores: Mapping[str, Tensor], scope: str, once: bool = False) -> None:
+    Each tensor of `packed` is three layers: see `packed_projections`.
+    """
+
+    def __init__(
+        self, scores: Mapping[str, Tensor], scope: str, once: bool = False, packed: Collection[str] = ()
+    ) -> None:
         self._scores = dict(scores)
-        self._scope = scope
-        flat = [score.flatten() for score in scores.values()]
+        self._scope, self._packed = scope, packed
+        flat = [score.flatten() for score in self._layers(scores).values()]
         self._parts = [torch.cat(flat)] if scope == "global" else flat
         search = once and not self._parts[0].is_cuda  # on a GPU, kthvalue is not deterministic
         self._sorted = None if search else [part.sort().values for part in self._parts]
@@ -48,15 +53,24 @@ class Ranking:
         total = sum(s.numel() for s in self._scores.values())
         return self.keep(total - pruned_count(sparsity, total))
 
-    def keep(self, kept: int, alive: Mapping[str, int] | None = None) -> Masks:
-        """Return masks that keep `kept` weights in all and at most `alive` per layer."""
+    def keep(self, kept: int, before: Masks | None = None) -> Masks:
+        """Return masks that keep `kept` weights in all, and no more of a layer than the masks `before` keep."""
         if self._scope == "global":
-            parts = self._highest(0, kept).split([s.numel() for s in self._scores.values()])
+            found = self._highest(0, kept)
         else:
-            shapes = {name: tuple(s.shape) for name, s in self._scores.items()}
+            shapes = {name: tuple(layer.shape) for name, layer in self._layers(self._scores).items()}
+            alive = {name: int(mask.count_nonzero()) for name, mask in self._layers(before or {}).items()}
             quota = quotas(shapes, kept, self._scope, alive)
-            parts = tuple(self._highest(index, quota[name]) for index, name in enumerate(self._scores))
+            found = torch.cat([self._highest(index, quota[name]) for index, name in enumerate(shapes)])
+        parts = found.split([s.numel() for s in self._scores.values()])
         return {name: part.view(s.shape) for (name, s), part in zip(self._scores.items(), parts, strict=True)}
+
+    def _layers(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            f"{name}[{index}]" if name in self._packed else name: layer
+            for name, tensor in tensors.items()
+            for index, layer in enumerate(tensor.chunk(3) if name in self._packed else [tensor])
+        }
 
     def _highest(self, index: int, kept: int) -> Tensor:
         """Return a flat mask of the `kept` highest scores of a part; of equal scores, the first are pruned."""

@@ -50,7 +50,7 @@ def prune_in_rounds(
     for index in range(1, rounds + 1):
         now = schedule(density, index / rounds)
         pruned = pruned_count(sparsity, total) if index == rounds else int((1 - now) * total)
-        alive = None
+        before = None
         if index > 1:
             if batches:
                 task = replace(task, batches=batches(index))
@@ -58,8 +58,8 @@ def prune_in_rounds(
             scores = evaluate(entry, values, task.parameters, invert)
             if not entry.regrow:
                 scores = {name: torch.where(masks[name], s, -torch.inf) for name, s in scores.items()}
-                alive = {name: int(mask.count_nonzero()) for name, mask in masks.items()}
-        masks = select(scores, pruned, alive)
+                before = masks
+        masks = select(scores, pruned, before)
         task = replace(task, round=index + 1, masks=masks)
         with torch.no_grad():
             for name, parameter in task.parameters.items():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError, ScoreError, note_once, shortened
 from pbt_bench.models.model_state import preserved
-from pbt_bench.models.prunable import Masks
+from pbt_bench.models.prunable import Masks, packed_projections
 from pbt_bench.pattern_names import parse
 from pbt_bench.pruning.checks import checked_task, joined_batches
 from pbt_bench.pruning.masks import Ranking, pruned_count
@@ -116,7 +116,7 @@ class Scorer:
         else:
             key = (self._key(entry.name, entry.needs, task, options), scope, invert)
             if key not in self._rankings:
-                self._rankings[key] = Ranking(scores, scope)
+                self._rankings[key] = Ranking(scores, scope, packed=packed_projections(task.model))
             masks = self._rankings[key].masks(sparsity)
         zeros = {name: 0 if _are_masks(scores) else int((s == 0).sum()) for name, s in scores.items()}
         notes = {name: dict(each.notes) for name, each in measured.items() if each.notes}

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pbt_bench.models import build
-from pbt_bench.models.prunable import prunable
+from pbt_bench.models.prunable import matrices_left_out, prunable
 from pbt_bench.models.vit import vit_tiny
 
 LITERATURE = [  # name, classes, all parameters, prunable weights, source
@@ -72,6 +72,7 @@ def test_vision_transformer_is_deit_tiny() -> None:
     assert count(published)[0] == 5_717_416
     matrices = 12 * 12 * 192 * 192  # in each of 12 blocks: 3 + 1 + 4 + 4 of width x width
     assert count(ours) == (5_362_762, matrices + 192 * 3 * 4 * 4 + 10 * 192)
+    assert matrices_left_out(ours) == ["positions"]
 
 
 def test_resnet110_of_bottlenecks_has_110_layers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import sqrt
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from pbt_bench.errors import RequestError
 from pbt_bench.models import build, find
-from pbt_bench.models.prunable import prunable
+from pbt_bench.models.prunable import matrices_left_out, prunable
 
 
 def test_torchvision_model_with_its_own_number_of_classes() -> None:
@@ -32,6 +33,14 @@ def test_torchvision_and_our_imagenet_stem_agree() -> None:
         torch.testing.assert_close(ours(images), theirs(images))
 
 
+def test_all_matrices_of_torchvisions_vision_transformer_but_its_positions_are_prunable() -> None:
+    model = build("torchvision/vit_b_32", 3, 10, 0, "kaiming", size=224)
+    assert len(prunable(model)) == 1 + 12 * 4 + 1
+    assert matrices_left_out(model) == ["encoder.pos_embedding"]
+    packed = model.get_submodule("encoder.layers.encoder_layer_3.self_attention").get_parameter("in_proj_weight")
+    assert packed.std().item() == pytest.approx(sqrt(2 / 768), rel=0.01)
+
+
 def test_auxiliary_classifiers_are_left_out() -> None:
     model = build("torchvision/googlenet", 3, 4, 0, size=32)
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 4)
@@ -46,7 +55,7 @@ def test_unknown_torchvision_name_gives_the_nearest() -> None:
     ("name", "channels", "size", "reason"),
     [
         ("torchvision/resnet18", 1, 32, "images of 3 channels, 'torchvision/resnet18' got 1"),
-        ("torchvision/vit_b_32", 3, 224, "'torchvision/vit_b_32' holds nn.MultiheadAttention"),
+        ("torchvision/vit_b_32", 3, 32, "'torchvision/vit_b_32' cannot take 32x32 images"),
         ("torchvision/alexnet", 3, 32, "'torchvision/alexnet' cannot take 32x32 images"),
     ],
 )

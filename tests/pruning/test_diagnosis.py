@@ -272,4 +272,4 @@ def test_methods_take_a_transformer(method: str, capsys: pytest.CaptureFixture[s
     assert sum(int((~m).sum()) for m in masks.values()) == int(0.8 * sum(m.numel() for m in masks.values()))
     assert 0 <= pbt_bench.diagnose(model, masks, x).effective_sparsity <= 1
     if method == "fts":
-        assert "self_attn.out_proj.weight" in capsys.readouterr().err, "the slow path says so"
+        assert capsys.readouterr().err == "", "nothing is computed one sample at a time"

@@ -83,14 +83,14 @@ def test_a_parametrised_layer_is_not_touched_by_scoring_and_diagnosis() -> None:
 def test_matrices_that_are_not_prunable_are_named_once(capsys: pytest.CaptureFixture[str]) -> None:
     note_once.cache_clear()
     net = nn.Sequential(nn.Linear(6, 5), nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.Linear(4, 3))
-    net.attention = nn.MultiheadAttention(4, 1)
+    net.bilinear = nn.Bilinear(4, 3, 2)
     net.token = nn.Parameter(torch.ones(1, 1, 4))
     for _ in range(2):
         with pytest.raises(RequestError):
             pbt_bench.score(net, [], method="magnitude")
     computed, line = capsys.readouterr().err.splitlines()
     assert ": 1.parametrizations.weight.original0, 1.parametrizations.weight.original1 (of layers" in computed
-    assert ": attention.in_proj_weight (" in line
+    assert ": bilinear.weight (" in line
 
 
 def test_activation_checkpoints_are_refused_in_one_line_where_there_is_a_backward_pass() -> None:

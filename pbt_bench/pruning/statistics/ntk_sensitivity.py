@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from pbt_bench.constraints import at_least
+from pbt_bench.models.prunable import packed_projections
 from pbt_bench.pruning import batchnorm, checks
 from pbt_bench.pruning.plugins import statistic
 from pbt_bench.pruning.task import Task, Tensors
@@ -31,7 +32,7 @@ def ntk_sensitivity(
     """Compute ∂/∂m Σ ‖f(z; θ'⊙m) - f(z; (θ'+Δ)⊙m)‖², m the mask so far, over `perturbations` draws for every batch.
 
     z ~ N(0, 1) in the shape of the batch (labels and images are not used), Δ ~ N(0, perturbation_scale²), and θ'
-    a fresh initialisation: every prunable tensor's own dense weights in random order. Batch normalisation uses
+    a fresh initialisation: the dense weights of every layer in random order. Batch normalisation uses
     the statistics that z has under θ'⊙m.
     """
     checks.require_real_inputs(task, "ntk_sensitivity")
@@ -42,6 +43,8 @@ def ntk_sensitivity(
     def normal(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator, dtype=torch.float32).to(like.device, like.dtype)
 
+    packed = packed_projections(task.model)
+
     def permuted(weights: Tensor) -> Tensor:
         order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
         return weights.flatten()[order].view_as(weights)
@@ -50,7 +53,10 @@ def ntk_sensitivity(
     for inputs, _ in batchnorm.joined(task.batches):
         for _ in range(perturbations):
             z = normal(inputs)
-            weights = {name: permuted(p) for name, p in dense.items()}
+            weights = {
+                name: torch.cat([permuted(layer) for layer in p.chunk(3)]) if name in packed else permuted(p)
+                for name, p in dense.items()
+            }
             with torch.no_grad():
                 for name, parameter in task.parameters.items():
                     parameter.copy_(weights[name] * masks[name])
