@@ -200,6 +200,7 @@ def test_lists_are_complete_and_methods_are_listed_without_torch(tmp_path: Path)
         "methods": ("fts", "grasp", "magnitude", "random", "snip", "synflow"),
         "models": ("resnet8", "vgg8"),
         "datasets": ("digits",),
+        "scopes": ("global", "layer", "uniform", "uniform_plus", "er", "erk", "igq", "equal", "smart_ratio"),
         "statistics": ("fisher_diagonal", "gradient", "hessian_gradient", "synaptic_flow", "uniform", "weight"),
     }.items():
         lines = call(tmp_path, "list", what).stdout.splitlines()

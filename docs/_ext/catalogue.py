@@ -13,6 +13,7 @@ from pbt_bench.analysis.figures import figures
 from pbt_bench.data import datasets
 from pbt_bench.grid_file import load_grid
 from pbt_bench.models import listing
+from pbt_bench.pruning.plugins import scopes
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import Grid
 
@@ -20,15 +21,19 @@ ROOT = Path(__file__).parents[2]
 
 
 def names_page() -> str:
-    """Return the page of the models and datasets."""
+    """Return the page of the models, datasets and scopes."""
     lines = [
-        "# Models and datasets",
+        "# Models, datasets and scopes",
         "",
-        "This page has the names that a grid file can use. `pbt-bench list models` and `pbt-bench list datasets` print",
-        "them together with the models and datasets that you registered.",
+        "This page has the names that a grid file can use. `pbt-bench list models`, `pbt-bench list datasets` and",
+        "`pbt-bench list scopes` print them together with those that you registered.",
         "",
     ]
-    tables: dict[str, dict[str, Any]] = {"Models": listing(), "Datasets": dict(datasets().items())}
+    tables: dict[str, dict[str, Any]] = {
+        "Models": listing(),
+        "Datasets": dict(datasets().items()),
+        "Scopes": dict(scopes().items()),
+    }
     for title, entries in tables.items():
         rows = [
             f"| `{name}` | {escaped(entry.summary.rstrip('.'))} ({cited(entry.cite)}) |"

@@ -20,8 +20,8 @@ _AXES = {
     "method": "`pbt-bench list methods`",
     "sparsity": "fraction of the N prunable weights that is pruned: exactly floor(sparsity · N) weights",
     "seed": "seed of the initial weights, data order, augmentation, probes and random scores, each with its own stream",
-    "scope": "the weights that are ranked together: of the whole network, of each layer with equal densities (`layer`;"
-    " `uniform` keeps the first layer dense), or of each layer with Erdős-Rényi-Kernel densities (`erk`)",
+    "scope": "`pbt-bench list scopes`: the weights that are ranked together, of the whole network (`global`) or of each"
+    " layer; the other scopes set how many weights each layer keeps",
     "sanity": "change the result of pruning: no change, shuffle the mask of each layer, draw new weights, or invert the"
     " scores",
     "warmup": "dense training before scoring",

@@ -60,7 +60,7 @@ def prune(
 ) -> dict[str, Tensor]:
     """Return bool masks (True = kept) that prune exactly floor(sparsity · N) of the N prunable weights.
 
-    `scope` is "global", "layer", "uniform", "erk" or the name of a registered scope; `pattern` is "none", "channel" or
+    `scope` is the name of a registered scope, such as "global", "layer" or "erk"; `pattern` is "none", "channel" or
     "N:M", which define the number of pruned weights themselves; the rest as for `score`. The model is not changed: see
     `apply`.
     """

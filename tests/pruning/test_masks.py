@@ -132,7 +132,11 @@ def test_uniform_keeps_the_first_layer_dense() -> None:
 
 
 @settings(max_examples=200)
-@given(st.lists(st.integers(1, 2000), min_size=1, max_size=8), st.floats(0, 0.999), st.sampled_from(["layer", "erk"]))
+@given(
+    st.lists(st.integers(1, 2000), min_size=1, max_size=8),
+    st.floats(0, 0.999),
+    st.sampled_from(["layer", "erk", "er", "igq", "equal"]),
+)
 def test_quotas_add_up_and_respect_the_layers(sizes: list[int], sparsity: float, scope: str) -> None:
     shapes = {str(i): (size, 2) for i, size in enumerate(sizes)}
     total = 2 * sum(sizes)

@@ -25,6 +25,7 @@ from pbt_bench.pruning.scoring import resolve
 from pbt_bench.spec import RunSpec, Scoring
 
 METHODS = [name for name, entry in pruners().items() if not entry.trains]
+RANDOM = [name for name in METHODS if pruners()[name].needs == ("uniform",)]
 ROUNDS: dict[str, Any] = {"rounds": 5}  # enough for a contract, quick for a hundred-round method
 
 
@@ -185,7 +186,7 @@ def test_what_is_no_model_no_method_no_number_is_named() -> None:
     assert int(masks["weight"].sum()) == 6
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"magnitude", "random", "random_erk", "random_uniform"}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"magnitude", *RANDOM}))
 def test_every_method_that_runs_the_network_names_inputs_that_do_not_fit(method: str) -> None:
     with pytest.raises(RequestError, match=r"scoring data: Linear does not take inputs of shape \(1, 5\)"):
         pbt_bench.score(nn.Linear(4, 3), [(torch.ones(3, 5), torch.tensor([0, 1, 2]))], method=method)
@@ -240,7 +241,7 @@ def test_scores_are_finite_and_shaped_and_masks_exact(method: str) -> None:
     scores = pbt_bench.score(net, batches(x, y, 48), method=method)
     assert list(scores) == list(weights)
     assert all(scores[n].shape == weights[n].shape and bool(scores[n].isfinite().all()) for n in weights)
-    for sparsity in (0.5, 0.95):
+    for sparsity in (0.5, 0.93):
         masks = pbt_bench.prune(net, batches(x, y, 48), method=method, sparsity=sparsity, **ROUNDS)
         assert list(masks) == list(weights)
         assert sum(int((~m).sum()) for m in masks.values()) == int(sparsity * 3832)
