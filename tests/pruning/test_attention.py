@@ -25,7 +25,7 @@ from pbt_bench.pruning.plugins import pruners
 from pbt_bench.spec import Recipe
 from pbt_bench.training.stepper import Stepper
 
-METHODS = [name for name in pruners() if name != "phew"]
+METHODS = [name for name, entry in pruners().items() if name != "phew" and not entry.trains]
 OPTIONS: dict[str, dict[str, Any]] = {name: {"probes": 2} for name in METHODS if "h" in name[0]}
 KINDS = ("packed", "tokens first", "separate", "extra", "unbiased", "zero")
 
