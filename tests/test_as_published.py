@@ -108,6 +108,16 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         "tiny-imagenet.order": ("cycle", "configs/tiny_imagenet/vgg19/GraSP_98.json:16-17"),
         "tiny-imagenet.batches": (20, "configs/tiny_imagenet/vgg19/GraSP_98.json:17"),
     },
+    # Its files lie in the folder "Image Classification".
+    ("grad_flow", "johnrachwan123/Early-Cropression-via-Gradient-Flow-Preservation 6fb1176"): {
+        "samples_per_class": ("all", "utils/data_loaders.py:139"),
+        "most_samples": (2560, "utils/constants.py:61"),  # five batches
+        "batch_size": (512, "utils/config_utils.py:42"),
+        "augment": (True, "utils/data_loaders.py:126-128"),
+        "batchnorm": ("running", "models/criterions/CroP.py:218"),
+        "temperature": (1.0, "models/criterions/CroP.py:291-292"),
+        "prune_classifier": (True, "models/criterions/CroP.py:226-227"),
+    },
     ("force", "naver/force 7494eed"): FORCE,
     ("iterative_snip", "naver/force 7494eed"): FORCE,
     # The code detaches the first momentum (finding F11). Its default momentum, 0, does not use that line.

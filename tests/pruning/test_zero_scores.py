@@ -14,7 +14,7 @@ from pbt_bench.errors import RequestError, ScoreError, note_once
 from pbt_bench.pruning.plugins import pruners
 
 METHODS = list(pruners())
-WITHOUT_GRADIENTS = ["magnitude", "phew", "random", "random_erk", "random_uniform"]
+WITHOUT_GRADIENTS = ["lamp", "magnitude", "phew", "random", "random_erk", "random_uniform", "ria", "wanda"]
 X, Y = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
 SILENT = "position decides"
 

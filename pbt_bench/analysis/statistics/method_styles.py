@@ -50,6 +50,10 @@ _KNOWN: dict[str, MethodStyle] = {
         ("ntk_sap", "#ddaa33", "p", ":"),
         ("prospr", "#cc6677", "X", "-"),
         ("phew", "#6b4c9a", "<", ":"),
+        ("lamp", "#f0b84a", "s", "-"),
+        ("grad_flow", "#005f46", "v", "-"),
+        ("wanda", "#8fbcbb", "h", ":"),
+        ("ria", "#5f8f8f", "h", "-."),
         (PRUNED_AFTER_TRAINING, "#111111", "s", ":"),
         (LOTTERY_TICKET, "#2b2b2b", "*", "--"),
     )
