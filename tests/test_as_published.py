@@ -118,6 +118,15 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         "temperature": (1.0, "models/criterions/CroP.py:291-292"),
         "prune_classifier": (True, "models/criterions/CroP.py:226-227"),
     },
+    # No script gives `examples_per_class`, the number of samples of a class.
+    ("px", "iurada/px-ntk-pruning ed6c40e"): {
+        "batch_size": (128, "launch_scripts/cifar10.sh:13"),
+        "augment": (True, "datasets/CIFAR10/dataset.py:26"),
+        "batchnorm": ("running", "lib/pruners.py:455"),
+        "prune_classifier": (True, "lib/generator.py:18"),
+        "rounds": (100, "launch_scripts/cifar10.sh:9"),
+        "tiny-imagenet.batch_size": (256, "launch_scripts/tinyimagenet.sh:12"),
+    },
     ("force", "naver/force 7494eed"): FORCE,
     ("iterative_snip", "naver/force 7494eed"): FORCE,
     # The code detaches the first momentum (finding F11). Its default momentum, 0, does not use that line.

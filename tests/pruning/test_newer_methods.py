@@ -98,3 +98,15 @@ def test_relative_weights_of_groups_and_transposed_convolutions() -> None:
     expected = ria(plain, 4)
     assert torch.allclose(ria(grouped, 8), torch.cat([expected, expected.flip(0)]))
     assert torch.allclose(ria(back, 4), expected.transpose(0, 1))
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_px_is_that_of_its_code(net: str) -> None:
+    model, x, y = published(net)
+    golden = published_values("px")
+    data = batches(x, y, 20, 20, 20)
+    assert error(pbt_bench.score(model, data, method="px"), golden[f"score/{net}"]) < EXACT
+    for sparsity in (0.5, 0.9, 0.98):
+        ours = pbt_bench.prune(model, data, method="px", sparsity=sparsity, rounds=7)
+        for name, mask in golden[f"mask/{net}.7_rounds.{sparsity}"].items():
+            assert torch.equal(ours[name], mask), f"{sparsity} {name}"

@@ -54,6 +54,7 @@ _KNOWN: dict[str, MethodStyle] = {
         ("grad_flow", "#005f46", "v", "-"),
         ("wanda", "#8fbcbb", "h", ":"),
         ("ria", "#5f8f8f", "h", "-."),
+        ("px", "#b3541e", "P", "--"),
         (PRUNED_AFTER_TRAINING, "#111111", "s", ":"),
         (LOTTERY_TICKET, "#2b2b2b", "*", "--"),
     )
