@@ -127,6 +127,15 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         "rounds": (100, "launch_scripts/cifar10.sh:9"),
         "tiny-imagenet.batch_size": (256, "launch_scripts/tinyimagenet.sh:12"),
     },
+    # The loss gets logits (finding F10), and the first and the last layer keep all channels.
+    ("snip_structured", "StijnVerdenius/SNIP-it fec11fc"): {
+        "samples_per_class": ("all", "utils/data_loaders.py:103"),
+        "most_samples": (2560, "utils/constants.py:60"),  # five batches
+        "batch_size": (512, "utils/config_utils.py:42"),
+        "augment": (True, "utils/data_loaders.py:95"),
+        "batchnorm": ("running", "models/criterions/SNAP.py:299"),
+        "prune_classifier": (True, "models/criterions/SNAP.py:360"),
+    },
     ("force", "naver/force 7494eed"): FORCE,
     ("iterative_snip", "naver/force 7494eed"): FORCE,
     # The code detaches the first momentum (finding F11). Its default momentum, 0, does not use that line.

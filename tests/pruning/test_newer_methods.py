@@ -110,3 +110,23 @@ def test_px_is_that_of_its_code(net: str) -> None:
         ours = pbt_bench.prune(model, data, method="px", sparsity=sparsity, rounds=7)
         for name, mask in golden[f"mask/{net}.7_rounds.{sparsity}"].items():
             assert torch.equal(ours[name], mask), f"{sparsity} {name}"
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_channels_of_snip_structured_are_those_of_its_code(net: str) -> None:
+    model, x, y = published(net)
+    ours = pbt_bench.score(model, batches(x, y, 30, 30), method="snip_structured")
+    theirs = published_values("snip_structured")[f"score/{net}"]
+    assert error({name: score.flatten(1).sum(1) for name, score in ours.items()}, theirs) < EXACT
+
+
+def test_channels_of_a_transposed_convolution_with_groups_are_gated() -> None:
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(6 * 49, 3)).double()
+    x, y = torch.randn(4, 4, 5, 5).double(), torch.tensor([0, 1, 2, 0])
+    ours = pbt_bench.score(model, [(x, y)], method="snip_structured")["0.weight"]
+    loss = F.cross_entropy(model(x), y)
+    (gradient,) = torch.autograd.grad(loss, layer.weight)
+    channels = (layer.weight.detach() * gradient).view(2, 2, 3, 9).sum((1, 3), keepdim=True).abs() / 18
+    assert torch.allclose(ours, channels.expand(2, 2, 3, 9).reshape(ours.shape))

@@ -55,6 +55,7 @@ _KNOWN: dict[str, MethodStyle] = {
         ("wanda", "#8fbcbb", "h", ":"),
         ("ria", "#5f8f8f", "h", "-."),
         ("px", "#b3541e", "P", "--"),
+        ("snip_structured", "#2f6f9f", "^", "-."),
         (PRUNED_AFTER_TRAINING, "#111111", "s", ":"),
         (LOTTERY_TICKET, "#2b2b2b", "*", "--"),
     )
