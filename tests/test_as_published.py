@@ -136,6 +136,18 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         "batchnorm": ("running", "models/criterions/SNAP.py:299"),
         "prune_classifier": (True, "models/criterions/SNAP.py:360"),
     },
+    # The code draws weights of one magnitude, +c or -c, and normalises without scale and shift.
+    ("edge_popup", "allenai/hidden-networks dddf2d0"): {
+        "samples_per_class": ("all", "data/cifar.py:39"),
+        "batch_size": (128, "configs/smallscale/conv4/conv4_usc_unsigned.yml:18"),
+        "augment": (True, "data/cifar.py:31-32"),
+        "batchnorm": ("batch", "trainers/default.py:25"),
+        "prune_classifier": (True, "models/frankle.py:54-58"),
+        "score_epochs": (100, "configs/smallscale/conv4/conv4_usc_unsigned.yml:15"),
+        "score_learning_rate": (0.1, "configs/smallscale/conv4/conv4_usc_unsigned.yml:11"),
+        "score_momentum": (0.9, "configs/smallscale/conv4/conv4_usc_unsigned.yml:17"),
+        "score_weight_decay": (1e-4, "configs/smallscale/conv4/conv4_usc_unsigned.yml:16"),
+    },
     ("force", "naver/force 7494eed"): FORCE,
     ("iterative_snip", "naver/force 7494eed"): FORCE,
     # The code detaches the first momentum (finding F11). Its default momentum, 0, does not use that line.

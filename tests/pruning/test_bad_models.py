@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
-from networks import batches, golden
+from networks import batches, golden, scored_methods
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, prune, spectral_norm
@@ -17,10 +17,9 @@ from torch.nn.utils import parametrizations, prune, spectral_norm
 import pbt_bench
 from pbt_bench.errors import RequestError, note_once
 from pbt_bench.pruning.api import _OF_GRIDS
-from pbt_bench.pruning.plugins import pruners
 from pbt_bench.spec import Scoring
 
-METHODS = list(pruners())
+METHODS = scored_methods()
 SECOND_DERIVATIVES = ["grad_flow", "grasp", "hts", "hutchinson_diagonal", "hutchinson_pruning", "prospr"]
 X, Y = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
 DATA = [(X, Y)]

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from networks import batches, golden
+from networks import batches, golden, scored_methods
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -24,7 +24,7 @@ from pbt_bench.pruning.plugins import folders, pruner, pruners, statistics
 from pbt_bench.pruning.scoring import resolve
 from pbt_bench.spec import RunSpec, Scoring
 
-METHODS = list(pruners())
+METHODS = scored_methods()
 ROUNDS: dict[str, Any] = {"rounds": 5}  # enough for a contract, quick for a hundred-round method
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Odd, batches, published, published_values
+from networks import Odd, batches, golden, published, published_values, scored_methods
 from torch import Tensor, nn
 
 import pbt_bench
+from pbt_bench.models.model_state import preserved
+from pbt_bench.pruning.plugins import pruners
+from pbt_bench.pruning.scoring import Scorer
+from pbt_bench.pruning.statistic_values import compute
+from pbt_bench.spec import Scoring
 
 EXACT = 1e-12  # relative error of a layer
 NETS = ["conv", "convbn", "res"]
+SEARCHES = sorted(set(pruners()) - set(scored_methods()))  # methods that depend on the sparsity
 
 
 def error(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
@@ -130,3 +137,38 @@ def test_channels_of_a_transposed_convolution_with_groups_are_gated() -> None:
     (gradient,) = torch.autograd.grad(loss, layer.weight)
     channels = (layer.weight.detach() * gradient).view(2, 2, 3, 9).sum((1, 3), keepdim=True).abs() / 18
     assert torch.allclose(ours, channels.expand(2, 2, 3, 9).reshape(ours.shape))
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.75])
+@pytest.mark.parametrize("net", NETS)
+def test_edge_popup_is_that_of_its_code(net: str, sparsity: float) -> None:
+    model, x, y = published(net)
+    golden = published_values("edge_popup")
+    data = batches(x, y, 20, 20, 20)
+    options = {"score_epochs": 10}
+    scorer = Scorer(model, data, Scoring(batchnorm="batch"), 0)
+    total = sum(p.numel() for p in scorer.task.parameters.values())
+    task = replace(scorer.task, sparsity=sparsity, kept=round((1 - sparsity) * total))
+    with preserved(model):
+        found = compute(task, ["popup_score"], options)["popup_score"].values
+    assert error(found, golden[f"score/{net}.{sparsity}"]) < EXACT
+    masks = scorer.prune("edge_popup", sparsity, options=options).masks
+    for name, mask in golden[f"mask/{net}.{sparsity}"].items():
+        assert torch.equal(masks[name], mask), name
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_searched_masks_are_exact_and_reproducible_and_leave_the_model_as_it_is(method: str) -> None:
+    net, x, y, _ = golden()
+    net.train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    for sparsity in (0.5, 0.95):
+        torch.manual_seed(1)
+        masks, again = (pbt_bench.prune(net, batches(x, y, 24, 24), method=method, sparsity=sparsity) for _ in range(2))
+        assert sum(int((~mask).sum()) for mask in masks.values()) == int(sparsity * 3832)
+        assert all(torch.equal(masks[name], again[name]) for name in masks)
+    few = pbt_bench.prune(net, batches(x, y, 48), method=method, sparsity=0.9, prune_classifier=False)
+    assert sum(int((~mask).sum()) for mask in few.values()) == int(0.9 * 3672)
+    assert net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    pruners()[method].check()

@@ -6,14 +6,13 @@ import math
 
 import pytest
 import torch
-from networks import batches, golden
+from networks import batches, golden, scored_methods
 from torch import Tensor, nn
 
 import pbt_bench
 from pbt_bench.errors import RequestError, ScoreError, note_once
-from pbt_bench.pruning.plugins import pruners
 
-METHODS = list(pruners())
+METHODS = scored_methods()
 WITHOUT_GRADIENTS = ["lamp", "magnitude", "phew", "random", "random_erk", "random_uniform", "ria", "wanda"]
 X, Y = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
 SILENT = "position decides"

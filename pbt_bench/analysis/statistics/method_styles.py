@@ -56,6 +56,7 @@ _KNOWN: dict[str, MethodStyle] = {
         ("ria", "#5f8f8f", "h", "-."),
         ("px", "#b3541e", "P", "--"),
         ("snip_structured", "#2f6f9f", "^", "-."),
+        ("edge_popup", "#7a3b5d", "p", "--"),
         (PRUNED_AFTER_TRAINING, "#111111", "s", ":"),
         (LOTTERY_TICKET, "#2b2b2b", "*", "--"),
     )
