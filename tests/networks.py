@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pbt_bench.pruning.plugins import pruners, statistics
+
 GOLDEN = Path(__file__).parent / "golden" / "convnet.npz"
 
 
@@ -126,6 +128,12 @@ def published_values(file: str) -> dict[str, dict[str, Tensor]]:
         case, _, parameter = key.rpartition("/")
         cases.setdefault(case, {})[parameter] = torch.tensor(value)
     return cases
+
+
+def scored_methods() -> list[str]:
+    """Return the methods that have scores without a sparsity and without training."""
+    needs = {name: [statistics()[need] for need in entry.needs] for name, entry in pruners().items()}
+    return [name for name, entries in needs.items() if not any(each.per_sparsity or each.trains for each in entries)]
 
 
 def batches(x: Tensor, y: Tensor, *sizes: int) -> list[tuple[Tensor, Tensor]]:

@@ -108,6 +108,46 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         "tiny-imagenet.order": ("cycle", "configs/tiny_imagenet/vgg19/GraSP_98.json:16-17"),
         "tiny-imagenet.batches": (20, "configs/tiny_imagenet/vgg19/GraSP_98.json:17"),
     },
+    # Its files lie in the folder "Image Classification".
+    ("grad_flow", "johnrachwan123/Early-Cropression-via-Gradient-Flow-Preservation 6fb1176"): {
+        "samples_per_class": ("all", "utils/data_loaders.py:139"),
+        "most_samples": (2560, "utils/constants.py:61"),  # five batches
+        "batch_size": (512, "utils/config_utils.py:42"),
+        "augment": (True, "utils/data_loaders.py:126-128"),
+        "batchnorm": ("running", "models/criterions/CroP.py:218"),
+        "temperature": (1.0, "models/criterions/CroP.py:291-292"),
+        "prune_classifier": (True, "models/criterions/CroP.py:226-227"),
+    },
+    # No script gives `examples_per_class`, the number of samples of a class.
+    ("px", "iurada/px-ntk-pruning ed6c40e"): {
+        "batch_size": (128, "launch_scripts/cifar10.sh:13"),
+        "augment": (True, "datasets/CIFAR10/dataset.py:26"),
+        "batchnorm": ("running", "lib/pruners.py:455"),
+        "prune_classifier": (True, "lib/generator.py:18"),
+        "rounds": (100, "launch_scripts/cifar10.sh:9"),
+        "tiny-imagenet.batch_size": (256, "launch_scripts/tinyimagenet.sh:12"),
+    },
+    # The loss gets logits (finding F10), and the first and the last layer keep all channels.
+    ("snip_structured", "StijnVerdenius/SNIP-it fec11fc"): {
+        "samples_per_class": ("all", "utils/data_loaders.py:103"),
+        "most_samples": (2560, "utils/constants.py:60"),  # five batches
+        "batch_size": (512, "utils/config_utils.py:42"),
+        "augment": (True, "utils/data_loaders.py:95"),
+        "batchnorm": ("running", "models/criterions/SNAP.py:299"),
+        "prune_classifier": (True, "models/criterions/SNAP.py:360"),
+    },
+    # The code draws weights of one magnitude, +c or -c, and normalises without scale and shift.
+    ("edge_popup", "allenai/hidden-networks dddf2d0"): {
+        "samples_per_class": ("all", "data/cifar.py:39"),
+        "batch_size": (128, "configs/smallscale/conv4/conv4_usc_unsigned.yml:18"),
+        "augment": (True, "data/cifar.py:31-32"),
+        "batchnorm": ("batch", "trainers/default.py:25"),
+        "prune_classifier": (True, "models/frankle.py:54-58"),
+        "score_epochs": (100, "configs/smallscale/conv4/conv4_usc_unsigned.yml:15"),
+        "score_learning_rate": (0.1, "configs/smallscale/conv4/conv4_usc_unsigned.yml:11"),
+        "score_momentum": (0.9, "configs/smallscale/conv4/conv4_usc_unsigned.yml:17"),
+        "score_weight_decay": (1e-4, "configs/smallscale/conv4/conv4_usc_unsigned.yml:16"),
+    },
     ("force", "naver/force 7494eed"): FORCE,
     ("iterative_snip", "naver/force 7494eed"): FORCE,
     # The code detaches the first momentum (finding F11). Its default momentum, 0, does not use that line.

@@ -16,12 +16,13 @@ _COMPARE = {ast.Gt: ">", ast.GtE: r"\ge", ast.Lt: "<", ast.LtE: r"\le", ast.Eq: 
 def formula(function: Callable[..., Any], symbols: Mapping[str, str]) -> str | None:
     """Return the result of `function` in LaTeX, with `symbols` for its arguments; None if it is more than algebra.
 
-    Supported are + - * / of tensors and numbers, comparisons, `abs`, `square`, `sqrt` and `where`. Names assigned
+    Supported are + - * / ** of tensors and numbers, comparisons, `abs`, `square`, `sqrt` and `where`. Names assigned
     before the return are substituted. `a if option else b` is shown for the default of the option.
     """
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     assert isinstance(tree, ast.FunctionDef)
-    known: dict[str, _Piece] = {a.arg: (symbols.get(a.arg, _name(a.arg)), _ATOM) for a in tree.args.args}
+    arguments = [*tree.args.args, *tree.args.kwonlyargs]
+    known: dict[str, _Piece] = {a.arg: (symbols.get(a.arg, _name(a.arg)), _ATOM) for a in arguments}
     defaults = {
         a.arg: ast.literal_eval(value)
         for a, value in zip(tree.args.kwonlyargs, tree.args.kw_defaults, strict=True)
@@ -74,6 +75,8 @@ def _latex(node: ast.expr, known: Mapping[str, _Piece]) -> _Piece:
             return rf"{within(left, _PRODUCT)}\,{within(right, _PRODUCT)}", _PRODUCT
         case ast.BinOp(left=left, op=ast.Div(), right=right):
             return rf"\frac{{{plain(left)}}}{{{plain(right)}}}", _PRODUCT
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return f"{within(left, _ATOM)}^{{{plain(right)}}}", _POWER
         case ast.Compare(left=left, ops=[operator], comparators=[right]):
             return f"{plain(left)} {_COMPARE[type(operator)]} {plain(right)}", _SUM
         case ast.Call(func=ast.Attribute(value=value, attr="abs"), args=[]):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from few_images import few
-from networks import batches
+from networks import batches, scored_methods
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -25,7 +25,7 @@ from pbt_bench.pruning.plugins import pruners
 from pbt_bench.spec import Recipe
 from pbt_bench.training.stepper import Stepper
 
-METHODS = [name for name, entry in pruners().items() if name != "phew" and not entry.trains]
+METHODS = [name for name in scored_methods() if name != "phew"]
 OPTIONS: dict[str, dict[str, Any]] = {name: {"probes": 2} for name in METHODS if "h" in name[0]}
 KINDS = ("packed", "tokens first", "separate", "extra", "unbiased", "zero")
 

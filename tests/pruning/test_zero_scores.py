@@ -6,15 +6,16 @@ import math
 
 import pytest
 import torch
-from networks import batches, golden
+from networks import batches, golden, scored_methods
 from torch import Tensor, nn
 
 import pbt_bench
 from pbt_bench.errors import RequestError, ScoreError, note_once
 from pbt_bench.pruning.plugins import pruners
 
-METHODS = [name for name, entry in pruners().items() if not entry.trains]
-WITHOUT_GRADIENTS = ["magnitude", "phew", *(name for name in METHODS if pruners()[name].needs == ("uniform",))]
+METHODS = scored_methods()
+RANDOM = [name for name in METHODS if pruners()[name].needs == ("uniform",)]
+WITHOUT_GRADIENTS = ["lamp", "magnitude", "phew", "ria", "wanda", *RANDOM]
 X, Y = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
 SILENT = "position decides"
 

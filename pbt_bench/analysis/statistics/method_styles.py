@@ -57,6 +57,13 @@ _KNOWN: dict[str, MethodStyle] = {
         ("prospr", "#cc6677", "X", "-"),
         ("phew", "#6b4c9a", "<", ":"),
         ("imp", "#0b3d0b", "*", "-."),
+        ("lamp", "#f0b84a", "s", "-"),
+        ("grad_flow", "#005f46", "v", "-"),
+        ("wanda", "#8fbcbb", "h", ":"),
+        ("ria", "#5f8f8f", "h", "-."),
+        ("px", "#b3541e", "P", "--"),
+        ("snip_structured", "#2f6f9f", "^", "-."),
+        ("edge_popup", "#7a3b5d", "p", "--"),
         (PRUNED_AFTER_TRAINING, "#111111", "s", ":"),
         (LOTTERY_TICKET, "#2b2b2b", "*", "--"),
     )

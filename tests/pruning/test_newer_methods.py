@@ -1,0 +1,174 @@
+"""Scores and masks of the methods of 2021 to 2024 equal those of their own published code (tests/golden, third set)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import Odd, batches, golden, published, published_values, scored_methods
+from torch import Tensor, nn
+
+import pbt_bench
+from pbt_bench.models.model_state import preserved
+from pbt_bench.pruning.plugins import pruners
+from pbt_bench.pruning.scoring import Scorer
+from pbt_bench.pruning.statistic_values import compute
+from pbt_bench.spec import Scoring
+
+EXACT = 1e-12  # relative error of a layer
+NETS = ["conv", "convbn", "res"]
+SEARCHES = sorted(set(pruners()) - set(scored_methods()) - {"imp"})  # methods that depend on the sparsity
+
+
+def error(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    """Return the largest relative error of a layer."""
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[name] - theirs[name]).norm() / theirs[name].norm()) for name in theirs)
+
+
+@pytest.mark.parametrize("net", [*NETS, "ConvNoBias"])
+def test_lamp_is_that_of_its_code(net: str) -> None:
+    model, x, y = published(net)
+    ours = pbt_bench.score(model, [(x, y)], method="lamp")
+    assert error(ours, published_values("lamp")[f"score/{net}"]) < 1e-11  # it subtracts sums of ascending squares
+
+
+def test_lamp_keeps_a_weight_of_every_layer_that_has_one() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)).double()
+    for layer, scale in zip(model, (1e-9, 1.0, 0.0), strict=True):
+        layer.weight.data.mul_(scale)
+    masks = pbt_bench.prune(model, [(torch.ones(3, 4).double(), torch.arange(3))], method="lamp", sparsity=0.95)
+    first, second, third = (int(mask.sum()) for mask in masks.values())
+    assert (first + second, third) == (3, 0)
+    assert min(first, second) > 0
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_grad_flow_is_that_of_its_code(net: str) -> None:
+    """It adds the mean gradients of four batches twice, so its Hg is 16 times that of the mean of all samples."""
+    model, x, y = published(net)
+    ours = pbt_bench.score(model, batches(x, y, 15, 15, 15, 15), method="grad_flow", temperature=1.0)
+    theirs = published_values("grad_flow")[f"score/{net}"]
+    assert error({name: 16 * score for name, score in ours.items()}, theirs) < EXACT
+
+
+class Tokens(nn.Module):
+    """A residual block of two linear layers on eight tokens of eight numbers, and a linear layer on their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.head = nn.Linear(8, 20), nn.Linear(20, 8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, 0]
+        return self.head((x + self.down(F.relu(self.up(x)))).mean(1))
+
+
+@pytest.mark.parametrize("method", ["wanda", "ria"])
+def test_wanda_and_ria_are_those_of_their_code(method: str) -> None:
+    _, x, y = published("conv")
+    golden = published_values(method)
+    model = Tokens().double()
+    model.load_state_dict({key.removeprefix("state/"): value for key, value in golden["state"].items()})
+    ours = pbt_bench.score(model, batches(x, y, 20, 40), method=method)
+    assert error(ours, golden["score"]) < EXACT
+
+
+def test_input_norms_of_a_grouped_convolution_are_those_of_its_patches() -> None:
+    torch.manual_seed(0)
+    model = Odd().double()
+    x = torch.randn(6, 4, 7, 7).double()
+    ours = pbt_bench.score(model, [(x, torch.arange(6) % 5)], method="wanda")
+    patches = F.unfold(F.pad(x, (2, 2, 1, 1)), (3, 3), dilation=(1, 2), stride=(2, 1))  # [6, 4 · 9, positions]
+    norms = (patches.square().sum((0, 2)) / 6).sqrt().view(2, 1, 2, 3, 3).expand(2, 4, 2, 3, 3).reshape(8, 2, 3, 3)
+    expected = model.grouped.weight.detach().abs() * norms
+    assert error({"grouped": ours["grouped.weight"]}, {"grouped": expected}) < EXACT
+
+
+def test_relative_weights_of_groups_and_transposed_convolutions() -> None:
+    torch.manual_seed(0)
+    plain, grouped = nn.Conv2d(4, 6, 3), nn.Conv2d(8, 12, 3, groups=2)
+    grouped.weight.data = torch.cat([plain.weight.data, plain.weight.data.flip(0)])
+    back = nn.ConvTranspose2d(4, 6, 3)
+    back.weight.data = plain.weight.data.transpose(0, 1)
+
+    def ria(layer: nn.Module, channels: int) -> Tensor:
+        model = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(3)).double()
+        x = torch.ones(2, channels, 5, 5).double()
+        model(x)
+        (first, *_) = pbt_bench.score(model, [(x, torch.arange(2))], method="ria", input_power=0.0).values()
+        return first
+
+    expected = ria(plain, 4)
+    assert torch.allclose(ria(grouped, 8), torch.cat([expected, expected.flip(0)]))
+    assert torch.allclose(ria(back, 4), expected.transpose(0, 1))
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_px_is_that_of_its_code(net: str) -> None:
+    model, x, y = published(net)
+    golden = published_values("px")
+    data = batches(x, y, 20, 20, 20)
+    assert error(pbt_bench.score(model, data, method="px"), golden[f"score/{net}"]) < EXACT
+    for sparsity in (0.5, 0.9, 0.98):
+        ours = pbt_bench.prune(model, data, method="px", sparsity=sparsity, rounds=7)
+        for name, mask in golden[f"mask/{net}.7_rounds.{sparsity}"].items():
+            assert torch.equal(ours[name], mask), f"{sparsity} {name}"
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_channels_of_snip_structured_are_those_of_its_code(net: str) -> None:
+    model, x, y = published(net)
+    ours = pbt_bench.score(model, batches(x, y, 30, 30), method="snip_structured")
+    theirs = published_values("snip_structured")[f"score/{net}"]
+    assert error({name: score.flatten(1).sum(1) for name, score in ours.items()}, theirs) < EXACT
+
+
+def test_channels_of_a_transposed_convolution_with_groups_are_gated() -> None:
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(6 * 49, 3)).double()
+    x, y = torch.randn(4, 4, 5, 5).double(), torch.tensor([0, 1, 2, 0])
+    ours = pbt_bench.score(model, [(x, y)], method="snip_structured")["0.weight"]
+    loss = F.cross_entropy(model(x), y)
+    (gradient,) = torch.autograd.grad(loss, layer.weight)
+    channels = (layer.weight.detach() * gradient).view(2, 2, 3, 9).sum((1, 3), keepdim=True).abs() / 18
+    assert torch.allclose(ours, channels.expand(2, 2, 3, 9).reshape(ours.shape))
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.75])
+@pytest.mark.parametrize("net", NETS)
+def test_edge_popup_is_that_of_its_code(net: str, sparsity: float) -> None:
+    model, x, y = published(net)
+    golden = published_values("edge_popup")
+    data = batches(x, y, 20, 20, 20)
+    options = {"score_epochs": 10}
+    scorer = Scorer(model, data, Scoring(batchnorm="batch"), 0)
+    total = sum(p.numel() for p in scorer.task.parameters.values())
+    task = replace(scorer.task, sparsity=sparsity, kept=round((1 - sparsity) * total))
+    with preserved(model):
+        found = compute(task, ["popup_score"], options)["popup_score"].values
+    assert error(found, golden[f"score/{net}.{sparsity}"]) < EXACT
+    masks = scorer.prune("edge_popup", sparsity, options=options).masks
+    for name, mask in golden[f"mask/{net}.{sparsity}"].items():
+        assert torch.equal(masks[name], mask), name
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_searched_masks_are_exact_and_reproducible_and_leave_the_model_as_it_is(method: str) -> None:
+    net, x, y, _ = golden()
+    net.train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    for sparsity in (0.5, 0.95):
+        torch.manual_seed(1)
+        masks, again = (pbt_bench.prune(net, batches(x, y, 24, 24), method=method, sparsity=sparsity) for _ in range(2))
+        assert sum(int((~mask).sum()) for mask in masks.values()) == int(sparsity * 3832)
+        assert all(torch.equal(masks[name], again[name]) for name in masks)
+    few = pbt_bench.prune(net, batches(x, y, 48), method=method, sparsity=0.9, prune_classifier=False)
+    assert sum(int((~mask).sum()) for mask in few.values()) == int(0.9 * 3672)
+    assert net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    pruners()[method].check()
