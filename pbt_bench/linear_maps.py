@@ -21,6 +21,14 @@ LINEAR_MAPS = (*CONVOLUTIONS, F.linear)
 TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
+def rows_in(whole: Tensor, weight: Tensor) -> slice:
+    """Return the rows of `whole` that `weight` is: all of them, or those of a part that `Intercept.apply` gets."""
+    if weight is whole:
+        return slice(None)
+    first = (weight.storage_offset() - whole.storage_offset()) // weight.stride(0)
+    return slice(first, first + len(weight))
+
+
 class Intercept(TorchFunctionMode):
     """Call `apply(name, function, inputs, weight, bias, options)` in place of every linear map of a tracked weight.
 

@@ -367,7 +367,8 @@ class OneInput(nn.MultiheadAttention):
         return super().forward(x, x, x, need_weights=False)[0]
 
 
-@pytest.mark.parametrize("method", sorted({*METHODS} - {"ntk_sap"}))  # it permutes the weights of every layer
+# NTK-SAP permutes, and LAMP and RIA compare, the weights of a layer: `qkv` of the shipped network is one layer.
+@pytest.mark.parametrize("method", sorted({*METHODS} - {"lamp", "ntk_sap", "ria"}))
 def test_the_shipped_vision_transformer_is_scored_as_one_of_pytorchs_attention(method: str) -> None:
     torch.manual_seed(0)
     ours = VisionTransformer(1, 3, size=8, patch=4, width=8, depth=2, heads=2).double()

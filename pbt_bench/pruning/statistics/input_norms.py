@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pbt_bench.linear_maps import LINEAR_MAPS, TRANSPOSED, Intercept
+from pbt_bench.linear_maps import LINEAR_MAPS, TRANSPOSED, Intercept, rows_in
 from pbt_bench.pruning.plugins import statistic
 from pbt_bench.pruning.task import Task, Tensors
 
@@ -36,6 +36,7 @@ class _SquaredInputs(Intercept):
 
     def __init__(self, tracked: Any) -> None:
         super().__init__(tracked)
+        self._tracked = tracked
         self.sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in tracked.items()}
 
     def apply(
@@ -44,5 +45,5 @@ class _SquaredInputs(Intercept):
         with torch.enable_grad():  # the derivative of the sum of a linear map of x² is the sum of x²
             leaf = weight.detach().requires_grad_()
             total = function(inputs.detach().square(), leaf, None, **options).sum()
-        self.sums[name] += torch.autograd.grad(total, leaf)[0]
+        self.sums[name][rows_in(self._tracked[name], weight)] += torch.autograd.grad(total, leaf)[0]
         return function(inputs, weight, bias, **options)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from pbt_bench.models.prunable import packed_projections
 from pbt_bench.pruning.plugins import statistic
 from pbt_bench.pruning.task import Task, Tensors
 
@@ -23,11 +27,21 @@ def larger_squares(task: Task) -> Tensors:
     Of equal weights, the sum of the last does not include the others, so that the first is pruned before them.
     """
     sums = {}
-    for name, weight in task.weights.items():
-        squares = weight.double().square().flatten()
-        order = squares.argsort(stable=True).flip(0)
-        sums[name] = torch.zeros_like(squares).scatter_(0, order, squares[order].cumsum(0)).clamp_min_(TINY)
-    return {name: total.view(task.parameters[name].shape) for name, total in sums.items()}
+    for name, layers in _layers(task).items():
+        found = []
+        for weight in layers:
+            squares = weight.double().square().flatten()
+            order = squares.argsort(stable=True).flip(0)
+            total = torch.zeros_like(squares).scatter_(0, order, squares[order].cumsum(0)).clamp_min_(TINY)
+            found.append(total.view(weight.shape))
+        sums[name] = torch.cat(found)
+    return sums
+
+
+def _layers(task: Task) -> dict[str, Sequence[Tensor]]:
+    """Return the weights of the layers of each tensor: one, or three if it packs the projections of an attention."""
+    packed = packed_projections(task.model)
+    return {name: weight.chunk(3) if name in packed else [weight] for name, weight in task.weights.items()}
 
 
 @statistic(
@@ -45,10 +59,13 @@ def relative_weight(task: Task) -> Tensors:
     names = {id(parameter): name for name, parameter in task.parameters.items()}
     layers = {names.get(id(module._parameters.get("weight"))): module for module in task.model.modules()}
     shares = {}
-    for name, weight in task.weights.items():
+    for name, parts in _layers(task).items():
         transposed, groups = isinstance(layers.get(name), _ConvTransposeNd), getattr(layers.get(name), "groups", 1)
         output, entry = (2, 1) if transposed else (1, 2)  # dimensions of outputs and inputs within a group
-        w = weight.double().abs().reshape(groups, len(weight) // groups, weight.shape[1], -1)
-        total = sum(w / w.sum(dim, keepdim=True).clamp_min(TINY) for dim in ((entry, 3), output))
-        shares[name] = torch.as_tensor(total).reshape(weight.shape)
+        found = []
+        for weight in parts:
+            w = weight.double().abs().reshape(groups, len(weight) // groups, weight.shape[1], -1)
+            total = sum(w / w.sum(dim, keepdim=True).clamp_min(TINY) for dim in ((entry, 3), output))
+            found.append(torch.as_tensor(total).reshape(weight.shape))
+        shares[name] = torch.cat(found)
     return shares

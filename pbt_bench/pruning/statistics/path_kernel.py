@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ def path_kernel(task: Task) -> Tensors:
         tensors[name] = buffer.double() if buffer.is_floating_point() else buffer
     squared, ones = dict(tensors), dict(tensors)
     for weight in prunable(task.model, prune_classifier=False):
-        for name in (weight, weight.removesuffix("weight") + "bias"):
+        bias = re.sub("[qkv]_proj_weight$", "in_proj_weight", weight).removesuffix("weight") + "bias"
+        for name in (weight, bias):
             if name in tensors:
                 mask = (task.masks or {}).get(name, torch.ones_like(tensors[name]))
                 squared[name], ones[name] = tensors[name].square(), mask.double()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pbt_bench.linear_maps import LINEAR_MAPS, TRANSPOSED, Intercept
+from pbt_bench.linear_maps import LINEAR_MAPS, TRANSPOSED, Intercept, rows_in
 from pbt_bench.pruning.patterns import transposed_groups
 from pbt_bench.pruning.plugins import statistic
 from pbt_bench.pruning.task import Task, Tensors
@@ -54,10 +54,12 @@ class _Gated(Intercept):
 
     def __init__(self, tracked: Mapping[str, Tensor], gates: Tensors) -> None:
         super().__init__(tracked)
+        self._tracked = tracked
         self._gates = gates
 
     def apply(
         self, name: str, function: Callable[..., Tensor], inputs: Tensor, weight: Tensor, bias: Any, options: Any
     ) -> Tensor:
         dims = 0 if function is F.linear else weight.dim() - 2
-        return function(inputs, weight, bias, **options) * self._gates[name].view(-1, *[1] * dims)
+        gates = self._gates[name][rows_in(self._tracked[name], weight)]
+        return function(inputs, weight, bias, **options) * gates.view(-1, *[1] * dims)
