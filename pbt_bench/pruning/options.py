@@ -25,6 +25,10 @@ class Option:
     type: Any
     owner: str  # "method 'fts'" or "statistic 'hessian_diagonal'"
 
+    def __str__(self) -> str:
+        value = str(self.default).lower() if isinstance(self.default, bool) else self.default
+        return f"{self.name} = {'none' if value is None else value}"
+
     def checked(self, value: object, where: str) -> Any:
         """Convert `value` to the type of this option. Raises RequestError, beginning with `where`, if it is invalid."""
         try:
