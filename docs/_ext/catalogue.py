@@ -71,7 +71,7 @@ def _spans(grid: Grid) -> list[str]:
         f"- seeds: {', '.join(map(str, axes.seed))}",
         *(
             f"- {name}: {_names(values)}"
-            for name in ("scope", "sanity", "warmup", "rewind", "init", "protocol")
+            for name in ("scope", "sanity", "warmup", "rewind", "init", "protocol", "pattern")
             if len(values := getattr(axes, name)) > 1
         ),
     ]
