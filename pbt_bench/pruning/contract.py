@@ -22,7 +22,7 @@ from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.api import prune
 from pbt_bench.pruning.checks import checked_task
 from pbt_bench.pruning.masks import pruned_count, quotas
-from pbt_bench.pruning.plugins import Pruner, Scope, Statistic, read_file, scopes
+from pbt_bench.pruning.plugins import Pruner, Scope, Statistic, read_file
 from pbt_bench.pruning.statistic_values import compute
 from pbt_bench.pruning.task import Tensors
 from pbt_bench.spec import Scoring
@@ -106,7 +106,7 @@ def _checks(entry: Pruner | Statistic | Scope) -> Iterator[tuple[str, Check]]:
             return compute(task, [entry.name])[entry.name].values
 
     if isinstance(entry, Pruner):
-        yield "known statistics and scope, valid options", lambda _: _check_names(entry)
+        yield "known statistics and scope, valid options", lambda _: Pruner.check(entry)
         yield (
             f"finite scores, exact masks at {len(SPARSITIES)} sparsities",
             lambda model: _check_counts(result, model, entry.scope or "global"),
@@ -121,11 +121,6 @@ def _checks(entry: Pruner | Statistic | Scope) -> Iterator[tuple[str, Check]]:
     yield "equal in two calls", lambda model: _check_equal(result(model), result(model))
     yield "independent of the global random state", lambda model: _check_random(result, model)
     yield "float64", lambda model: _check_finite(result(model.double(), dtype=torch.float64), torch.float64)
-
-
-def _check_names(entry: Pruner) -> None:
-    entry.check()
-    scopes()[entry.scope or "global"]
 
 
 def _check_finite(values: Tensors, dtype: torch.dtype = torch.float32) -> None:

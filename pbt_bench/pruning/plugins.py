@@ -130,8 +130,9 @@ class Pruner:
         return {**self.original, **self.original_on.get(dataset, {})}
 
     def check(self) -> None:
-        """Raise RequestError for an unknown statistic, and for a key of `original` that is no field and no option."""
+        """Raise RequestError for an unknown statistic or scope, or a key of `original` that is no field or option."""
         self.checked_options({}, self.name)
+        scopes()[self.scope or "global"]
         for dataset in ("", *self.original_on):
             values = self.published(dataset)
             options = {name: value for name, value in values.items() if name not in Scoring.__struct_fields__}
