@@ -107,8 +107,11 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the datasets; default: $PBT_BENCH_DATA, then data",
     )  # fmt: skip
 
-    listing = add("list", _list, "list methods, models, datasets, statistics or scopes with their sources, or recipes")
+    listing = add("list", _list, "list methods and statistics with their options, models, datasets, scopes or recipes")
     listing.add_argument("what", metavar="methods|models|datasets|statistics|scopes|recipes")
+
+    check = add("check", _check, "check a file of your own methods, statistics and scopes on small networks")
+    check.add_argument("file", type=Path, metavar="FILE", help="a Python file, for example my_methods/wanda.py")
 
     show = add("show", _show, "print one record")
     show.add_argument("run_id", metavar="RUN_ID")
@@ -248,8 +251,20 @@ def _list(options: argparse.Namespace) -> int:
     entries = tables[options.what]().items()
     width = max(len(name) for name, _ in entries)
     for name, entry in entries:
-        print(f"{name:{width}}  {entry.summary}  [{entry.cite}]")
+        own = entry.own_options if options.what == "methods" else entry.options if options.what == "statistics" else {}
+        shown = f"  options: {', '.join(map(str, own.values()))}" if own else ""
+        print(f"{name:{width}}  {entry.summary}  [{entry.cite}]{shown}")
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from pbt_bench.pruning.contract import check_file
+
+    wrong = 0
+    for verdict in check_file(options.file):
+        print(verdict, flush=True)
+        wrong += bool(verdict.fault)
+    return 1 if wrong else 0
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -56,6 +56,10 @@ class Registry(Generic[Entry]):
         """Return (name, entry) sorted by name, without aliases."""
         return [(name, self._entries[name][0]) for name in self]
 
+    def entries_of(self, file: Path) -> list[Entry]:
+        """Return the entries that are defined in `file`."""
+        return [entry for entry, where in self._entries.values() if where.rpartition(":")[0] == str(file)]
+
     def remove_from(self, file: Path) -> None:
         """Remove all entries, and their aliases, that are defined in `file`."""
         self._entries = {name: each for name, each in self._entries.items() if each[1].rpartition(":")[0] != str(file)}
@@ -120,7 +124,7 @@ def load_file(path: Path, package: str) -> None:
 
 def extra_folders(variable: str) -> list[Path]:
     """Return the folders in an environment variable, separated as in PATH. Raises RequestError if one is missing."""
-    folders = [Path(text) for text in os.environ.get(variable, "").split(os.pathsep) if text]
+    folders = [Path(text).resolve() for text in os.environ.get(variable, "").split(os.pathsep) if text]
     for folder in folders:
         if not folder.is_dir():
             raise RequestError(f"{variable}: {folder} is not a folder")

@@ -13,7 +13,6 @@ from pbt_bench.analysis.figures import figures
 from pbt_bench.data import datasets
 from pbt_bench.grid_file import load_grid
 from pbt_bench.models import listing
-from pbt_bench.pruning.plugins import scopes
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import Grid
 
@@ -21,18 +20,17 @@ ROOT = Path(__file__).parents[2]
 
 
 def names_page() -> str:
-    """Return the page of the models, datasets and scopes."""
+    """Return the page of the models and datasets."""
     lines = [
-        "# Models, datasets and scopes",
+        "# Models and datasets",
         "",
-        "This page has the names that a grid file can use. `pbt-bench list models`, `pbt-bench list datasets` and",
-        "`pbt-bench list scopes` print them together with those that you registered.",
+        "This page has the names that a grid file can use. `pbt-bench list models` and `pbt-bench list datasets` print",
+        "them together with those that you registered.",
         "",
     ]
     tables: dict[str, dict[str, Any]] = {
         "Models": listing(),
         "Datasets": dict(datasets().items()),
-        "Scopes": dict(scopes().items()),
     }
     for title, entries in tables.items():
         rows = [
@@ -98,7 +96,7 @@ def _spans(grid: Grid) -> list[str]:
         f"- seeds: {', '.join(map(str, axes.seed))}",
         *(
             f"- {name}: {_names(values)}"
-            for name in ("scope", "sanity", "warmup", "rewind", "init", "protocol")
+            for name in ("scope", "sanity", "warmup", "rewind", "init", "protocol", "pattern")
             if len(values := getattr(axes, name)) > 1
         ),
     ]

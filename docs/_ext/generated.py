@@ -1,12 +1,14 @@
 """Documentation pages that are generated from the code when the build begins.
 
-This module writes the pages of methods and statistics; other modules of this folder write the other pages.
+This module writes the pages of methods, statistics and scopes; other modules of this folder write the other pages.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from catalogue import figures_page, names_page, recipes_page, studies_page
@@ -15,9 +17,10 @@ from formula import formula
 from grid_keys import grid_page, record_page
 from package_pages import package_pages
 from sphinx.application import Sphinx
-from text import cited, prose, toml_block
+from text import cited, prose, toml, toml_block
 
-from pbt_bench.pruning.plugins import Pruner, Statistic, pruners, statistics
+from pbt_bench.pruning.options import Option
+from pbt_bench.pruning.plugins import Pruner, Statistic, pruners, scopes, statistics
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +33,7 @@ def pages() -> dict[str, str]:
     found = {f"methods/{name}.md": method_page(entry, costs[name]) for name, entry in methods.items()}
     found["methods/index.md"] = methods_index(methods, costs)
     found["reference/statistics.md"] = statistics_page()
+    found["reference/scopes.md"] = scopes_page()
     found["reference/grid.md"] = grid_page()
     found["reference/record.md"] = record_page()
     found["reference/figures.md"] = figures_page()
@@ -88,6 +92,7 @@ def method_page(entry: Pruner, cost: Cost) -> str:
         "",
         "The page [statistics](../reference/statistics.md) has their definitions.",
         "",
+        *(["## Options", "", *option_table(entry.options), ""] if entry.options else []),
         "## Settings of the published code",
         "",
         original(entry),
@@ -114,10 +119,22 @@ def original(entry: Pruner) -> str:
     if not entry.original:
         return 'The method has no settings of its own: `protocol = "original"` uses the fields of `[scoring]`.'
     head = '`protocol = "original"` uses these settings instead of those of the study:'
-    lines = [head, "", *toml_block({"scoring": entry.original})]
-    for dataset, fields in entry.original_on.items():
-        lines += ["", f"On `{dataset}` it also uses:", "", *toml_block({"scoring": fields})]
+    lines = [head, "", *toml_block(_tables(entry, entry.original))]
+    for dataset, values in entry.original_on.items():
+        lines += ["", f"On `{dataset}` it also uses:", "", *toml_block(_tables(entry, values))]
     return "\n".join(lines)
+
+
+def _tables(entry: Pruner, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return values of `original` by the table of a grid file that sets them."""
+    options = {name: value for name, value in values.items() if name in entry.options}
+    return {"scoring": {n: v for n, v in values.items() if n not in options}, f"options.{entry.name}": options}
+
+
+def option_table(options: Mapping[str, Option]) -> list[str]:
+    """Return the lines of a table of options."""
+    rows = [f"| `{option.name}` | `{toml(option.default)}` | {option.owner} |" for option in options.values()]
+    return ["| option | default | of |", "|---|---|---|", *rows]
 
 
 def methods_index(methods: dict[str, Pruner], costs: dict[str, Cost]) -> str:
@@ -164,7 +181,27 @@ def statistics_page() -> str:
         shown = ["$$", entry.formula, "$$", ""] if entry.formula else []
         source = f"Source: {cited(entry.cite)}. Computed from {'the scoring data' if entry.data else 'no data'}."
         lines += [f"## {name}", "", *shown, source, "", prose(inspect.getdoc(entry.function) or ""), ""]
+        lines += [*option_table(entry.options), ""] if entry.options else []
     return "\n".join(lines)
+
+
+def scopes_page() -> str:
+    """Return the page of all scopes."""
+    rows = [f"| `{name}` | {prose(entry.summary)} | {cited(entry.cite)} |" for name, entry in scopes().items()]
+    return "\n".join(
+        [
+            "# Scopes",
+            "",
+            "A scope decides which weights are ranked together. With every scope exactly floor(sparsity · N) weights",
+            "are pruned: the shares of the layers are scaled, a layer that would get more weights than it has is dense",
+            "and largest remainders decide the last weights. [Your own scope](../guide/scope.md) is a function too.",
+            "",
+            "| scope | density of the layers | source |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
 
 
 def anchor(heading: str) -> str:

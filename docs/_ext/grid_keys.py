@@ -9,19 +9,25 @@ import msgspec
 from text import toml
 
 from pbt_bench.constraints import Checked, annotated, fields
+from pbt_bench.grid_file import _GridFile
+from pbt_bench.pruning.plugins import pruners
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
-from pbt_bench.spec import Axes, Grid, Recipe, RunSpec, Scoring
+from pbt_bench.spec import Axes, Recipe, RunSpec, Scoring
 
 _FIELD = re.compile(r"^    (\w+): (.+?)(?: = .+?)?(?:  # (.*))?$", re.MULTILINE)
 _COMMENTED = re.compile(r"((?:^    # .*\n)*)^    (\w+): .*?(?:  # (.*))?$", re.MULTILINE)  # comment above or beside
+_LISTS = (
+    "A list of values is an axis: each value is a run of its own. For a key that is a list, such as `milestones`,"
+    " a list of lists is an axis."
+)
 _AXES = {
     "dataset": "`pbt-bench list datasets`",
     "model": "`pbt-bench list models`, `torchvision/NAME` or `timm/NAME`",
     "method": "`pbt-bench list methods`",
     "sparsity": "fraction of the N prunable weights that is pruned: exactly floor(sparsity · N) weights",
     "seed": "seed of the initial weights, data order, augmentation, probes and random scores, each with its own stream",
-    "scope": "`pbt-bench list scopes`: the weights that are ranked together, of the whole network (`global`) or of each"
-    " layer; the other scopes set how many weights each layer keeps",
+    "scope": "the weights that are ranked together: those of the whole network (`global`), or those of each layer,"
+    " whose densities a [scope](scopes.md) sets (`pbt-bench list scopes`)",
     "sanity": "change the result of pruning: no change, shuffle the mask of each layer, draw new weights, or invert the"
     " scores",
     "warmup": "dense training before scoring",
@@ -29,6 +35,8 @@ _AXES = {
     "init": "initial weights: the default of each layer, or Kaiming normal",
     "protocol": "use the settings of `[scoring]` for every method, or those of the published code of each method (see"
     " its page; if that code augments images, they are augmented according to `[recipe]`)",
+    "pattern": "the weights that a mask prunes together: single weights, whole output channels, or M - N of every M"
+    " inputs, as in `2:4` ([patterns](../guide/scope.md#patterns))",
 }
 
 
@@ -48,10 +56,34 @@ def grid_page() -> str:
             *_table(
                 "[grid]", RunSpec, _AXES, "Each axis is one value or a list. The study is the product of all axes."
             ),
-            *_table("[recipe]", Recipe, _comments(Recipe), "These keys set the training of the masked network."),
-            *_table("[scoring]", Scoring, _comments(Scoring), inspect.cleandoc(Scoring.__doc__ or "")),
+            *_table(
+                "[recipe]", Recipe, _comments(Recipe), f"These keys set the training of the masked network. {_LISTS}"
+            ),
+            *_table("[scoring]", Scoring, _comments(Scoring), f"{inspect.cleandoc(Scoring.__doc__ or '')} {_LISTS}"),
+            *_options(),
         ]
     )
+
+
+def _options() -> list[str]:
+    """Return the section on the options of methods, with a row per shipped method that has options."""
+    rows = [
+        f"| `[options.{name}]` | {', '.join(f'`{option.name} = {toml(option.default)}`' for option in options)} |"
+        for name, entry in pruners().items()
+        if entry.shipped and (options := entry.options.values())
+    ]
+    return [
+        "## `[options.METHOD]`",
+        "",
+        "A table per method sets its options: those of the method and those of the statistics that it uses. A list is",
+        "an axis of this method alone, and several lists are combined. `pbt-bench list methods` and `pbt-bench list",
+        "statistics` print the options of your own files too.",
+        "",
+        "| table | options with their defaults |",
+        "|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _table(title: str, struct: type[Checked], meanings: dict[str, str], text: str) -> list[str]:
@@ -94,4 +126,4 @@ def record_page() -> str:
 
 
 assert _AXES.keys() == {field.name for field in fields(Axes)}
-assert {field.name for field in fields(Grid)} == {"name", "grid", "recipe", "scoring", "dense"}
+assert {field.name for field in fields(_GridFile)} == {"name", "grid", "recipe", "scoring", "options", "dense"}

@@ -42,7 +42,7 @@ def toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return str(list(value))
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    return f'"{value}"' if isinstance(value, str) else "none" if value is None else str(value)
 
 
 def toml_block(tables: Mapping[str, Mapping[str, object]]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -23,7 +23,11 @@ class Option:
     name: str
     default: Any
     type: Any
-    owner: str  # "method 'fts'" or "statistic 'hessian_diagonal'"
+    owner: str = field(compare=False)  # "method 'fts'" or "statistic 'hessian_diagonal'"
+
+    def __str__(self) -> str:
+        value = str(self.default).lower() if isinstance(self.default, bool) else self.default
+        return f"{self.name} = {'none' if value is None else value}"
 
     def checked(self, value: object, where: str) -> Any:
         """Convert `value` to the type of this option. Raises RequestError, beginning with `where`, if it is invalid."""

@@ -136,8 +136,9 @@ class Pruner:
         return {**self.original, **self.original_on.get(dataset, {})}
 
     def check(self) -> None:
-        """Raise RequestError for an unknown statistic, and for a key of `original` that is no field and no option."""
+        """Raise RequestError for an unknown statistic or scope, or a key of `original` that is no field or option."""
         self.checked_options({}, self.name)
+        scopes()[self.scope or "global"]
         for dataset in ("", *self.original_on):
             values = self.published(dataset)
             options = {name: value for name, value in values.items() if name not in Scoring.__struct_fields__}
@@ -231,15 +232,24 @@ def find_pruner(method: Method) -> Pruner:
     if not isinstance(method, Path) and not str(method).endswith(".py"):
         return pruners()[method]
     path = Path(method).resolve()
-    pruners()
-    for each in (_PRUNERS, _STATISTICS, _SCOPES):
-        each.remove_from(path)
-    registry.load_file(path, "pbt_bench_methods")
-    found = [entry for _, entry in pruners().items() if entry.file == path]
+    found = [entry for entry in read_file(path) if isinstance(entry, Pruner)]
     if len(found) != 1:
         names = ", ".join(entry.name for entry in found) or "none"
         raise RequestError(f"{path}: expected one method, found {len(found)} ({names}): pass the function")
     return found[0]
+
+
+def read_file(path: Path) -> list[Pruner | Statistic | Scope]:
+    """Return all entries of a file, which is read again. Raises RequestError if it does not load."""
+    path = path.resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise RequestError(f"{path} is not a Python file")
+    statistics()
+    tables = (_PRUNERS, _STATISTICS, _SCOPES)
+    for table in tables:
+        table.remove_from(path)
+    registry.load_file(path, "pbt_bench_methods")
+    return [entry for table in tables for entry in table.entries_of(path)]
 
 
 def statistic(

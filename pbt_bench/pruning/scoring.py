@@ -153,7 +153,8 @@ class Scorer:
         if key not in self._scores:
             values = {name: each.values for name, each in self._statistics(entry, task, options).items()}
             scores = evaluate(entry.bound(options), values, task.parameters, invert)
-            _report_zeros(entry.name, scores, task.parameters)
+            if not _are_masks(scores):
+                _report_zeros(entry.name, scores, task.parameters)
             self._scores[key] = scores
         return self._scores[key]
 

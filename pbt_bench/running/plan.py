@@ -44,6 +44,11 @@ def check_names(grid: Grid, where: str) -> Grid:
         entries = [pruners()[name] for name in grid.grid.method]
         for entry in entries:
             entry.in_scope(*grid.grid.scope)
+            if entry.scope and (patterns := [name for name in grid.grid.pattern if parse(name)]):
+                raise RequestError(
+                    f"method {entry.name!r} has the scope {entry.scope!r}, which cannot be combined with "
+                    f"pattern = {patterns[0]!r}"
+                )
             if not entry.shipped:
                 entry.check()
         options = _options(grid, entries)

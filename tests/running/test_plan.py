@@ -1,0 +1,104 @@
+"""Tests that unknown names and values of a grid are one-line errors before any run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbt_bench.errors import RequestError
+from pbt_bench.grid_file import check_grid
+from pbt_bench.pruning.plugins import pruners
+from pbt_bench.running.plan import check_names
+
+OWN = """
+from pbt_bench.pruning import pruner
+
+
+@pruner(cite="none")
+def misspelt(weigth):
+    return weigth
+
+
+@pruner(cite="none", scope="erq")
+def lost_scope(weight):
+    return weight
+
+
+@pruner(cite="none", scope="erk")
+def mixed(weight, *, alpha=0.5):
+    return weight
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.setenv("PBT_BENCH_METHODS", str(tmp_path))
+    pruners.cache_clear()
+    yield
+    pruners.cache_clear()
+
+
+def runs(axes: dict[str, Any], **tables: Any) -> int:
+    grid = {"dataset": ["digits"], "model": ["vgg8"], "method": ["mixed"], "sparsity": [0.5], "seed": [0]} | axes
+    return len(check_names(check_grid({"name": "x", "dense": False, "grid": grid} | tables, "x.toml"), "x.toml").runs())
+
+
+@pytest.mark.parametrize(
+    ("axes", "tables", "says"),
+    [
+        ({"method": ["misspelt"]}, {}, "unknown statistic 'weigth'; did you mean 'weight'?"),
+        ({"method": ["mixt"]}, {}, "unknown method 'mixt'; did you mean 'mixed'?"),
+        ({"method": ["lost_scope"]}, {}, "unknown scope 'erq'; did you mean 'erk'?"),
+        ({"method": ["snip"], "scope": ["erq"]}, {}, "unknown scope 'erq'; did you mean 'erk'?"),
+        ({"pattern": ["chanel"]}, {}, "grid: unknown pattern 'chanel'; did you mean 'channel'?"),
+        ({"pattern": ["4:2"]}, {}, "grid: pattern = '4:2' must be 'none', 'channel', or 'N:M'"),
+        ({"pattern": ["2:4"]}, {}, "method 'mixed' has the scope 'erk', which cannot be combined with pattern = '2:4'"),
+        (
+            {"method": ["snip"], "pattern": ["1:4"]},
+            {},
+            "sparsity = 0.5 with pattern = '1:4': the sparsity must be 1 - 1/4 = 0.75",
+        ),
+        ({}, {"options": {"mixd": {"alpha": 1}}}, "unknown method 'mixd'; did you mean 'mixed'?"),
+        ({}, {"options": {"grasp": {"temperature": 1}}}, "options.grasp: 'grasp' is not a method of this grid"),
+        ({}, {"options": {"mixed": {"alpa": 1}}}, "options.mixed: method 'mixed': unknown option 'alpa'; did you mean"),
+        (
+            {},
+            {"options": {"mixed": {"alpha": [0.5, "half"]}}},
+            "options.mixed: option 'alpha' of method 'mixed': Expected `float`, got `str`, not 'half'",
+        ),
+        ({}, {"options": {"mixed": {"alpha": []}}}, "options.mixed.alpha is empty: an axis needs at least one value"),
+        ({}, {"options": {"mixed": 0.5}}, "options: write one table per method"),
+        (
+            {"method": ["hts"]},
+            {"options": {"hts": {"curvature": "hutchinsn"}}},
+            "options.hts: unknown curvature value 'hutchinsn'; did you mean 'hutchinson'?",
+        ),
+        (
+            {"method": ["snip"]},
+            {"options": {"snip": {"alpha": 1}}},
+            "options.snip: method 'snip' has no options, so no",
+        ),
+        ({}, {"scoring": {"temperature": 1}}, "scoring.temperature is an option of methods: write it in [options."),
+        ({}, {"scoring": {"batchnorm": ["running", "bath"]}}, "scoring: unknown batchnorm value 'bath'; did you mean"),
+        ({}, {"recipe": {"epochs": [1, -1]}}, "recipe: epochs = -1 must be at least 0"),
+        ({}, {"recipe": {"epochs": []}}, "recipe.epochs is empty: a list is an axis and needs at least one value"),
+    ],
+)
+def test_an_unknown_name_or_value_is_one_line_with_the_nearest_name(
+    axes: dict[str, Any], tables: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(RequestError) as error:
+        runs(axes, **tables)
+    assert str(error.value).startswith(f"x.toml: {says}")
+    assert "\n" not in str(error.value)
+
+
+def test_lists_of_options_and_settings_are_axes() -> None:
+    assert runs({}, options={"mixed": {"alpha": [0.1, 0.5, 0.9]}}) == 3
+    assert (
+        runs({"method": ["snip", "mixed"]}, options={"mixed": {"alpha": [0.1, 0.9]}}, scoring={"rounds": [1, 2]}) == 6
+    )
