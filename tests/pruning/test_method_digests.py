@@ -87,7 +87,7 @@ def cases() -> dict[str, tuple[int, Callable[[], str]]]:
     found |= {
         f"method {name!r}": (each.revision, partial(of_method, name))
         for name, each in pruners().items()
-        if each.shipped
+        if each.shipped and not each.trains  # a run trains: tests/running/test_imp.py
     }
     found |= {f"scope {n!r}": (each.revision, partial(of_scope, n)) for n, each in scopes().items() if each.function}
     found["dataset 'digits'"] = datasets()["digits"].revision, partial(of_dataset, "digits")
