@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pbt_bench.analysis.style import method_order
 from pbt_bench.analysis.summary import Panel
+from pbt_bench.analysis.tables import spreadsheet
 
 Masks = Mapping[str, NDArray[np.bool_]]
 
@@ -80,7 +81,7 @@ def overlaps(panel: Panel, read: Callable[[str], Masks | None]) -> Overlaps:
 def save_overlaps(found: Overlaps, path: Path) -> None:
     """Write the table of overlaps to a CSV file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    found.table.to_csv(path, index=False)
+    spreadsheet(found.table).to_csv(path, index=False)
 
 
 def overlap_sentence(found: Overlaps) -> str:

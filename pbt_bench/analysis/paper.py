@@ -17,7 +17,7 @@ from pbt_bench.analysis.report import write_report
 from pbt_bench.analysis.summary import panels, slug
 from pbt_bench.analysis.tables import PUBLISHED, Table, accuracy_table, latex_text
 from pbt_bench.analysis.variants import variant_sentence, variant_table, variants
-from pbt_bench.errors import RequestError
+from pbt_bench.errors import RequestError, printable_lines
 from pbt_bench.grid_file import load_grid
 from pbt_bench.running.plan import check_names
 from pbt_bench.running.store import Store
@@ -86,7 +86,12 @@ def write_paper(grids: Path, results: Path, out: Path) -> list[Study]:
     studies.sort(key=lambda study: (not study.page, not study.recorded))
     loader = jinja2.PackageLoader("pbt_bench.analysis", ".")
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        finalize=printable_lines,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     out.mkdir(parents=True, exist_ok=True)
     page = environment.get_template("paper.html.j2").render(studies=studies)

@@ -31,9 +31,10 @@ from pbt_bench.analysis.rank_figure import rank_figure
 from pbt_bench.analysis.ranks import rank_sentences, ranks
 from pbt_bench.analysis.style import method_order
 from pbt_bench.analysis.summary import Panel, panels, slug
-from pbt_bench.analysis.tables import accuracy_table, save_table
+from pbt_bench.analysis.tables import accuracy_table, save_table, spreadsheet
 from pbt_bench.analysis.variants import variant_sentence, variant_table, variants
 from pbt_bench.analysis.zeros import zero_scores
+from pbt_bench.errors import printable_lines
 from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, RunSpec
 
@@ -80,7 +81,7 @@ def write_report(
         save_table(change, out / "tables" / changes[-1]["slug"])
     ranked = ranks(parts)
     (out / "tables").mkdir(parents=True, exist_ok=True)
-    ranked.pairs.to_csv(out / "tables" / "ranks.csv", index=False)
+    spreadsheet(ranked.pairs).to_csv(out / "tables" / "ranks.csv", index=False)
     groups = group_pictures(gallery, parts)
     ablation = ablation_picture(gallery, changed, parts)
     by_rank = None
@@ -97,6 +98,7 @@ def write_report(
         counts={status: int((table["status"] == status).sum()) for status in STATUSES},
         total=len(table),
         missing=missing_runs(table),
+        superseded=table.attrs.get("superseded", {}),
         time_left=time_left(specs, table),
         errors=_commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
         groups=groups,
@@ -121,14 +123,19 @@ def write_report(
 def _template() -> jinja2.Template:
     loader = jinja2.PackageLoader("pbt_bench.analysis", ".")
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        finalize=printable_lines,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2")
 
 
 def _masks(store: Store, table: pd.DataFrame) -> Callable[[str], Masks | None]:
     """Return a function that reads the masks of a run id, or returns None if they are not stored."""
-    stored = {path.stem for path in store.masks.glob("*.bits")}
+    stored = store.masked()
     here = table[table["run_id"].isin(stored)]
     parts = dict(zip(here["run_id"], zip(here["layers"], here["mask_digest"], strict=True), strict=True))
     return lambda run_id: store.masks_of(run_id, *parts[run_id]) if run_id in parts else None

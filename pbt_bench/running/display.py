@@ -18,7 +18,7 @@ from pbt_bench.running.status import Run, Summary
 
 _MOST_ROWS = 20  # rows of each kind; --json prints all
 
-_COLOURS = {"failed": "red", "lost": "red", "running": "green", "pending": "yellow"}
+_COLOURS = {"failed": "red", "lost": "red", "running": "green", "pending": "yellow", "superseded": "yellow"}
 
 
 def plain(state: Summary) -> str:
@@ -74,7 +74,10 @@ def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Su
 def _rows_of(state: Summary, kind: str) -> list[tuple[str, str]]:
     """Return (title, detail) rows of one kind; a row without a title belongs to the row above."""
     runs = state.of(kind)
-    describe = {"failed": _failed_rows, "running": _running_rows, "pending": _pending_rows, "lost": _lost_rows}[kind]
+    describe = {
+        "failed": _failed_rows, "running": _running_rows, "lost": _lost_rows,
+        "pending": _reason_rows, "superseded": _reason_rows,
+    }[kind]  # fmt: skip
     rows = describe(runs[:_MOST_ROWS] if kind in ("failed", "running") else runs)
     if kind in ("failed", "running") and len(runs) > _MOST_ROWS:
         rows.append(("", f"and {len(runs) - _MOST_ROWS} more (--json prints all)"))
@@ -95,7 +98,7 @@ def _running_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return rows
 
 
-def _pending_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _reason_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(counted(count, "run"), why) for why, count in Counter(run.why or "" for run in runs).most_common()]
 
 
