@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pbt_bench.errors import RequestError, StoreError, counted, printable_json, printable_lines, unknown
+from pbt_bench.errors import RequestError, StoreError, counted, printable, printable_json, printable_lines, unknown
 from pbt_bench.grid_file import load_grid
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import Grid
@@ -270,7 +270,7 @@ def _list(options: argparse.Namespace) -> int:
     entries = tables[options.what]().items()
     width = max(len(name) for name, _ in entries)
     for name, entry in entries:
-        print(f"{name:{width}}  {entry.summary}  [{entry.cite}]")
+        print(printable(f"{name:{width}}  {entry.summary}  [{entry.cite}]"))
     return 0
 
 

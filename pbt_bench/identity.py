@@ -95,13 +95,15 @@ def _former_fields(name: str) -> Iterator[tuple[str, bool, Any]]:
 def with_options(table: Any) -> Any:
     """Return the plain data of a run with the options that format 1 had in `scoring` where they are now.
 
-    An option that the method does not read is left out: it changes nothing.
+    An option that the method does not read is left out: it changes nothing. Nor does any with the settings of published
+    code.
     """
     if not isinstance(table, dict) or not isinstance(table.get("scoring"), dict):
         return table
     scoring, options = dict(table["scoring"]), dict(table.get("options", {}))
     for name, (default, methods) in (OPTIONS_OF_FORMAT_1 | LATER_OPTIONS).items():
-        if name in scoring and (value := scoring.pop(name)) != default and table.get("method") in methods:
+        read = table.get("method") in methods and table.get("protocol") != "original"
+        if name in scoring and (value := scoring.pop(name)) != default and read:
             options[name] = value
     return table | {"scoring": scoring} | ({"options": options} if options else {})
 

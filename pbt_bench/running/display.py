@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pbt_bench.errors import counted, printable
+from pbt_bench.errors import counted, printable, printable_json
 from pbt_bench.running.progress import duration
 from pbt_bench.running.status import Run, Summary
 
@@ -25,7 +25,7 @@ def plain(state: Summary) -> str:
     """Return the counts, and below them the runs that need attention."""
     lines = [state.line()]
     if state.warning:
-        lines.append(f"warning: {state.warning}")
+        lines.append(f"warning: {printable(state.warning)}")
     for kind in _COLOURS:
         for title, detail in _rows_of(state, kind):
             lines.append(f"{kind}: {title}: {detail}" if title else f"    {detail}")
@@ -36,7 +36,7 @@ def table(state: Summary) -> Group:
     """Return the content of `plain` as a coloured table."""
     parts: list[Text | Table] = [Text(state.line(), style="bold")]
     if state.warning:
-        parts.append(Text(f"warning: {state.warning}", style="red"))
+        parts.append(Text(f"warning: {printable(state.warning)}", style="red"))
     rows = Table(box=None, show_header=False, pad_edge=False)
     for kind, colour in _COLOURS.items():
         for title, detail in _rows_of(state, kind):
@@ -52,7 +52,7 @@ def show(state: Summary, json: bool = False) -> None:
     if (console := Console()).is_terminal and not json:
         console.print(table(state))
     else:
-        print(state.to_json() if json else plain(state), flush=True)
+        print(printable_json(state.to_json()) if json else plain(state), flush=True)
 
 
 def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Summary:
