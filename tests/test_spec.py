@@ -223,16 +223,16 @@ def test_adding_a_field_with_a_default_changes_no_id() -> None:
         dataset="digits", model="vgg8", method="grasp", sparsity=0.9, seed=0, options={"temperature": 1.0},
         recipe=Recipe(epochs=3), scoring=Scoring(order="class"), revisions={"training": 2},
     )  # fmt: skip
-    parts = {}
+    parts: dict[str, Any] = {}
     for name, kind in (("recipe", Recipe), ("scoring", Scoring)):
         more = msgspec.defstruct(kind.__name__, [("added", int, 7)], bases=(kind,), frozen=True, kw_only=True)
         parts[name] = more(**msgspec.structs.asdict(getattr(base, name)))
     more = msgspec.defstruct("RunSpec", [("added", dict, {})], bases=(RunSpec,), frozen=True, kw_only=True)
-    spec = more(**msgspec.structs.asdict(base) | parts)
+    spec: Any = more(**msgspec.structs.asdict(base) | parts)
     assert spec.to_json() == base.to_json()
     assert spec.run_id == base.run_id
     assert RunSpec.from_json(spec.to_json()) == base
-    other = msgspec.structs.replace(spec, added={"a": 1})
+    other: Any = msgspec.structs.replace(spec, added={"a": 1})
     assert other.run_id != base.run_id
 
 
