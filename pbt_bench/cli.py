@@ -217,6 +217,8 @@ def _report(options: argparse.Namespace) -> int:
     table = study_frame(specs, store)
     page = write_report(grid.name, specs, store, options.out or store.folder / "report", table)
     print(f"report: {page}")
+    for why, count in table.attrs["superseded"].items():
+        print(f"{counted(count, 'superseded record')} left out: {why}")
     left = time_left(specs, table)
     if left:
         print(f"runs are missing, the page lists them. {left}")
@@ -275,7 +277,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from pbt_bench.running.matching import revision_note
+    from pbt_bench.running.matching import current, revision_note
     from pbt_bench.running.record import numbers
     from pbt_bench.running.store import find
 
@@ -290,6 +292,8 @@ def _show(options: argparse.Namespace) -> int:
     record = found[0][1]
     if text := revision_note(record.spec):
         print(f"note: {text}", file=sys.stderr)
+    elif (today := current(record.spec).run_id) != record.run_id:
+        print(f"note: migrated from an earlier version: the id of this run is {today} now", file=sys.stderr)
     print(printable_json(record.to_json().decode()), end="")
     return 0
 

@@ -111,7 +111,15 @@ def _digest(source: bytes) -> str:
                     call.keywords.remove(word)
                     names = ast.literal_eval(word.value) if isinstance(word.value, ast.Tuple) else ()
                     node.name = names[0] if word.arg == "aliases" and names else node.name
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(_syntax(tree)).encode()).hexdigest()[:12]
+
+
+def _syntax(node: Any) -> Any:
+    """Return a syntax tree as lists and texts, without empty fields: Python versions differ in them."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return [type(node).__name__, *([name, _syntax(value)] for name, value in fields)]
+    return [_syntax(each) for each in node] if isinstance(node, list) else repr(node)
 
 
 def load_folder(folder: Path, package: str) -> None:

@@ -36,7 +36,8 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     - the objects `recipe`, `scoring`, `options`, `revisions`, `layers` (sequence of `Layer`), `curve` (sequence of
       `Epoch`) and `environment`.
 
-    Diverged and collapsed runs keep their measured accuracy. Missing values are NaN.
+    Diverged and collapsed runs keep their measured accuracy. Missing values are NaN. Records of every revision of the
+    code are included, under the names of their files.
 
     Raise RequestError with the folder's name if it has no run.
     """

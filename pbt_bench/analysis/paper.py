@@ -108,8 +108,9 @@ def _latex(shown: Shown) -> str:
 
 
 def _study(path: Path, results: Path, out: Path, published: Published) -> Study:
-    grid = check_names(load_grid(path), str(path))
-    store, specs = Store(results / grid.name), grid.runs()
+    grid = load_grid(path)
+    store = Store(results / grid.name)
+    specs = check_names(grid, str(path), store).runs()
     runs = study_frame(specs, store)
     shown = []
     parts, folder = panels(runs), f"{grid.name}/tables"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def _add(source: Store, name: str, target: Store, present: bool, found: Merged) 
         return
     if text == there or (record and other and numbers(record) == numbers(other)):
         found.equal += 1
-        if name not in target.masked():
+        if not (target.masks / f"{name}.bits").exists():
             _copy(source, name, None, target)
     elif record and other and other.status == "failed":
         _copy(source, name, text, target)
@@ -112,7 +113,7 @@ def _unless_newer(text: bytes, name: str) -> RunRecord | None:
 
 def _copy(source: Store, name: str, text: bytes | None, target: Store) -> None:
     """Copy the masks of a run, if there are any, and then its record, if given."""
-    if name in source.masked():
+    with suppress(FileNotFoundError):
         target.put(target.masks / f"{name}.bits", source.mask_content(name))
     if text is not None:
         target.put(target.path(name), text)

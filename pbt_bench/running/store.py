@@ -267,8 +267,18 @@ def _age(path: Path) -> float:
         return 0.0
 
 
+def _current_id(store: Store, name: str) -> str:
+    """Return the run id that this version gives to the record `name`; "" if it cannot be read."""
+    try:
+        return decoded(store.content(name), name).spec.run_id
+    except (OSError, ValueError, RecursionError):
+        return ""
+
+
 def find(results: Path, run_id: str) -> list[tuple[Store, RunRecord]]:
     """Return the record whose id begins with `run_id`, with its store, from every study below `results` that has it.
+
+    The id is the name of the file, or else the id that this version gives to the run.
 
     `results` may also be a packed file. Raises RequestError unless the records found are of exactly one run.
     """
@@ -276,7 +286,9 @@ def find(results: Path, run_id: str) -> list[tuple[Store, RunRecord]]:
         raise RequestError(f"{run_id!r} is not a run id (16 hex digits, or the first of them)")
     folders = {path.with_suffix("") if path.suffix == SUFFIX else path for path in results.glob("*")}
     stores = [Store(results)] if results.is_file() else [Store(path) for path in sorted(folders)]
-    found = [(store, name) for store in stores for name in sorted(store.names()) if name.startswith(run_id)]
+    every = [(store, name) for store in stores for name in sorted(store.names())]
+    found = [(store, name) for store, name in every if name.startswith(run_id)]
+    found = found or [(store, name) for store, name in every if _current_id(store, name).startswith(run_id)]
     ids = list(dict.fromkeys(name for _, name in found))
     if len(ids) != 1:
         named = ", ".join(ids[:5]) or "none"

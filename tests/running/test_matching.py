@@ -206,6 +206,24 @@ def test_results_are_read_without_the_files_of_methods(
         read(True)
 
 
+@pytest.mark.parametrize(("axis", "name"), [("dataset", "lost"), ("model", "lost-net"), ("scope", "lost_scope")])
+def test_records_of_a_dataset_model_or_scope_that_is_gone_are_counted(
+    methods: Path, read: Read, axis: str, name: str
+) -> None:
+    grid, store = read(False)
+    for record in execute(grid, store):
+        revisions = {**record.spec.revisions, f"{axis} {name}": "abc"} if record.spec.method != "dense" else {}
+        spec = msgspec.structs.replace(record.spec, **{axis: name}, revisions=revisions)
+        store.write(msgspec.structs.replace(record, run_id=spec.run_id, spec=spec))
+    text = GRID.replace('"digits"', '"lost"') if axis == "dataset" else GRID.replace('"vgg8"', '"lost-net"')
+    text = GRID.replace("sparsity", 'scope = ["lost_scope"]\nsparsity') if axis == "scope" else text
+    (methods.parents[1] / "study.toml").write_text(text)
+    with pytest.raises(RequestError, match=f"unknown {axis} {name!r}"):
+        read(False)
+    grid, store = read(True)
+    assert counts(grid, store).get("done", 0) >= 2
+
+
 def test_a_worker_executes_only_the_revision_that_the_run_names(methods: Path, read: Read) -> None:
     grid, _ = read(False)
     (spec,) = (spec for spec in grid.runs() if spec.method == "own")
@@ -294,6 +312,14 @@ def test_records_of_version_0_1_are_audited_and_reported(name: str, superseded: 
     assert table["status"].value_counts().to_dict() == {"done": 3, "missing": superseded}
     page = write_report(name, grid.runs(), store, tmp_path / "report", table)
     assert f"{superseded} superseded record" in page.read_text()
+
+
+def test_a_migrated_record_is_shown_under_both_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    for run_id in ("227a69421cab2b6c", "9173de463c04ce88"):
+        assert main(["show", run_id, "--results", str(VERSIONS)]) == 0
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["run_id"] == "227a69421cab2b6c"
+        assert shown.err == "note: migrated from an earlier version: the id of this run is 9173de463c04ce88 now\n"
 
 
 def test_a_record_says_which_revision_superseded_it(capsys: pytest.CaptureFixture[str]) -> None:
