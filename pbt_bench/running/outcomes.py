@@ -25,11 +25,11 @@ def _known(name: str, *members: tuple[str, Any]) -> Any:
 
 
 _SCORING = [*Scoring.__struct_fields__, *OPTIONS_OF_FORMAT_1, *LATER_OPTIONS]
-_PARTS = {
+_NESTED_PARTS = {
     "recipe": _known("_Recipe", *((name, msgspec.Raw) for name in Recipe.__struct_fields__)),
     "scoring": _known("_Scoring", *((name, msgspec.Raw) for name in _SCORING)),
 }
-_Spec = _known("_Spec", *((name, _PARTS.get(name, msgspec.Raw)) for name in RunSpec.__struct_fields__))
+_Spec = _known("_Spec", *((name, _NESTED_PARTS.get(name, msgspec.Raw)) for name in RunSpec.__struct_fields__))
 
 
 class Outcome(msgspec.Struct, frozen=True):

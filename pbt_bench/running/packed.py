@@ -15,7 +15,7 @@ from pathlib import Path
 from pbt_bench.errors import RequestError
 
 SUFFIX = ".pack"
-_LEVEL = 6  # of zlib; 9 takes three times as long and saves 2 % of the bytes
+_ZIP_LEVEL = 6  # of zlib; 9 takes three times as long and saves 2 % of the bytes
 _DATE = (1980, 1, 1, 0, 0, 0)  # of every member, so that equal records give equal bytes
 
 
@@ -69,7 +69,7 @@ def write(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     """Write `members`, (name, content) sorted by name, completely or not at all. Masks are compressed already."""
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=_ZIP_LEVEL) as archive:
             for name, content in members:
                 member = zipfile.ZipInfo(name, _DATE)
                 member.create_system, member.external_attr = 3, 0o644 << 16  # as on Unix, on every system

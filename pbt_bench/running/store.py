@@ -44,7 +44,7 @@ def _machine_name() -> str:
 
 MACHINE = _machine_name()
 _RECORD_DECODER = msgspec.json.Decoder(RunRecord)
-_KNOWN = {kind: set(kind.__struct_fields__) for kind in (RunSpec, Recipe, Scoring)}
+_KNOWN_FIELDS = {kind: set(kind.__struct_fields__) for kind in (RunSpec, Recipe, Scoring)}
 
 
 class NewerRecord(ValueError):
@@ -243,7 +243,7 @@ def decoded(text: bytes, name: str = "") -> RunRecord:
 def is_newer(format_: object, spec: dict[str, Any]) -> bool:
     """Return whether a record of this format and plain specification was written by a newer version."""
     parts = [(RunSpec, spec), *((kind, spec.get(name)) for name, kind in (("recipe", Recipe), ("scoring", Scoring)))]
-    unknown = any(isinstance(part, dict) and part.keys() - _KNOWN[kind] for kind, part in parts)
+    unknown = any(isinstance(part, dict) and part.keys() - _KNOWN_FIELDS[kind] for kind, part in parts)
     return unknown or (isinstance(format_, int) and format_ > FORMAT)
 
 
