@@ -16,6 +16,7 @@ from time import perf_counter
 
 from pbt_bench.analysis.pages.report import write_report
 from pbt_bench.analysis.records.data_frame import load_results
+from pbt_bench.running.plan import check_names
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, Axes, Grid, RunSpec
@@ -35,7 +36,7 @@ def grid(name: str, runs: int) -> Grid:
         sparsity=tuple(round(1 - 10 ** (-i / 6), 6) for i in range(1, 16)),
         seed=tuple(range(seeds)),
     )
-    return Grid(name=name, grid=axes)
+    return check_names(Grid(name=name, grid=axes), name)
 
 
 def make(spec: RunSpec, epochs: int = 15) -> RunRecord:

@@ -175,6 +175,7 @@ def overhead(options: argparse.Namespace) -> Figures:
     from pbt_bench.running.checkpoint import Checkpoint
     from pbt_bench.running.log import RunLog
     from pbt_bench.running.messages import Advanced, Assignment
+    from pbt_bench.running.plan import check_names
     from pbt_bench.running.worker import keep_freed_memory, work
 
     keep_freed_memory()
@@ -208,7 +209,7 @@ def overhead(options: argparse.Namespace) -> Figures:
     timed(RunLog, "append", False)
     timed(Checkpoint, "due", False)
     timed(Checkpoint, "save", False)
-    grid = load_grid(Path(__file__).parents[1] / "grids/digits.toml")
+    grid = check_names(load_grid(Path(__file__).parents[1] / "grids/digits.toml"), "digits")
     specs = [spec for spec in grid.runs() if spec.model == "resnet8" and spec.seed == 0]
 
     class Link:

@@ -44,7 +44,7 @@ from pbt_bench.pruning.statistic_values import compute
 from pbt_bench.pruning.task import Task
 from pbt_bench.running import tuning as running_tuning
 from pbt_bench.running.claims import Claims
-from pbt_bench.running.environment import commit
+from pbt_bench.running.source import code_state
 from pbt_bench.running.worker import keep_freed_memory
 from pbt_bench.sparse import memory_format
 from pbt_bench.sparse import tuning as sparse_tuning
@@ -523,7 +523,8 @@ def main() -> int:
     warnings.filterwarnings("ignore", "This DataLoader will create")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    print(f"{datetime.date.today()}, commit {commit()}, {processor} ({torch.backends.cpu.get_cpu_capability()}),")
+    print(f"{datetime.date.today()}, commit {code_state()['commit']}, {processor}")
+    print(f"({torch.backends.cpu.get_cpu_capability()}),")
     print(f"{len(os.sched_getaffinity(0))} cores, PyTorch {torch.__version__}, one thread.\n")
     for name in wanted:
         print_table(name)

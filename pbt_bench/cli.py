@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pbt_bench.errors import RequestError, StoreError, unknown
+from pbt_bench.errors import RequestError, StoreError, counted, printable, printable_json, printable_lines, unknown
 from pbt_bench.grid_file import load_grid
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import Grid
@@ -24,10 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return verb(options)
     except RequestError as error:
-        print(f"pbt-bench: error: {error}", file=sys.stderr)
+        print(f"pbt-bench: error: {printable_lines(str(error))}", file=sys.stderr)
         return 2
     except StoreError as error:
-        print(f"pbt-bench: error: {error}", file=sys.stderr)
+        print(f"pbt-bench: error: {printable_lines(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\npbt-bench: interrupted; finished runs are kept, and the same command continues", file=sys.stderr)
@@ -37,8 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from pbt_bench.running.source import versions
+
+        print(versions())
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pbt-bench", description="Compare methods for pruning before training.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print version, commit, torch and kernels")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
     def add(name: str, verb: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -116,15 +125,26 @@ def _parser() -> argparse.ArgumentParser:
     show = add("show", _show, "print one record")
     show.add_argument("run_id", metavar="RUN_ID")
     show.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+
+    merge = add("merge", _merge, "put the records and masks of several results folders of one study together")
+    merge.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="for example results/digits, or a pack")
+    merge.add_argument("--into", required=True, type=Path, metavar="FOLDER", help="it keeps the records that it has")
+
+    pack = add("pack", _pack, "write the records and masks of a results folder to one compressed file")
+    pack.add_argument("folder", type=Path, metavar="FOLDER", help="for example results/digits")
+    pack.add_argument("--out", type=Path, metavar="FILE", help="default: FOLDER.pack, which every verb reads")
     return parser
 
 
-def _load(options: argparse.Namespace) -> tuple[Grid, Any]:
+def _load(options: argparse.Namespace, reading: bool = False) -> tuple[Grid, Any]:
+    """Return grid and store; for `reading` records alone, the files of methods, models and datasets may be gone."""
+    from pbt_bench.running.packed import packed_file
     from pbt_bench.running.plan import check_names
     from pbt_bench.running.store import Store
 
-    grid = check_names(load_grid(options.grid, options.overrides), options.grid)
-    return grid, Store(options.results / grid.name)
+    grid = load_grid(options.grid, options.overrides)
+    store = Store(options.results if packed_file(options.results) == options.results else options.results / grid.name)
+    return check_names(grid, options.grid, store if reading else None), store
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -137,6 +157,8 @@ def _run(options: argparse.Namespace) -> int:
     grid, store = _load(options)
     store.prepare()
     todo = plan(grid, store, options.retry_failed)
+    for text in todo.notes():
+        print(text, file=sys.stderr)
     if todo.missing:
         devices = select_devices(options.device, options.workers)
         check_data(todo.missing, options.data)
@@ -170,7 +192,7 @@ def _status(options: argparse.Namespace) -> int:
     from pbt_bench.running.display import show, watch
     from pbt_bench.running.status import summary
 
-    grid, store = _load(options)
+    grid, store = _load(options, reading=True)
     if options.watch is not None:
         state = watch(lambda: summary(grid, store), max(1.0, options.watch), options.json)
     else:
@@ -193,11 +215,13 @@ def _report(options: argparse.Namespace) -> int:
     from pbt_bench.analysis.records.data_frame import study_frame
     from pbt_bench.analysis.statistics.missing import time_left
 
-    grid, store = _load(options)
+    grid, store = _load(options, reading=True)
     specs = grid.runs()
     table = study_frame(specs, store)
     page = write_report(grid.name, specs, store, options.out or store.folder / "report", table)
     print(f"report: {page}")
+    for why, count in table.attrs["superseded"].items():
+        print(f"{counted(count, 'superseded record')} left out: {why}")
     left = time_left(specs, table)
     if left:
         print(f"runs are missing, the page lists them. {left}")
@@ -219,7 +243,7 @@ def _audit(options: argparse.Namespace) -> int:
     from pbt_bench.running.audit import audit
     from pbt_bench.running.pool import select_devices
 
-    grid, store = _load(options)
+    grid, store = _load(options, reading=not options.retrain)
     (device,) = select_devices(options.device, 1)
     found = audit(grid.name, grid.runs(), store, options.data, device, options.sample, options.retrain)
     print(found.text())
@@ -253,7 +277,7 @@ def _list(options: argparse.Namespace) -> int:
     for name, entry in entries:
         own = entry.own_options if options.what == "methods" else entry.options if options.what == "statistics" else {}
         shown = f"  options: {', '.join(map(str, own.values()))}" if own else ""
-        print(f"{name:{width}}  {entry.summary}  [{entry.cite}]{shown}")
+        print(printable(f"{name:{width}}  {entry.summary}  [{entry.cite}]{shown}"))
     return 0
 
 
@@ -268,9 +292,40 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
+    from pbt_bench.running.matching import current, revision_note
+    from pbt_bench.running.record import numbers
     from pbt_bench.running.store import find
 
-    print(find(options.results, options.run_id).to_json().decode(), end="")
+    found = find(options.results, options.run_id)
+    studies = ", ".join(store.folder.name for store, _ in found)
+    if len(found) > 1:
+        same = len({str(numbers(record)) for _, record in found}) == 1
+        print(
+            f"note: {len(found)} studies have it ({studies}), with {'the same' if same else 'DIFFERENT'} numbers",
+            file=sys.stderr,
+        )
+    record = found[0][1]
+    if text := revision_note(record.spec):
+        print(f"note: {text}", file=sys.stderr)
+    elif (today := current(record.spec).run_id) != record.run_id:
+        print(f"note: migrated from an earlier version: the id of this run is {today} now", file=sys.stderr)
+    print(printable_json(record.to_json().decode()), end="")
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from pbt_bench.running.merge import merge
+
+    found = merge(options.folders, options.into)
+    print(found.text())
+    return 1 if found.differing else 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from pbt_bench.running.merge import pack
+
+    path, records, masks = pack(options.folder, options.out)
+    print(f"{path}: {counted(records, 'record')}, {counted(masks, 'mask')}, {path.stat().st_size / 2**20:.1f} MiB")
     return 0
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
+from typing import Any
 
 
 class RequestError(ValueError):
@@ -50,11 +53,36 @@ def reason(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` with "?" in place of every character that is not printable, such as terminal commands."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    """Return `text` with "?" in place of every character that is not printable.
+
+    These include terminal commands, and characters that change the direction of text (all of Unicode's class Cf).
+    """
+    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
+
+
+def printable_json(text: str) -> str:
+    """Return JSON with escapes in place of the characters that are not printable, except line breaks."""
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
+def printable_lines(value: Any) -> Any:
+    """Return `printable` of a plain string, and any other value unchanged. Line breaks are kept."""
+    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
+
+
+def spreadsheet_text(text: str) -> str:
+    """Return a printable text that spreadsheets do not execute: after "'" if it begins like a formula.
+
+    A number is returned unchanged.
+    """
+    with suppress(ValueError):
+        float(text)
+        return text
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 @cache
 def note_once(text: str) -> None:
     """Print a note to stderr, once per text and process."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {printable_lines(text)}", file=sys.stderr)

@@ -8,6 +8,7 @@ format 1 had as fields of `scoring` stand there in the canonical JSON.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -61,16 +62,48 @@ def canonical_json(spec: msgspec.Struct) -> bytes:
     return msgspec.json.encode(table, order="sorted")
 
 
+def written_id(table: Any, kind: type[msgspec.Struct]) -> str:
+    """Return the run id that format 1 gave to the plain data of a run of `kind`; "" if they are no such data.
+
+    Fields of `scoring` that are options now count, whether or not the method reads them.
+    """
+    try:
+        found = {
+            name: {
+                key: item
+                for key, always, default in (*_format_fields(type(standard)), *_former_fields(name))
+                if key in value and ((item := value[key]) != default or always)
+            }
+            if isinstance(standard, msgspec.Struct)
+            else value
+            for name, always, standard in _format_fields(kind)
+            if always or table.get(name, standard) != standard
+            for value in (table[name],)
+        }
+    except (AttributeError, KeyError, TypeError):
+        return ""
+    return hashlib.sha256(msgspec.json.encode(found, order="sorted")).hexdigest()[:16]
+
+
+def _former_fields(name: str) -> Iterator[tuple[str, bool, Any]]:
+    """Yield the fields of the part `name` of a run that are options now, as `_format_fields` does."""
+    if name == "scoring":
+        yield from ((key, True, default) for key, (default, _) in OPTIONS_OF_FORMAT_1.items())
+        yield from ((key, False, default) for key, (default, _) in LATER_OPTIONS.items())
+
+
 def with_options(table: Any) -> Any:
     """Return the plain data of a run with the options that format 1 had in `scoring` where they are now.
 
-    An option that the method does not read is left out: it changes nothing.
+    An option that the method does not read is left out: it changes nothing. Nor does any with the settings of published
+    code.
     """
     if not isinstance(table, dict) or not isinstance(table.get("scoring"), dict):
         return table
     scoring, options = dict(table["scoring"]), dict(table.get("options", {}))
     for name, (default, methods) in (OPTIONS_OF_FORMAT_1 | LATER_OPTIONS).items():
-        if name in scoring and (value := scoring.pop(name)) != default and table.get("method") in methods:
+        read = table.get("method") in methods and table.get("protocol") != "original"
+        if name in scoring and (value := scoring.pop(name)) != default and read:
             options[name] = value
     return table | {"scoring": scoring} | ({"options": options} if options else {})
 

@@ -93,12 +93,37 @@ def revision(where: str, declared: int) -> int | str:
 
 
 def source_digest(path: Path) -> str:
-    """Return 12 hex digits of the SHA-256 of a file's parsed code, without comments and docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    """Return 12 hex digits of the SHA-256 of a file's parsed code, as it was when this process loaded the file.
+
+    Comments, docstrings and citations do not count. A function that has aliases counts under the first of them, so
+    that a renamed method keeps its digest if its earlier name is its alias.
+    """
+    return _LOADED.get(path) or _digest(path.read_bytes())
+
+
+_LOADED: dict[Path, str] = {}  # digest of each file from outside the package
+
+
+def _digest(source: bytes) -> str:
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:12]
+        if isinstance(node, ast.FunctionDef):
+            for call in [each for each in node.decorator_list if isinstance(each, ast.Call)]:
+                for word in [each for each in call.keywords if each.arg in ("aliases", "cite")]:
+                    call.keywords.remove(word)
+                    names = ast.literal_eval(word.value) if isinstance(word.value, ast.Tuple) else ()
+                    node.name = names[0] if word.arg == "aliases" and names else node.name
+    return hashlib.sha256(repr(_syntax(tree)).encode()).hexdigest()[:12]
+
+
+def _syntax(node: Any) -> Any:
+    """Return a syntax tree as lists and texts, without empty fields: Python versions differ in them."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return [type(node).__name__, *([name, _syntax(value)] for name, value in fields)]
+    return [_syntax(each) for each in node] if isinstance(node, list) else repr(node)
 
 
 def load_folder(folder: Path, package: str) -> None:
@@ -111,11 +136,14 @@ def load_file(path: Path, package: str) -> None:
     """Import a file as module `<package>_<stem>`. Raises RequestError, naming the file, if that fails."""
     spec = util.spec_from_file_location(f"{package}_{path.stem}", path)
     assert spec is not None
-    assert spec.loader is not None
     module = util.module_from_spec(spec)
     sys.modules[module.__name__] = module
     try:
-        spec.loader.exec_module(module)
+        # Compiled here because Python's cache of bytecode misses an edit of equal length within a second.
+        source = path.read_bytes()
+        _LOADED.pop(path, None)
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+        _LOADED[path] = _digest(source)
     except RequestError:
         raise
     except Exception as error:

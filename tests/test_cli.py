@@ -232,3 +232,76 @@ def test_a_dying_worker_is_a_failed_run_and_the_grid_goes_on(tmp_path: Path) -> 
     (tmp_path / "own" / "deadly.py").write_text(harmless)
     assert call(tmp_path, "run", "tiny.toml", PBT_BENCH_METHODS="own").returncode == 0, "edited: other runs"
     assert len(records(tmp_path)) == 7, "the records of the code before the edit are kept"
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "0", "", "abc", "inf"])
+def test_a_wrong_time_of_stale_claims_is_one_line(tmp_path: Path, seconds: str) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    done = call(tmp_path, "status", "tiny.toml", PBT_BENCH_STALE_SECONDS=seconds)
+    assert done.returncode == 2
+    text = f"PBT_BENCH_STALE_SECONDS = {seconds!r} must be a finite number of seconds above 0"
+    assert done.stderr == f"pbt-bench: error: {text}\n"
+
+
+@pytest.mark.parametrize("setting", ["recipe.learning_rate", "recipe.weight_decay", "scoring.loss_temperature"])
+def test_an_infinite_rate_is_one_line(tmp_path: Path, setting: str) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    done = call(tmp_path, "status", "tiny.toml", "--set", f"{setting}=inf")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{setting.split('.')[1]} = inf must be finite" in done.stderr
+
+
+def test_the_version_is_printed_without_torch() -> None:
+    code = (
+        "import sys; from pbt_bench.cli import main\ntry: main(['--version'])\n"
+        "except SystemExit: sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("pbt-bench 0.")
+    assert all(word in done.stdout for word in ("commit ", "torch ", "kernels "))
+
+
+def test_a_failed_run_says_why_and_how_it_is_run_again(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "broken.py").write_text(
+        "from pbt_bench.pruning import pruner\n\n\n@pruner(cite='none')\n"
+        "def broken(weight):\n    raise ValueError('\\x1b[2J all verified \\u202e')\n"
+    )
+    (tmp_path / "tiny.toml").write_text(
+        TINY.replace('["random", "magnitude", "snip", "grasp", "synflow", "fts"]', '["broken"]')
+    )
+    words = ("tiny.toml", "--set", "grid.sparsity=0.9", "--set", "dense=false", "--set", "recipe.epochs=0")
+    first = call(tmp_path, "run", *words, "--workers", "1", PBT_BENCH_METHODS="own")
+    assert first.returncode == 1
+    again = call(tmp_path, "run", *words, PBT_BENCH_METHODS="own")
+    assert again.returncode == 1
+    (run_id,) = records(tmp_path)
+    assert again.stderr == (
+        f"failed: digits vgg8 broken 0.9 seed 0 ({run_id}): ValueError: ?[2J all verified ?\n"
+        "1 failed (--retry-failed runs them again)\n"
+    )
+    for verb in (("status", *words), ("status", *words, "--json"), ("show", run_id)):
+        done = call(tmp_path, *verb)  # the method's file is gone
+        assert all(character.isprintable() or character == "\n" for character in done.stdout), verb
+        assert "all verified" in done.stdout
+
+
+def test_a_file_that_is_edited_while_its_study_runs_is_noticed_by_the_worker(tmp_path: Path) -> None:
+    """The method is edited between the check of the grid and the start of the worker, by the method's file itself."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "moving.py").write_text(
+        "import pathlib\nfrom pbt_bench.pruning import pruner\n\n\n@pruner(cite='none')\n"
+        "def moving(weight):\n    return 1 * weight.abs()\n\n\n"
+        "path = pathlib.Path(__file__)\npath.write_text(path.read_text().replace('1 *', '2 *', 1))\n"
+    )
+    (tmp_path / "tiny.toml").write_text(
+        TINY.replace('["random", "magnitude", "snip", "grasp", "synflow", "fts"]', '["moving"]')
+    )
+    words = ("tiny.toml", "--set", "grid.sparsity=0.9", "--set", "dense=false", "--set", "recipe.epochs=0")
+    first = call(tmp_path, "run", *words, "--workers", "1", PBT_BENCH_METHODS="own")
+    assert first.returncode == 1
+    assert "method moving is at revision " in first.stderr
+    assert ": the file was edited while the study runs" in first.stderr
+    again = call(tmp_path, "run", *words, "--workers", "1", PBT_BENCH_METHODS="own")
+    assert again.returncode == 0, again.stderr

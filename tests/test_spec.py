@@ -218,6 +218,24 @@ def test_fields_later_than_format_1_are_part_of_the_identity_where_they_differ_f
     assert len(ids) == 1 + later
 
 
+def test_adding_a_field_with_a_default_changes_no_id() -> None:
+    base = RunSpec(
+        dataset="digits", model="vgg8", method="grasp", sparsity=0.9, seed=0, options={"temperature": 1.0},
+        recipe=Recipe(epochs=3), scoring=Scoring(order="class"), revisions={"training": 2},
+    )  # fmt: skip
+    parts: dict[str, Any] = {}
+    for name, kind in (("recipe", Recipe), ("scoring", Scoring)):
+        more = msgspec.defstruct(kind.__name__, [("added", int, 7)], bases=(kind,), frozen=True, kw_only=True)
+        parts[name] = more(**msgspec.structs.asdict(getattr(base, name)))
+    more = msgspec.defstruct("RunSpec", [("added", dict, {})], bases=(RunSpec,), frozen=True, kw_only=True)
+    spec: Any = more(**msgspec.structs.asdict(base) | parts)
+    assert spec.to_json() == base.to_json()
+    assert spec.run_id == base.run_id
+    assert RunSpec.from_json(spec.to_json()) == base
+    other: Any = msgspec.structs.replace(spec, added={"a": 1})
+    assert other.run_id != base.run_id
+
+
 def test_equal_values_have_one_identity() -> None:
     a = RunSpec(dataset="d", model="m", method="x", sparsity=0, seed=0, recipe=Recipe(learning_rate=1))
     b = RunSpec(dataset="d", model="m", method="x", sparsity=0.0, seed=0, recipe=Recipe(learning_rate=1.0))

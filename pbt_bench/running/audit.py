@@ -7,6 +7,7 @@ specifications alone; on request the whole training is repeated too.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
@@ -16,16 +17,17 @@ from typing import Any
 import msgspec
 import torch
 
+from pbt_bench.errors import counted, printable
 from pbt_bench.pattern_names import parse
 from pbt_bench.pruning.masks import pruned_count
 from pbt_bench.pruning.patterns import n_of_m_kept
 from pbt_bench.running.environment import describe
 from pbt_bench.running.execute import Executor
-from pbt_bench.running.record import Metrics, Pruning, RunRecord
+from pbt_bench.running.matching import find_others, revision_note
+from pbt_bench.running.record import Metrics, Pruning, RunRecord, numbers
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
-_TIMES = ("seconds", "scoring_seconds")  # everything else of a result has the same bits in every execution
 _ROUNDED = 5e-3  # accuracy: rounding may change the answer for one or two validation images
 _SHOWN = 3  # differing values of one record that are named
 
@@ -36,11 +38,12 @@ class Audit:
 
     name: str
     runs: int  # in the study
-    records: int  # failed runs excluded
+    records: int  # failed, superseded and newer ones excluded
     recomputed: int  # records whose pruning or whole run was repeated
     uncommitted: int  # records made by code with uncommitted changes
     other_machines: tuple[str, ...]  # different machines that made the recomputed records
     faults: tuple[tuple[RunSpec, str], ...]
+    notes: tuple[str, ...] = ()  # on records that are not of these runs as this version executes them
 
     def text(self) -> str:
         """Return a summary line, notes, and one line per fault."""
@@ -48,12 +51,14 @@ class Audit:
         lines = [f"{self.name}: {self.records - bad} of {self.records} verified, {self.recomputed} of them recomputed"]
         if self.records < self.runs:
             lines.append(f"note: {self.runs - self.records} of {self.runs} runs have no result")
+        lines += [f"note: {note}" for note in self.notes]
         if self.uncommitted:
             lines.append(f"note: {self.uncommitted} were made by code with uncommitted changes")
         if self.other_machines and self.faults:
             made = ", ".join(self.other_machines)
             lines.append(f"note: made with {made}; on this machine the last bits of a score may differ")
-        return "\n".join([*lines, *(f"fault: {spec.label} ({spec.run_id}): {fault}" for spec, fault in self.faults)])
+        lines += [f"fault: {spec.label} ({spec.run_id}): {fault}" for spec, fault in self.faults]
+        return "\n".join(map(printable, lines))
 
 
 def audit(
@@ -62,30 +67,51 @@ def audit(
     """Check all records of `specs` and recompute `sample` of them; with `retrain`, repeat their training too.
 
     The sample is the same in every call. A record that cannot be read, or whose content belongs to another run, is
-    a fault.
+    a fault. Superseded records, and records of methods, models and datasets whose file is gone, are checked against
+    themselves alone.
     """
+    wanted = {spec.run_id: spec for spec in specs}
+    others = find_others(store, wanted)
+    present = store.names() | store.migrated.keys()
+    newer = 0
     records: list[RunRecord] = []
     unreadable: list[RunSpec] = []
     faults: list[tuple[RunSpec, str]] = []
     for spec in specs:
-        if not store.path(spec.run_id).exists():
+        if spec.run_id not in present:
             continue
         record = store.read(spec.run_id)
-        if record is None:
+        if record is None and store.is_newer(spec.run_id):
+            newer += 1
+        elif record is None:
             unreadable.append(spec)
             faults.append((spec, "the record cannot be read, or belongs to another run"))
         elif record.status != "failed":
             records.append(record)
             faults += [(spec, fault) for fault in inconsistencies(record, store)]
-    whole = [record for record in records if record.pruning and record.metrics]
+    for file, _ in others.superseded.values():
+        if record := store.read(file):
+            faults += [(record.spec, fault) for fault in inconsistencies(record, store)]
+    gone = {record.run_id for record in records if "unknown" in revision_note(record.spec)}
+    whole = [record for record in records if record.pruning and record.metrics and record.run_id not in gone]
     chosen = random.Random(0).sample(whole, min(sample, len(whole)))
     executor = Executor(data, torch.device(device))
     for record in sorted(chosen, key=lambda record: repr(record.spec.group)):  # groups share data and statistics
         faults += [(record.spec, fault) for fault in _recompute(record, executor, retrain)]
-    uncommitted = sum(str(record.environment.get("commit")).endswith("+changes") for record in records)
-    others = sorted({_machine(record.environment) for record in chosen} - {_machine(describe(torch.device(device)))})
+    uncommitted = sum(
+        bool(record.environment.get("dirty")) or str(record.environment.get("commit")).endswith("+changes")
+        for record in records
+    )
+    reasons = Counter(why for _, why in others.superseded.values()).most_common()
+    notes = [f"{counted(count, 'record')} superseded: {why}" for why, count in reasons]
+    notes += [f"{counted(count, 'record')} {text}" for count, text in (
+        (len(others.migrated), "migrated from an earlier version"),
+        (newer, "written by a newer pbt-bench, and not checked"),
+        (len(gone), "not recomputed: the file of the method, model or dataset is gone"),
+    ) if count]  # fmt: skip
+    machines = sorted({_machine(record.environment) for record in chosen} - {_machine(describe(torch.device(device)))})
     found = len(records) + len(unreadable)
-    return Audit(name, len(specs), found, len(chosen), uncommitted, tuple(others), tuple(faults))
+    return Audit(name, len(specs), found, len(chosen), uncommitted, tuple(machines), tuple(faults), tuple(notes))
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
@@ -172,19 +198,17 @@ def _recompute(record: RunRecord, executor: Executor, retrain: bool) -> list[str
             other = msgspec.structs.replace(record, pruning=executor.pruning(record.spec))
         except Exception as error:  # for example, the dataset is missing or the method changed
             return [f"recomputing it failed: {type(error).__name__}: {error}"]
-    plain = (msgspec.to_builtins(msgspec.structs.replace(each, environment={})) for each in (record, other))
-    old, new = (dict(_leaves(each)) for each in plain)
+    old, new = (dict(_leaves(numbers(each))) for each in (record, other))
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     found = [f"recomputed, its {name} is {new.get(name)}, not {old.get(name)}" for name in differing[:_SHOWN]]
     return found + [f"and {len(differing) - _SHOWN} more values"] * (len(differing) > _SHOWN)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of every number and text of a record except its times."""
+    """Yield (dotted name, value) of every number and text of plain data."""
     if isinstance(value, (dict, list, tuple)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            if key not in _TIMES:
-                yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
 

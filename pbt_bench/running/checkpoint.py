@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pbt_bench.errors import reason
+from pbt_bench.errors import printable, reason
 from pbt_bench.running.claims import ClaimLost, Claims
 from pbt_bench.running.signals import Stopped, StopSignal
 from pbt_bench.running.store import Store
@@ -69,7 +69,7 @@ class Checkpoint:
 
     def refuse(self, error: Exception) -> None:
         """Warn that the file cannot be used."""
-        path, why = self._store.checkpoint(self._run_id), reason(error)
+        path, why = self._store.checkpoint(self._run_id), printable(reason(error))
         text = f"{path} is not a checkpoint of this run ({why}); the run starts from the beginning"
         print(f"warning: {text}", file=sys.stderr)
         self._before = []

@@ -20,9 +20,19 @@ from time import monotonic, time
 
 import msgspec
 
-from pbt_bench.running.store import HOST
+from pbt_bench.errors import RequestError
+from pbt_bench.running.store import HOST, MACHINE
 
-STALE = float(os.environ.get("PBT_BENCH_STALE_SECONDS", "40"))  # same for all workers
+
+def _stale_seconds(text: str) -> float:
+    """Read PBT_BENCH_STALE_SECONDS. Raises RequestError unless it is a finite number above 0."""
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < inf:
+            return seconds
+    raise RequestError(f"PBT_BENCH_STALE_SECONDS = {text!r} must be a finite number of seconds above 0")
+
+
+STALE = _stale_seconds(os.environ.get("PBT_BENCH_STALE_SECONDS", "40"))  # same for all workers
 BEAT = STALE / 5  # seconds between renewals
 
 
@@ -50,7 +60,7 @@ class Claims:
     def __init__(self, study: Path, beat: float = BEAT, stale: float = STALE) -> None:
         self._folder = study / "claims"
         self._beat, self._stale = beat, stale
-        self._clock = self._folder / f".clock-{secrets.token_hex(4)}.{HOST}.{os.getpid()}.tmp"
+        self._clock = self._folder / f".clock-{secrets.token_hex(4)}.{MACHINE}.{os.getpid()}.tmp"
         self._owner = msgspec.json.encode(Owner(HOST, os.getpid(), slurm_job()))
         self._held: tuple[str, int] | None = None
         self._lost = False

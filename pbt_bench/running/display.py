@@ -12,20 +12,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pbt_bench.errors import counted, printable
+from pbt_bench.errors import counted, printable, printable_json
 from pbt_bench.running.progress import duration
 from pbt_bench.running.status import Run, Summary
 
 _MOST_ROWS = 20  # rows of each kind; --json prints all
 
-_STATUS_COLOURS = {"failed": "red", "lost": "red", "running": "green", "pending": "yellow"}
+_STATUS_COLOURS = {"failed": "red", "lost": "red", "running": "green", "pending": "yellow", "superseded": "yellow"}
 
 
 def plain(state: Summary) -> str:
     """Return the counts, and below them the runs that need attention."""
     lines = [state.line()]
     if state.warning:
-        lines.append(f"warning: {state.warning}")
+        lines.append(f"warning: {printable(state.warning)}")
     for kind in _STATUS_COLOURS:
         for title, detail in _rows_of(state, kind):
             lines.append(f"{kind}: {title}: {detail}" if title else f"    {detail}")
@@ -36,7 +36,7 @@ def table(state: Summary) -> Group:
     """Return the content of `plain` as a coloured table."""
     parts: list[Text | Table] = [Text(state.line(), style="bold")]
     if state.warning:
-        parts.append(Text(f"warning: {state.warning}", style="red"))
+        parts.append(Text(f"warning: {printable(state.warning)}", style="red"))
     rows = Table(box=None, show_header=False, pad_edge=False)
     for kind, colour in _STATUS_COLOURS.items():
         for title, detail in _rows_of(state, kind):
@@ -52,7 +52,7 @@ def show(state: Summary, json: bool = False) -> None:
     if (console := Console()).is_terminal and not json:
         console.print(table(state))
     else:
-        print(state.to_json() if json else plain(state), flush=True)
+        print(printable_json(state.to_json()) if json else plain(state), flush=True)
 
 
 def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Summary:
@@ -74,7 +74,10 @@ def watch(read: Callable[[], Summary], seconds: float, json: bool = False) -> Su
 def _rows_of(state: Summary, kind: str) -> list[tuple[str, str]]:
     """Return (title, detail) rows of one kind; a row without a title belongs to the row above."""
     runs = state.of(kind)
-    describe = {"failed": _failed_rows, "running": _running_rows, "pending": _pending_rows, "lost": _lost_rows}[kind]
+    describe = {
+        "failed": _failed_rows, "running": _running_rows, "lost": _lost_rows,
+        "pending": _reason_rows, "superseded": _reason_rows,
+    }[kind]  # fmt: skip
     rows = describe(runs[:_MOST_ROWS] if kind in ("failed", "running") else runs)
     if kind in ("failed", "running") and len(runs) > _MOST_ROWS:
         rows.append(("", f"and {len(runs) - _MOST_ROWS} more (--json prints all)"))
@@ -95,7 +98,7 @@ def _running_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return rows
 
 
-def _pending_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _reason_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(counted(count, "run"), why) for why, count in Counter(run.why or "" for run in runs).most_common()]
 
 

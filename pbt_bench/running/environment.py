@@ -5,33 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import subprocess
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 
+from pbt_bench.running.source import code_state
 from pbt_bench.sparse import kernels
 from pbt_bench.version import __version__
-
-
-@cache
-def commit() -> str | None:
-    """Return the git commit of this code, with "+changes" if the working tree differs; None outside a clone."""
-    folder = Path(__file__).parents[2]
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        if not (folder / ".git").exists():
-            return None
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def emulates_bfloat16() -> bool:
@@ -48,7 +30,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "pbt_bench": __version__,
-        "commit": commit(),
+        **code_state(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,

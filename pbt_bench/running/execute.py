@@ -27,6 +27,7 @@ from pbt_bench.running.environment import describe
 from pbt_bench.running.group import Group
 from pbt_bench.running.record import Epoch, Metrics, Pruning, RunRecord, Status, digest
 from pbt_bench.running.signals import Stopped
+from pbt_bench.running.source import method_source_digest
 from pbt_bench.spec import RunSpec
 from pbt_bench.training.loop import EpochResult, StateError, Trained, evaluate, train
 from pbt_bench.training.stepper import State
@@ -83,7 +84,7 @@ class Executor:
         except BaseException as error:  # the record keeps the reason, and the grid continues
             if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
                 raise  # by the user; a worker ignores Ctrl-C, so in a worker a method raised it
-            executed = Executed(RunRecord(run_id=spec.run_id, status="failed", spec=spec, error=_traceback()))
+            executed = Executed(RunRecord.new(spec, "failed", error=_traceback()))
         sessions = checkpoint.sessions if checkpoint else [perf_counter() - start]
         environment = describe(self._device) | {
             "started": started,
@@ -131,10 +132,10 @@ class Executor:
                 )
             status = "diverged" if trained.diverged else "done"
         realised = realised_sparsity(dict(model.named_parameters()), masks)
-        record = RunRecord(
-            run_id=spec.run_id,
-            status=status,
-            spec=spec,
+        record = RunRecord.new(
+            spec,
+            status,
+            source_digest=method_source_digest(spec),
             metrics=_metrics(model, data, trained),
             pruning=msgspec.structs.replace(pruning, realised_sparsity=realised),
             curve=tuple(Epoch(**asdict(epoch)) for epoch in trained.curve),

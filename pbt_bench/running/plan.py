@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pbt_bench.data import dataset_revision, datasets, load
-from pbt_bench.errors import RequestError
+from pbt_bench.errors import RequestError, counted, shortened
 from pbt_bench.identity import ORIGINAL_REVISION, TRAINING_REVISION
 from pbt_bench.models import find, model_revision
 from pbt_bench.pattern_names import parse
 from pbt_bench.pruning.plugins import Pruner, method_revisions, pruners, scope_revisions, scopes
+from pbt_bench.running.matching import find_others
 from pbt_bench.running.record import RunRecord
-from pbt_bench.running.store import Store
-from pbt_bench.spec import Grid, Revision, RunSpec
+from pbt_bench.running.store import Store, decoded
+from pbt_bench.spec import Grid, Revision, RunSpec, Value
+
+_MOST_FAILED = 5  # failed runs whose reason `run` prints
 
 
-def check_names(grid: Grid, where: str) -> Grid:
+def check_names(grid: Grid, where: str, store: Store | None = None) -> Grid:
     """Replace aliases in `grid` by the names of their methods, and leave out options at their default.
 
-    Raises RequestError for an unknown name, and for an option that is unknown or has an invalid value. Statistics,
-    which import torch, are loaded only for options and for methods from outside the project.
+    With a `store`, names are also valid that only its records have: their revisions and options are those of the
+    newest record. Raises RequestError for an unknown name, and for an option that is unknown or has an invalid value.
+    Statistics, which import torch, are loaded only for options and for methods from outside the project.
     """
     try:
+        gone = _gone(grid, store) if store else Gone()
         for name in grid.grid.dataset:
-            datasets()[name]
+            if f"dataset {name}" not in gone.revisions:
+                datasets()[name]
         for name in grid.grid.model:
-            find(name)
+            if f"model {name}" not in gone.revisions:
+                find(name)
         for name in grid.grid.scope:
-            scopes()[name]
+            if f"scope {name}" not in gone.revisions:
+                scopes()[name]
         for name in grid.grid.pattern:
             pattern = parse(name)
             if pattern and not any(map(pattern.allows, grid.grid.sparsity)):
@@ -41,7 +49,7 @@ def check_names(grid: Grid, where: str) -> Grid:
                 raise RequestError(f"scope = {grid.grid.scope[0]!r} cannot be combined with pattern = {name!r}")
             if pattern and "shuffle" in grid.grid.sanity:
                 raise RequestError(f"sanity = 'shuffle' cannot be combined with pattern = {name!r}: it is lost")
-        entries = [pruners()[name] for name in grid.grid.method]
+        entries = [pruners()[name] for name in grid.grid.method if f"method {name}" not in gone.revisions]
         for entry in entries:
             entry.in_scope(*grid.grid.scope)
             if entry.scope and (patterns := [name for name in grid.grid.pattern if parse(name)]):
@@ -51,36 +59,104 @@ def check_names(grid: Grid, where: str) -> Grid:
                 )
             if not entry.shipped:
                 entry.check()
-        options = _options(grid, entries)
-        revisions = _revisions(grid, entries)
-        methods = tuple(dict.fromkeys(entry.name for entry in entries))
+        names = {
+            name: name if f"method {name}" in gone.revisions else pruners()[name].name for name in grid.grid.method
+        }
+        options = _options(grid, set(names.values()), gone)
+        revisions = _revisions(grid, entries, gone)
     except RequestError as error:
         raise RequestError(f"{where}: {error}") from None
-    axes = msgspec.structs.replace(grid.grid, method=methods)
+    axes = msgspec.structs.replace(grid.grid, method=tuple(dict.fromkeys(names.values())))
     return msgspec.structs.replace(grid, grid=axes, options=options, revisions=revisions)
 
 
-def _options(grid: Grid, entries: Sequence[Pruner]) -> dict[str, tuple[dict[str, Any], ...]]:
+def _options(grid: Grid, names: Collection[str], gone: Gone) -> dict[str, tuple[dict[str, Any], ...]]:
     """Return the checked option sets of each method."""
     found = {}
     for given, sets in grid.options.items():
+        if f"method {given}" in gone.revisions:
+            found[given] = tuple(gone.without_defaults(given, values) for values in sets)
+            continue
         name = pruners()[given].name
-        if name not in {entry.name for entry in entries}:
+        if name not in names:
             raise RequestError(f"options.{given}: {name!r} is not a method of this grid")
         found[name] = tuple(pruners()[name].checked_options(values, f"options.{given}") for values in sets)
     return found
 
 
-def _revisions(grid: Grid, entries: Sequence[Pruner]) -> dict[str, dict[str, Revision]]:
+@dataclass(frozen=True)
+class Gone:
+    """Names whose file is gone, such as "method NAME", with the revisions of the code in their newest record."""
+
+    revisions: dict[str, dict[str, Revision]] = field(default_factory=dict)
+    options: dict[str, list[dict[str, Value]]] = field(default_factory=dict)  # method -> those of its records
+
+    def without_defaults(self, method: str, options: dict[str, Value]) -> dict[str, Value]:
+        """Leave out each option whose value no record has while others lack the option: it is the default."""
+        sets = self.options[method]
+        return {
+            name: value
+            for name, value in options.items()
+            if any(each.get(name) == value for each in sets) or all(name in each for each in sets)
+        }
+
+
+def _gone(grid: Grid, store: Store) -> Gone:
+    """Find the unknown names of a grid in the records of `store`, which are read only if there are any."""
+    known = {
+        "dataset": datasets().__contains__,
+        "method": pruners().__contains__,
+        "scope": scopes().__contains__,
+        "model": _is_model,
+    }
+    unknown = {(axis, name) for axis, has in known.items() for name in getattr(grid.grid, axis) if not has(name)}
+    found, newest = Gone(), dict[str, str]()
+    for name in sorted(store.names()) if unknown else ():
+        try:
+            record = decoded(store.content(name), name)
+        except (OSError, ValueError, RecursionError):
+            continue
+        spec, started = record.spec, str(record.environment.get("started", ""))
+        for axis, value in unknown & {(axis, getattr(spec, axis)) for axis in known}:
+            if axis == "method":
+                found.options.setdefault(value, []).append(spec.options)
+            if started >= newest.get(f"{axis} {value}", ""):
+                newest[f"{axis} {value}"] = started
+                found.revisions[f"{axis} {value}"] = _of_axis(axis, spec)
+    return found
+
+
+def _is_model(name: str) -> bool:
+    try:
+        return bool(find(name))
+    except RequestError:
+        return False
+
+
+def _of_axis(axis: str, spec: RunSpec) -> dict[str, Revision]:
+    """Return the revisions of a run that come from the value of one axis; a method has its statistics and own scope."""
+    others = {"training", "original", *(f"{name} {getattr(spec, name)}" for name in ("dataset", "model", "scope"))}
+    if axis == "method":
+        return {name: value for name, value in spec.revisions.items() if name not in others}
+    name = f"{axis} {getattr(spec, axis)}"
+    return {name: spec.revisions[name]} if name in spec.revisions else {}
+
+
+def _revisions(grid: Grid, entries: Sequence[Pruner], gone: Gone) -> dict[str, dict[str, Revision]]:
     """Return the revisions that are not 1 of the training and of the names in a grid."""
     found: dict[str, dict[str, Revision]] = {
         "training": {"training": TRAINING_REVISION},
         "protocol original": {"original": ORIGINAL_REVISION},
     }
-    found |= {f"dataset {name}": {f"dataset {name}": dataset_revision(name)} for name in grid.grid.dataset}
-    found |= {f"model {name}": {f"model {name}": model_revision(name)} for name in grid.grid.model}
+    own = {"dataset": dataset_revision, "model": model_revision}
+    for axis, revision in own.items():
+        keys = [(f"{axis} {name}", name) for name in getattr(grid.grid, axis)]
+        found |= {key: {key: revision(name)} for key, name in keys if key not in gone.revisions}
     found |= {f"method {entry.name}": method_revisions(entry.name) for entry in entries}
-    found |= {f"scope {name}": scope_revisions(name) for name in grid.grid.scope}
+    found |= {
+        f"scope {name}": scope_revisions(name) for name in grid.grid.scope if f"scope {name}" not in gone.revisions
+    }
+    found |= gone.revisions
     kept = {key: {name: value for name, value in each.items() if value != 1} for key, each in found.items()}
     return {key: each for key, each in kept.items() if each}
 
@@ -112,15 +188,38 @@ class Plan:
     records: dict[str, RunRecord]
     missing: Sequence[RunSpec]
     retry_failed: bool = False
+    superseded: int = 0  # missing runs with a record of another revision
+    newer: tuple[str, ...] = ()  # runs with a record of a newer version, which is kept
+
+    def notes(self) -> list[str]:
+        """Return what a user should know about records before the runs start, one line each."""
+        found = []
+        if self.superseded:
+            found.append(f"note: {counted(self.superseded, 'record')} superseded by another revision of the code")
+        if self.newer:
+            ids = shortened(self.newer)
+            found.append(f"note: {counted(len(self.newer), 'record')} written by a newer pbt-bench, and kept: {ids}")
+        failed = [] if self.retry_failed else [each for each in self.records.values() if each.status == "failed"]
+        found += [f"failed: {each.spec.label} ({each.run_id}): {each.error_line}" for each in failed[:_MOST_FAILED]]
+        if failed:
+            found.append(f"{len(failed)} failed (--retry-failed runs them again)")
+        return found
 
 
 def plan(grid: Grid, store: Store, retry_failed: bool = False) -> Plan:
-    """Compare the runs of `grid` with the records in `store`; with `retry_failed`, failed runs are missing."""
-    specs = grid.runs()
-    records = {record.run_id: record for record in store.records({spec.run_id for spec in specs})}
+    """Compare the runs of `grid` with the records in `store`; with `retry_failed`, failed runs are missing.
+
+    A run with a superseded record is missing; a run with a migrated record, or one of a newer version, is not.
+    """
+    specs = {spec.run_id: spec for spec in grid.runs()}
+    others = find_others(store, specs)
+    records = {record.run_id: record for record in store.records(specs)}
+    unread = (specs.keys() - records.keys()) & store.names()
+    newer = tuple(sorted(run_id for run_id in unread if store.is_newer(run_id)))
     missing = [
         spec
-        for spec in specs
-        if (record := records.get(spec.run_id)) is None or (retry_failed and record.status == "failed")
+        for run_id, spec in specs.items()
+        if run_id not in newer
+        and ((record := records.get(run_id)) is None or (retry_failed and record.status == "failed"))
     ]
-    return Plan(specs, records, missing, retry_failed)
+    return Plan(list(specs.values()), records, missing, retry_failed, len(others.superseded), newer)

@@ -163,7 +163,7 @@ class WorkerPool:
             if asked:
                 reason = f"it was asked to stop {_MAX_STOPS} times ({reason})"
             error = f"the worker process died: {reason}"
-            record = RunRecord(run_id=spec.run_id, status="failed", spec=spec, error=error)
+            record = RunRecord.new(spec, "failed", error=error)
             self._store.write(record)
             self._claims.forget(spec.run_id)
             self._progress.finished(spec, Finished.of(record))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pbt_bench.errors import printable
 from pbt_bench.spec import RunSpec
 
+FORMAT = 2  # of the records that this version writes
 _LINE_CHARACTERS = 300  # characters of a one-line error
 _QUOTED = ("    ", "  [Previous line repeated")  # first characters of traceback lines that are not the message
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -81,16 +82,24 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str  # 16 hex digits: a hash of the spec
     status: Status  # done, diverged, collapsed or failed
+    format: Count = 1  # of the record; 1 if the file does not state it
     spec: RunSpec  # everything that the result depends on
+    revisions: dict[str, int | str] = {}  # those of the spec: of the code, where they are not 1
+    source_digest: str | None = None  # of the files of the method, its statistics and its scope
     metrics: Metrics | None = None  # None for a failed run
     pruning: Pruning | None = None
     curve: tuple[Epoch, ...] = ()  # a row per epoch
-    environment: dict[str, Any] = {}  # versions, commit, device, host, seconds
+    environment: dict[str, Any] = {}  # versions, commit, dirty (uncommitted code), device, host, seconds
     error: str | None = None  # the traceback of a failed run
 
     def __post_init__(self) -> None:
         if not isinstance(self.environment.get("seconds", 0.0), (int, float)):
             raise ValueError("environment.seconds is not a number")
+
+    @classmethod
+    def new(cls, spec: RunSpec, status: Status, **parts: Any) -> RunRecord:
+        """Create the record of a run of `spec` in the format of this version."""
+        return cls(run_id=spec.run_id, status=status, format=FORMAT, spec=spec, revisions=spec.revisions, **parts)
 
     @property
     def error_line(self) -> str | None:
@@ -112,6 +121,19 @@ def first_line(error: str | None) -> str | None:
         last = max((number for number, line in enumerate(lines) if line.startswith("  File ")), default=0)
         message = [line for number, line in enumerate(lines) if number > last and not line.startswith(_QUOTED)]
     return printable(" ".join(" ".join(message or lines[-1:]).split())[:_LINE_CHARACTERS])
+
+
+def numbers(record: RunRecord) -> dict[str, Any]:
+    """Return the plain data of a record that two executions of its run have in common: everything but times.
+
+    Environment and traceback are left out.
+    """
+    found: dict[str, Any] = msgspec.to_builtins(record)
+    for name in ("format", "environment", "error", "source_digest", "revisions", "spec"):
+        found.pop(name)
+    for row, name in ((found["pruning"] or {}, "scoring_seconds"), *((row, "seconds") for row in found["curve"])):
+        row.pop(name, None)
+    return found
 
 
 def digest(arrays: Mapping[str, NDArray[Any]]) -> str:

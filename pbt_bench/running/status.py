@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from pbt_bench.errors import counted
 from pbt_bench.running.claims import Owner, active
 from pbt_bench.running.estimate import estimate
 from pbt_bench.running.log import last_job, log_path, position, tail
+from pbt_bench.running.matching import find_others
 from pbt_bench.running.outcomes import outcomes
 from pbt_bench.running.progress import duration
 from pbt_bench.running.slurm.view import LastJob, view
@@ -18,14 +20,14 @@ from pbt_bench.spec import Grid, RunSpec
 
 LOG_LINES = 3  # of a lost run
 
-RECORDED = ("done", "collapsed", "diverged", "failed")
+RECORDED = ("done", "collapsed", "diverged", "failed", "newer")
 _REASONS = {"None": "not yet considered by the scheduler", "": "waiting"}
-UNFINISHED = ("running", "pending", "lost", "missing")
-_ORDER = ("failed", "lost", "running", "pending")  # of states in a list of runs
+UNFINISHED = ("running", "pending", "lost", "superseded", "missing")
+_ORDER = ("failed", "lost", "running", "pending", "superseded")  # of states in a list of runs
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One run that is failed, lost, running or pending; unknown values are None."""
+    """One run that is failed, lost, running, pending or superseded; unknown values are None."""
 
     run_id: str
     label: str
@@ -42,10 +44,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts by state, which add up to `total`, and every run that is failed, running, pending or lost.
+    """Counts by state, which add up to `total`, and every run that is failed, running, pending, lost or superseded.
 
     `pending`: in Slurm's queue, or in a job that executes other runs. `lost`: its job ended without leaving a record.
-    `missing`: without a record, a claim or a job.
+    `superseded`: with a record of another revision of the code only. `missing`: without a record, a claim or a job.
+    `newer`: with a record of a newer version of pbt-bench. `migrated` records count by their state too.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Summary:
     seconds_left: float | None  # with one worker; None if no run was measured
     runs: tuple[Run, ...]
     warning: str | None = None  # Slurm did not answer
+    migrated: int = 0  # records whose file has the run id of an earlier version
 
     @property
     def unfinished(self) -> int:
@@ -78,7 +82,8 @@ class Summary:
             left = f" (about {duration(self.seconds_left)} with one worker)"
             if self.eta is not None:
                 left = f" (ETA {duration(self.eta)})"
-        return f"{self.name}: {self.total} runs: {', '.join(shown) or '0 done'}{left}"
+        migrated = f"; {counted(self.migrated, 'record')} migrated from an earlier version" if self.migrated else ""
+        return f"{self.name}: {self.total} runs: {', '.join(shown) or '0 done'}{migrated}{left}"
 
     def to_json(self) -> str:
         """Encode counts and runs as JSON."""
@@ -87,6 +92,7 @@ class Summary:
                 "name": self.name,
                 "total": self.total,
                 **{state: self.counts[state] for state in (*RECORDED, *UNFINISHED)},
+                "migrated": self.migrated,
                 "seconds_left": self.seconds_left,
                 "eta_seconds": self.eta,
                 "warning": self.warning,
@@ -99,25 +105,28 @@ class Summary:
 def summary(grid: Grid, store: Store, ask_slurm: bool = True) -> Summary:
     """Determine the state of `grid` from files and Slurm's present answers, without waiting for jobs."""
     specs = {spec.run_id: spec for spec in grid.runs()}
-    found = outcomes(store.runs, specs)
+    others = find_others(store, specs)
+    found = outcomes(store, specs)
     running = {run: owner for run, owner in active(store.folder).items() if run in specs and run not in found}
     rest = [run for run in specs if run not in found and run not in running]
     seen = view(grid.name, store.folder, rest if ask_slurm else ())
     if seen.jobs:  # a run and its job may have ended between reading the records and Slurm's answer
-        found |= outcomes(store.runs, rest)
+        found |= outcomes(store, rest)
         rest = [run for run in rest if run not in found]
     runs = [
-        *(Run(run_id=o.run_id, label=specs[o.run_id].label, state="failed", why=o.error_line)
-          for o in found.values() if o.status == "failed"),
+        *(Run(run_id=run, label=specs[run].label, state="failed", why=o.error_line)
+          for run, o in found.items() if o.status == "failed"),
         *(_running(store, specs[run], owner) for run, owner in running.items()),
         *(_submitted(store, specs[run], seen.jobs[run], bool(seen.error)) for run in rest if run in seen.jobs),
+        *(Run(run_id=run, label=specs[run].label, state="superseded", why=others.superseded[run][1])
+          for run in rest if run in others.superseded and run not in seen.jobs),
     ]  # fmt: skip
     runs.sort(key=lambda run: (_ORDER.index(run.state), run.label))
     counts: Counter[str] = Counter(outcome.status for outcome in found.values())
     counts.update(run.state for run in runs if run.state != "failed")
     counts["missing"] = len(specs) - counts.total()
     left = estimate(list(specs.values()), [spec for run, spec in specs.items() if run not in found], found).seconds
-    return Summary(grid.name, len(specs), counts, left, tuple(runs), seen.error)
+    return Summary(grid.name, len(specs), counts, left, tuple(runs), seen.error, len(others.migrated))
 
 
 def _running(store: Store, spec: RunSpec, owner: Owner) -> Run:

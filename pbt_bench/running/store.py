@@ -1,11 +1,13 @@
 """The result store: one folder per study and one JSON file per finished run. It is the only state between calls.
 
 Every file is written under another name and renamed, so that no reader sees an incomplete record, also on NFS.
+Records that `pbt-bench pack` put into one file are read as if they were in the folder.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import stat
 import sys
@@ -14,19 +16,42 @@ import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from time import time
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pbt_bench.errors import RequestError, StoreError
-from pbt_bench.identity import with_options
-from pbt_bench.running.record import Layer, RunRecord, digest
+from pbt_bench.errors import RequestError, StoreError, printable
+from pbt_bench.identity import with_options, written_id
+from pbt_bench.running.packed import SUFFIX, Packed, packed_file
+from pbt_bench.running.record import FORMAT, Layer, RunRecord, digest
+from pbt_bench.spec import Recipe, RunSpec, Scoring
 
 FOREIGN_SECONDS = 3600.0  # age at which another machine's incomplete file counts as abandoned
 MOST_BYTES = 10**9  # size of the largest file that is read
 HOST = socket.gethostname().split(".")[0]
+
+
+def _machine_name() -> str:
+    """Name the machine whose process ids are comparable with this process's: two may have one host name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return f"{HOST}-{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return f"{HOST}-{secrets.token_hex(4)}"
+
+
+MACHINE = _machine_name()
 _RECORD_DECODER = msgspec.json.Decoder(RunRecord)
+_KNOWN_FIELDS = {kind: set(kind.__struct_fields__) for kind in (RunSpec, Recipe, Scoring)}
+
+
+class NewerRecord(ValueError):
+    """A record of a newer version of pbt-bench: another format, or a specification with unknown fields."""
+
+    def __init__(self) -> None:
+        super().__init__("it was written by a newer pbt-bench")
 
 
 class Store:
@@ -36,9 +61,12 @@ class Store:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        found = packed_file(Path(folder))
+        self.folder = Path(folder).with_suffix("") if found == Path(folder) else Path(folder)
         self.runs = self.folder / "runs"
         self.masks = self.folder / "masks"
+        self.packed = Packed(found) if found else None
+        self.migrated: dict[str, str] = {}  # run id -> file name of its record, where another version computed the id
 
     def prepare(self) -> None:
         """Create the folders and remove incomplete files. Raises RequestError if the folder is not writable."""
@@ -57,20 +85,52 @@ class Store:
         """Return the path of the record of `run_id`, which need not exist."""
         return self.runs / f"{run_id}.json"
 
+    def names(self) -> set[str]:
+        """Return the names of the files of all records, which are run ids, in the folder and in the packed file."""
+        try:
+            found = {name.removesuffix(".json") for name in os.listdir(self.runs) if name.endswith(".json")}
+        except (FileNotFoundError, NotADirectoryError):
+            found = set()
+        return found | self.packed.names["runs/"] if self.packed else found
+
+    def masked(self) -> set[str]:
+        """Return the run ids that have masks."""
+        found = {path.stem for path in self.masks.glob("*.bits")}
+        found |= self.packed.names["masks/"] if self.packed else set()
+        return found | {run_id for run_id, name in self.migrated.items() if name in found}
+
+    def content(self, run_id: str, kind: str = "runs/", suffix: str = ".json") -> bytes:
+        """Return the file of a record. Raises OSError or ValueError if it cannot be read."""
+        name = f"{kind}{self.migrated.get(run_id, run_id)}{suffix}"
+        try:
+            return content(self.folder / name)
+        except (FileNotFoundError, NotADirectoryError):
+            if self.packed is None:
+                raise
+            return self.packed.content(name, MOST_BYTES)
+
+    def mask_content(self, run_id: str) -> bytes:
+        """Return the file of the masks of a run. Raises OSError or ValueError if it cannot be read."""
+        return self.content(run_id, "masks/", ".bits")
+
     def checkpoint(self, run_id: str) -> Path:
         """Return the path of the saved state of `run_id`, which need not exist."""
         return self.folder / "checkpoints" / f"{run_id}.pt"
 
     def finished(self, run_id: str, retry_failed: bool = False) -> RunRecord | None:
         """Return the record of `run_id`; None if the run has to be executed."""
-        record = self.read(run_id) if self.path(run_id).exists() else None
+        known = self.path(run_id).exists() or (self.packed and run_id in self.packed.names["runs/"])
+        record = self.read(run_id) if known or run_id in self.migrated else None
         return None if record is None or (retry_failed and record.status == "failed") else record
 
     def write(self, record: RunRecord, masks: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
         """Write the masks, if given, and then `record`, each completely or not at all.
 
-        Remove the checkpoint unless the run failed. Raises StoreError if the folder cannot be written.
+        Remove the checkpoint unless the run failed. Raises StoreError if the folder cannot be written, or if the
+        record there was written by a newer version.
         """
+        if self.path(record.run_id).exists() and self.is_newer(record.run_id):
+            raise StoreError(f"{self.path(record.run_id)}: {NewerRecord()}, and is kept")
         try:
             if masks is not None:
                 packed = np.packbits(np.concatenate([mask.ravel() for mask in masks.values()]))
@@ -89,7 +149,7 @@ class Store:
     def masks_of(self, run_id: str, layers: Sequence[Layer], mask_digest: str) -> dict[str, NDArray[np.bool_]] | None:
         """Return the masks as `read_masks` does, given the parts of the record that describe them."""
         try:
-            stored = content(self.masks / f"{run_id}.bits")
+            stored = self.mask_content(run_id)
             prunable = sum(layer.prunable for layer in layers)
             packed = zlib.decompressobj().decompress(stored, prunable // 8 + 1)
             bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).astype(bool)[:prunable]
@@ -103,7 +163,7 @@ class Store:
     def put(path: Path, content: bytes) -> None:
         """Write a file under a temporary name and rename it; create its folder, but not the parent of the folder."""
         path.parent.mkdir(exist_ok=True)
-        part = path.with_name(f".{path.stem}.{HOST}.{os.getpid()}.tmp")
+        part = path.with_name(f".{path.stem}.{MACHINE}.{os.getpid()}.tmp")
         try:
             with part.open("wb") as file:
                 file.write(content)
@@ -117,8 +177,8 @@ class Store:
     def sweep(self) -> None:
         """Remove incomplete files of dead processes, and checkpoints and claims of finished runs."""
         for part in self.folder.glob("*/.*.tmp"):
-            host, pid = part.name.split(".")[-3:-1]
-            ours = host == HOST
+            machine, pid = part.name.split(".")[-3:-1]
+            ours = machine == MACHINE
             if (ours and not Path(f"/proc/{pid}").exists()) or (not ours and _age(part) > FOREIGN_SECONDS):
                 part.unlink(missing_ok=True)
         for left in (*self.folder.glob("checkpoints/*.pt"), *self.folder.glob("claims/*.*")):
@@ -127,33 +187,64 @@ class Store:
 
     def records(self, ids: Collection[str] | None = None) -> list[RunRecord]:
         """Return the readable records of all runs, or of `ids`, by run id; name unreadable ones on stderr."""
-        present = sorted(path.stem for path in self.runs.glob("*.json")) if self.runs.is_dir() else []
-        wanted = set(present if ids is None else ids)
-        found = (self.read(run_id) for run_id in present if run_id in wanted)
+        present = self.names() | self.migrated.keys()
+        found = (self.read(run_id) for run_id in sorted(present if ids is None else present & set(ids)))
         return [record for record in found if record is not None]
 
     def read(self, run_id: str) -> RunRecord | None:
-        """Read the record of `run_id`; return None, with a warning on stderr, if its file is damaged."""
-        path = self.path(run_id)
+        """Read the record of `run_id`; return None, with a warning on stderr, if its file is damaged or newer."""
+        name = self.migrated.get(run_id, run_id)
+        path = self.path(name)
         try:
-            record = decoded(content(path))
-            if record.run_id != run_id or record.spec.run_id != run_id:
-                raise ValueError(f"it describes run {record.spec.run_id}, not {run_id}")
-            return record
+            record = decoded(self.content(name), name)
+            return record if name == run_id else msgspec.structs.replace(record, run_id=run_id)
+        except NewerRecord as error:
+            print(f"warning: {path}: {error}; it is kept", file=sys.stderr)
         except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-            print(f"warning: {path} is not a record ({error}); ignored, its run counts as missing", file=sys.stderr)
-            return None
+            text = f"{path} is not a record ({printable(str(error))}); ignored, its run counts as missing"
+            print(f"warning: {text}", file=sys.stderr)
+        return None
+
+    def is_newer(self, run_id: str) -> bool:
+        """Return whether the record of `run_id` was written by a newer version."""
+        try:
+            decoded(self.content(run_id))
+        except NewerRecord:
+            return True
+        except (OSError, ValueError, RecursionError):
+            pass
+        return False
 
 
-def decoded(text: bytes) -> RunRecord:
-    """Decode a record, also of version 0.1. Raises ValueError if it is not a record."""
+def decoded(text: bytes, name: str = "") -> RunRecord:
+    """Decode a record, also of version 0.1, and check that it describes the run `name`, if that is given.
+
+    Raises NewerRecord for a record of a newer version, and ValueError if it is not a record.
+    """
+    table: Any = None
     try:
-        return _RECORD_DECODER.decode(text)
+        record = _RECORD_DECODER.decode(text)
     except msgspec.ValidationError:
         table = msgspec.json.decode(text)
-        if isinstance(table, dict) and isinstance(table.get("spec"), dict):
-            table["spec"] = with_options(table["spec"])
-        return msgspec.convert(table, RunRecord)
+        if not isinstance(table, dict) or not isinstance(table.get("spec"), dict):
+            raise
+        spec = with_options(table["spec"])
+        if is_newer(table.get("format", 1), spec):
+            raise NewerRecord from None
+        record = msgspec.convert({**table, "spec": spec}, RunRecord)
+    if record.format > FORMAT:
+        raise NewerRecord
+    ids = (record.spec.run_id, written_id(table and table["spec"], RunSpec))
+    if name and not (record.run_id == name in ids):
+        raise ValueError(f"it describes run {record.spec.run_id}, not {name}")
+    return record
+
+
+def is_newer(format_: object, spec: dict[str, Any]) -> bool:
+    """Return whether a record of this format and plain specification was written by a newer version."""
+    parts = [(RunSpec, spec), *((kind, spec.get(name)) for name, kind in (("recipe", Recipe), ("scoring", Scoring)))]
+    unknown = any(isinstance(part, dict) and part.keys() - _KNOWN_FIELDS[kind] for kind, part in parts)
+    return unknown or (isinstance(format_, int) and format_ > FORMAT)
 
 
 def content(path: Path) -> bytes:
@@ -176,18 +267,33 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def find(results: Path, run_id: str) -> RunRecord:
-    """Return the record whose id begins with `run_id`, of any study below `results`.
+def _current_id(store: Store, name: str) -> str:
+    """Return the run id that this version gives to the record `name`; "" if it cannot be read."""
+    try:
+        return decoded(store.content(name), name).spec.run_id
+    except (OSError, ValueError, RecursionError):
+        return ""
 
-    Raises RequestError unless there is exactly one.
+
+def find(results: Path, run_id: str) -> list[tuple[Store, RunRecord]]:
+    """Return the record whose id begins with `run_id`, with its store, from every study below `results` that has it.
+
+    The id is the name of the file, or else the id that this version gives to the run.
+
+    `results` may also be a packed file. Raises RequestError unless the records found are of exactly one run.
     """
     if not run_id.isalnum():
         raise RequestError(f"{run_id!r} is not a run id (16 hex digits, or the first of them)")
-    paths = sorted(results.glob(f"*/runs/{run_id}*.json"))
-    if len(paths) != 1:
-        found = ", ".join(path.stem for path in paths[:5]) or "none"
-        raise RequestError(f"run {run_id!r}: {len(paths)} records in {results}/*/runs begin with it ({found})")
-    record = Store(paths[0].parents[1]).read(paths[0].stem)
-    if record is None:
-        raise RequestError(f"{paths[0]} cannot be read")
-    return record
+    folders = {path.with_suffix("") if path.suffix == SUFFIX else path for path in results.glob("*")}
+    stores = [Store(results)] if results.is_file() else [Store(path) for path in sorted(folders)]
+    every = [(store, name) for store in stores for name in sorted(store.names())]
+    found = [(store, name) for store, name in every if name.startswith(run_id)]
+    found = found or [(store, name) for store, name in every if _current_id(store, name).startswith(run_id)]
+    ids = list(dict.fromkeys(name for _, name in found))
+    if len(ids) != 1:
+        named = ", ".join(ids[:5]) or "none"
+        raise RequestError(f"run {run_id!r}: {len(ids)} records in {results}/*/runs begin with it ({named})")
+    read = [(store, record) for store, name in found if (record := store.read(name))]
+    if not read:
+        raise RequestError(f"{found[0][0].path(ids[0])} cannot be read")
+    return read

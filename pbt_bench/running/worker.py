@@ -17,9 +17,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from time import sleep
 
-from pbt_bench.errors import StoreError
+from pbt_bench.errors import RequestError, StoreError
 from pbt_bench.running import tuning
 from pbt_bench.running.messages import Advanced, Assignment, Claimed, Finished, Full
+from pbt_bench.running.record import RunRecord
 from pbt_bench.running.signals import SAVE_SECONDS, STOPPED, StopSignal
 from pbt_bench.spec import RunSpec
 
@@ -30,6 +31,9 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     _follow_parent()
     keep_freed_memory()
+    from pbt_bench.running.source import check_revisions, code_state
+
+    code_state()
     import torch
 
     from pbt_bench.running.checkpoint import Checkpoint
@@ -59,6 +63,12 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
                 return Claimed()
             try:  # another worker may have finished it before the claim
                 if not (record := store.finished(run_id, job.retry_failed)):
+                    try:
+                        check_revisions(spec)
+                    except RequestError as error:
+                        record = RunRecord.new(spec, "failed", error=str(error))
+                        store.write(record)
+                        return Finished.of(record)
                     checkpoint = Checkpoint(store, run_id, checkpoint_seconds, stop, claims)
                     with logged(results, spec, device) as log:
                         executed = executor.execute(spec, partial(advanced, spec, log), checkpoint)

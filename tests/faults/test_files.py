@@ -312,7 +312,7 @@ def test_a_record_with_any_damage_is_read_or_named(data: Any, sound: bytes, spec
         key = data.draw(st.sampled_from(sorted(plain)))
         value = data.draw(_value.filter(lambda v: "inf" not in repr(v) and "nan" not in repr(v)))
         inner = plain[key]
-        if isinstance(inner, dict) and data.draw(st.booleans()):
+        if isinstance(inner, dict) and inner and data.draw(st.booleans()):
             inner[data.draw(st.sampled_from(sorted(inner)))] = value
         else:
             plain[key] = value

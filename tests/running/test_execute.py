@@ -72,7 +72,12 @@ def test_best_test_accuracy_over_epochs_only_on_request_and_changing_nothing_els
 def test_the_record_has_every_promised_field() -> None:
     record = executor().execute(spec()).record
     plain = msgspec.json.decode(record.to_json())
-    assert list(plain) == ["run_id", "status", "spec", "metrics", "pruning", "curve", "environment", "error"]
+    assert list(plain) == [
+        "run_id", "status", "format", "spec", "revisions", "source_digest", "metrics", "pruning", "curve",
+        "environment", "error",
+    ]  # fmt: skip
+    assert plain["format"] == 2
+    assert len(plain["source_digest"]) == 12
     assert plain["status"] == "done"
     assert {"test_accuracy", "validation_accuracy", "best_validation_epoch", "test_accuracy_at_best_validation"} <= set(
         plain["metrics"]
@@ -83,7 +88,9 @@ def test_the_record_has_every_promised_field() -> None:
     assert pruning["sparsity"] <= pruning["effective_sparsity"] < 1
     assert 0 < pruning["flops_sparse"] < pruning["flops_dense"]
     assert sum(layer["kept"] for layer in pruning["layers"]) == pruning["kept"]
-    assert {"torch", "python", "pbt_bench", "device", "commit", "host", "seconds"} <= set(plain["environment"])
+    assert {"torch", "numpy", "processor", "pbt_bench", "commit", "dirty", "host", "seconds"} <= set(
+        plain["environment"]
+    )
     assert msgspec.json.decode(record.to_json(), type=RunRecord) == record
 
 

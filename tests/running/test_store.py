@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from pbt_bench.errors import RequestError, StoreError
 from pbt_bench.running.record import Layer, Pruning, RunRecord, digest
-from pbt_bench.running.store import Store, content, find
+from pbt_bench.running.store import HOST, MACHINE, Store, content, find
 from pbt_bench.spec import Recipe, RunSpec
 
 
@@ -37,7 +37,7 @@ def test_what_is_written_is_read_back(store: Store) -> None:
     assert store.records() == records
     assert store.records({records[1].run_id, "0" * 16}) == [records[1]]
     assert sorted(os.listdir(store.runs)) == [f"{r.run_id}.json" for r in records]
-    assert find(store.folder.parent, records[2].run_id[:12]) == records[2]
+    assert [each for _, each in find(store.folder.parent, records[2].run_id[:12])] == [records[2]]
 
 
 @pytest.mark.parametrize(
@@ -179,13 +179,13 @@ def test_the_beginning_of_several_run_ids_is_refused_with_some_of_them(store: St
 
 def test_half_written_files_of_dead_processes_are_swept(store: Store) -> None:
     store.write(record())
-    mine = store.path("x").with_name(f".x.{os.uname().nodename.split('.')[0]}.{os.getpid()}.tmp")
+    mine = store.path("x").with_name(f".x.{MACHINE}.{os.getpid()}.tmp")
     dead = mine.with_name(mine.name.replace(f".{os.getpid()}.", ".999999999."))
-    other = mine.with_name(f".x.otherhost.{os.getpid()}.tmp")
-    for path in (mine, dead, other):
+    others = [mine.with_name(f".x.{machine}.999999999.tmp") for machine in ("otherhost", HOST, f"{HOST}-0-1")]
+    for path in (mine, dead, *others):
         path.write_text("half")
     store.prepare()
-    assert (mine.exists(), dead.exists(), other.exists()) == (True, False, True)
+    assert (mine.exists(), dead.exists(), *(other.exists() for other in others)) == (True, False, True, True, True)
     assert len(store.records()) == 1
 
 

@@ -85,8 +85,9 @@ def _latex_of(study: str, shown: Results) -> str:
 
 
 def _entry(path: Path, results: Path, out: Path, published: Published) -> StudyEntry:
-    grid = check_names(load_grid(path), str(path))
-    store, specs = Store(results / grid.name), grid.runs()
+    grid = load_grid(path)
+    store = Store(results / grid.name)
+    specs = check_names(grid, str(path), store).runs()
     runs = study_frame(specs, store)
     study = assemble(runs, published, lambda run_id: None)
     tables = [

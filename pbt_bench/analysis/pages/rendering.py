@@ -7,12 +7,19 @@ from importlib.resources import files
 
 import jinja2
 
+from pbt_bench.errors import printable_lines
+
 
 @cache
 def _environment() -> jinja2.Environment:
     loader = jinja2.PackageLoader("pbt_bench.analysis.pages")
     return jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        finalize=printable_lines,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -63,6 +63,7 @@ def write_report(
         total=len(table),
         recorded=recorded,
         missing=missing_runs(table),
+        superseded=table.attrs.get("superseded", {}),
         time_left=time_left(specs, table),
         errors=run_facts.commonest(table.loc[table["status"] == "failed", "error"].fillna("no error line")),
         sections=found,
@@ -83,7 +84,7 @@ def write_report(
 
 def _mask_reader(store: Store, table: pd.DataFrame) -> Callable[[str], Masks | None]:
     """Return a function that reads the masks of a run id, or returns None if they are not stored."""
-    stored = {path.stem for path in store.masks.glob("*.bits")}
+    stored = store.masked()
     here = table[table["run_id"].isin(stored)]
     parts = dict(zip(here["run_id"], zip(here["layers"], here["mask_digest"], strict=True), strict=True))
     return lambda run_id: store.masks_of(run_id, *parts[run_id]) if run_id in parts else None

@@ -16,6 +16,7 @@ import pandas as pd
 
 from pbt_bench.analysis.records.columns import Curve, Layers
 from pbt_bench.analysis.statistics.panel import Panel
+from pbt_bench.errors import printable
 
 MOST_DETAILED = 12_000  # runs; a larger page would exceed 15 MB, so it omits curves and layers (see `pbt-bench show`)
 _MOST_POINTS = 40  # epochs per curve; longer curves are subsampled and keep their last epoch
@@ -51,7 +52,7 @@ def run_data(table: pd.DataFrame, parts: Iterable[Panel]) -> str:
     words = {}
     for name in _REPEATED:
         codes, found = pd.factorize(texts[name], sort=True)
-        columns[name], words[name] = codes.tolist(), [str(word) for word in found]
+        columns[name], words[name] = codes.tolist(), [printable(str(word)) for word in found]
     for name, decimals in _NUMBERS.items():
         columns[name] = _rounded(table[name].astype("float64").to_numpy(), decimals)
     detailed = len(table) <= MOST_DETAILED

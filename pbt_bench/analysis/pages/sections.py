@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pbt_bench.analysis.figures import Drawing, figure, figures
 from pbt_bench.analysis.pages.gallery import Gallery, Picture
+from pbt_bench.analysis.pages.table_files import spreadsheet
 from pbt_bench.analysis.statistics.study import Study
 
 _PIXELS_OF_COLUMN = 360  # CSS pixels: a little more than the width of a figure of one column
@@ -44,5 +45,5 @@ def sections(study: Study, gallery: Gallery, tables: Path, parts: Mapping[str, t
         for drawing in drawings:
             if entry.table and drawing.drawn:
                 tables.mkdir(parents=True, exist_ok=True)
-                entry.table(drawing.of).to_csv(tables / f"{drawing.slug}.csv", index=False)
+                spreadsheet(entry.table(drawing.of)).to_csv(tables / f"{drawing.slug}.csv", index=False)
     return sorted(found.values(), key=lambda section: section.order)

@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
+
 from pbt_bench.analysis.statistics.conclusions import Conclusion, conclude, main_conclusions
 from pbt_bench.analysis.statistics.paired import standings
 from pbt_bench.analysis.statistics.panel import slug
 from pbt_bench.analysis.statistics.study import Study
 from pbt_bench.analysis.statistics.tables import DIFFERENCE, Cell, Table, accuracy_table, spaced
 from pbt_bench.analysis.statistics.variant_effects import variant_sentence, variant_table
+from pbt_bench.errors import printable, spreadsheet_text
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -52,11 +55,18 @@ def variant_tables(study: Study) -> list[Results]:
 def save_table(table: Table, stem: Path) -> None:
     """Write the table to `stem`.csv, .md and .tex, and its numbers to `stem`-numbers.csv with a row per cell."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    table.numbers.to_csv(stem.with_name(f"{stem.name}-numbers.csv"), index=False)
+    spreadsheet(table.numbers).to_csv(stem.with_name(f"{stem.name}-numbers.csv"), index=False)
     with stem.with_name(f"{stem.name}.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(_grid(table, table.methods, lambda cell: cell.text))
+        csv.writer(file, lineterminator="\n").writerows(
+            [spreadsheet_text(cell) for cell in line] for line in _grid(table, table.methods, lambda cell: cell.text)
+        )
     stem.with_name(f"{stem.name}.md").write_text(markdown(table), encoding="utf-8")
     stem.with_name(f"{stem.name}.tex").write_text(latex(table), encoding="utf-8")
+
+
+def spreadsheet(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return `numbers` with texts that a spreadsheet does not execute."""
+    return numbers.map(lambda value: spreadsheet_text(value) if isinstance(value, str) else value)
 
 
 def markdown(table: Table) -> str:
@@ -109,13 +119,13 @@ def _grid(table: Table, methods: Sequence[str], show: Callable[[Cell], str]) -> 
 
 
 def _comment(text: str) -> str:
-    return "% " + " ".join(text.split())
+    return "% " + printable(" ".join(text.split()))
 
 
 def _markdown_text(text: str) -> str:
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", printable(" ".join(text.split())))
 
 
 def latex_text(text: str) -> str:
     """Escape characters that LaTeX would interpret as commands, and encode ± and Δ."""
-    return re.sub(r"[\\~^&%$#_{}±Δ]", lambda match: _LATEX.get(match[0], "\\" + match[0]), text)
+    return re.sub(r"[\\~^&%$#_{}±Δ]", lambda match: _LATEX.get(match[0], "\\" + match[0]), printable(text))

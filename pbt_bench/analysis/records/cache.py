@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pbt_bench.analysis.records.columns import SCHEMA, encode, uncollected
 from pbt_bench.analysis.records.forks import FORK, processes, without_fork_warning
+from pbt_bench.errors import printable
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import MOST_BYTES, Store
 from pbt_bench.version import __version__
@@ -41,9 +42,10 @@ def cache_path(store: Store) -> Path:
 def read(store: Store, ids: Collection[str] | None = None) -> pa.Table:
     """Return the readable records of all runs or of `ids`, sorted by run id, with the columns of `encode` and KEY.
 
-    Update the cache file. Print the names of unreadable records to stderr.
+    `ids` and `run_id` are the names of the records' files. Update the cache file. Print the names of unreadable records
+    to stderr.
     """
-    files = _files(store.runs)
+    files = _files(store)
     cached = _load(cache_path(store))
     states = zip(*(cached[name].to_pylist() for name in KEY), strict=True)
     fresh = [files.get(run_id) == state for run_id, state in zip(cached["run_id"].to_pylist(), states, strict=True)]
@@ -59,10 +61,15 @@ def read(store: Store, ids: Collection[str] | None = None) -> pa.Table:
     return table.filter(pa.array([run_id in wanted for run_id in table["run_id"].to_pylist()], pa.bool_()))
 
 
-def _files(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return size, modification time and change time of each record's file, by run id."""
+def _files(store: Store) -> dict[str, tuple[int, ...]]:
+    """Return size, modification time and change time of each record's file, by run id.
+
+    For a record in a packed file, size and checksum.
+    """
     found: dict[str, tuple[int, ...]] = {}
-    with suppress(OSError), os.scandir(folder) as entries:
+    if packed := store.packed:
+        found = {run_id: packed.state(f"runs/{run_id}.json") for run_id in packed.names["runs/"]}
+    with suppress(OSError), os.scandir(store.runs) as entries:
         for entry in entries:
             if entry.name.endswith(".json"):
                 state = entry.stat()
@@ -102,8 +109,8 @@ def _fits(record: RunRecord, store: Store) -> bool:
     try:
         encode([record])
     except (OverflowError, ValueError) as error:
-        path = store.path(record.run_id)
-        print(f"warning: {path} is not a record ({error}); ignored, its run counts as missing", file=sys.stderr)
+        text = f"{store.path(record.run_id)} is not a record ({printable(str(error))})"
+        print(f"warning: {text}; ignored, its run counts as missing", file=sys.stderr)
         return False
     return True
 

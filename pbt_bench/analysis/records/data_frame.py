@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 from pbt_bench.analysis.records.cache import KEY, read
 from pbt_bench.analysis.records.columns import MISSING, SCHEMA, decode, encode
 from pbt_bench.errors import RequestError
+from pbt_bench.running.matching import find_others
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
@@ -34,7 +36,8 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     - the objects `recipe`, `scoring`, `options`, `revisions`, `layers` (sequence of `Layer`), `curve` (sequence of
       `Epoch`) and `environment`.
 
-    Diverged and collapsed runs keep their measured accuracy. Missing values are NaN.
+    Diverged and collapsed runs keep their measured accuracy. Missing values are NaN. Records of every revision of the
+    code are included, under the names of their files.
 
     Raise RequestError with the folder's name if it has no run.
     """
@@ -54,11 +57,15 @@ def study_frame(specs: Sequence[RunSpec], store: Store) -> pd.DataFrame:
     """Return a table with one row per spec, in their order, from the records in `store`.
 
     `method` includes the options of a method, for example `fts (alpha 0.3)`. The additional column `state` identifies
-    the version of the record's file. Figures of unchanged states need not be drawn again.
+    the version of the record's file. Figures of unchanged states need not be drawn again. Superseded records are left
+    out: `attrs["superseded"]` has their number for each reason.
     """
     wanted = {spec.run_id: spec for spec in specs}
-    found = read(store, wanted)
-    present = found["run_id"].to_pylist()
+    others = find_others(store, wanted)
+    found = read(store, [store.migrated.get(run_id, run_id) for run_id in wanted])
+    ids = {name: run_id for run_id, name in store.migrated.items()}
+    present = [ids.get(name, name) for name in found["run_id"].to_pylist()]
+    found = found.set_column(found.schema.get_field_index("run_id"), "run_id", pa.array(present, pa.string()))
     rows = {run_id: row for row, run_id in enumerate(present)}
     absent = [run_id for run_id in wanted if run_id not in rows]
     rows |= {run_id: row for row, run_id in enumerate(absent, len(present))}
@@ -67,4 +74,6 @@ def study_frame(specs: Sequence[RunSpec], store: Store) -> pd.DataFrame:
     table = decode(both.unify_dictionaries().combine_chunks().take(pa.array(order, pa.int64())))
     keys = zip(*(found[name].to_pylist() for name in KEY), strict=True)
     states = [*(f"{size} {modified} {changed}" for size, modified, changed in keys), *("" for _ in absent)]
-    return table.assign(state=[states[row] for row in order], method=[spec.variant for spec in wanted.values()])
+    table = table.assign(state=[states[row] for row in order], method=[spec.variant for spec in wanted.values()])
+    table.attrs["superseded"] = dict(Counter(why for _, why in others.superseded.values()).most_common())
+    return table

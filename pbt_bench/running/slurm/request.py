@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pbt_bench.errors import RequestError, counted
 from pbt_bench.running.estimate import Estimate, estimate
+from pbt_bench.running.matching import find_others
 from pbt_bench.running.outcomes import file_digest, outcomes
 from pbt_bench.running.slurm.command import SlurmError
 from pbt_bench.running.slurm.pack import DEFAULT_ARRAY_SIZE, Element, array_size, chunk, pack
@@ -33,7 +34,8 @@ def request(
         raise RequestError(f"{path!r}: Slurm cannot write logs to a path with %, a backslash or a line break")
     specs = grid.runs()
     ids = {spec.run_id: spec for spec in specs}
-    found = outcomes(store.runs, ids)
+    others = find_others(store, ids)
+    found = outcomes(store, ids)
 
     def wanted() -> list[str]:
         return [run for run in ids if run not in found or (retry_failed and found[run].status == "failed")]
@@ -44,11 +46,15 @@ def request(
     if seen.error:
         say(f"warning: {seen.error}; runs in live jobs are not known")
     if seen.jobs:  # a run and its job may have ended before Slurm answered
-        found |= outcomes(store.runs, wanted())
+        found |= outcomes(store, wanted())
     todo, words = _choose(wanted(), seen, 1_000_000 if retry_failed else profile.attempts)
     failed = sum(outcome.status == "failed" for outcome in found.values())
     if failed and not retry_failed:
         words.append(f"{failed} failed (--retry-failed runs them again)")
+    if superseded := others.superseded.keys() & set(todo):
+        words.append(f"{len(superseded)} of the submitted superseded by another revision of the code")
+    if newer := sum(outcome.status == "newer" for outcome in found.values()):
+        words.append(f"{newer} written by a newer pbt-bench")
     counts = ", ".join([f"{len(todo)} to submit", f"{len(found)} with a record", *words])
     say(f"{grid.name}: {len(specs)} runs: {counts}")
     if not todo:
