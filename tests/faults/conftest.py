@@ -17,6 +17,7 @@ from records import result
 
 from pbt_bench.grid_file import load_grid
 from pbt_bench.running.execute import Executor
+from pbt_bench.running.plan import check_names
 from pbt_bench.spec import RunSpec
 
 STUDY = """
@@ -57,7 +58,7 @@ def grid_text() -> str:
 def specs(tmp_path_factory: pytest.TempPathFactory) -> list[RunSpec]:
     path = tmp_path_factory.mktemp("grid") / "study.toml"
     path.write_text(STUDY)
-    return load_grid(path).runs()
+    return check_names(load_grid(path), path.name).runs()
 
 
 @pytest.fixture(scope="session")
