@@ -1,7 +1,7 @@
 from pbt_bench.pruning import pruner
 
 
-@pruner(cite="Zhang et al. 2024, arXiv:2402.05406, Eq. 4 and 5")
+@pruner(cite="Zhang et al. 2024, ICLR, OpenReview Tr0lPx9woF (RIA)")
 def ria(relative_weight, input_norm, *, input_power=0.5):
     """(|θ|/Σ|row| + |θ|/Σ|column|)·‖x‖₂^a: the share in the weights of its output and of its input, times the input.
 

@@ -16,6 +16,7 @@ from pbt_bench.models.model_state import preserved
 from pbt_bench.pruning.plugins import pruners
 from pbt_bench.pruning.scoring import Scorer
 from pbt_bench.pruning.statistic_values import compute
+from pbt_bench.pruning.statistics.node_paths import balanced
 from pbt_bench.spec import Scoring
 
 EXACT = 1e-12  # relative error of a layer
@@ -172,3 +173,42 @@ def test_searched_masks_are_exact_and_reproducible_and_leave_the_model_as_it_is(
     assert net.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     pruners()[method].check()
+
+
+def merit(counts: Tensor, paths: Tensor, alpha: float, beta: float, positions: int) -> float:
+    """Return what node-path balancing maximises; `counts` is [inputs, outputs]."""
+    kept, (inputs, outputs) = int(counts.sum()), counts.shape
+    used = int((counts.sum(1) > 0).sum() + (counts.sum(0) > 0).sum())
+    ordered, full = paths.sort(descending=True).values, kept // (outputs * positions)
+    most = (ordered[:full].sum() if full else paths.sum()) * outputs * positions
+    most += (kept - full * outputs * positions) * ordered[full]
+    kernels = int((counts > 0).sum()) / kept
+    return float(
+        alpha * used / (inputs + outputs) + (1 - alpha) * (counts.sum(1) * paths).sum() / most + beta * kernels
+    )
+
+
+@pytest.mark.parametrize("layer", range(9))
+def test_npb_attains_the_optimum_of_its_code_in_a_layer(layer: int) -> None:
+    """The optimum is not unique, so masks may differ."""
+    golden = published_values("npb")[str(layer)]
+    theirs = golden["mask"].reshape(*golden["mask"].shape[:2], -1)
+    alpha, beta = golden["alpha_beta"].tolist()
+    paths = golden["inputs"].reshape(len(golden["inputs"]), -1).sum(1)
+    counts = theirs.sum(2).T
+    generator = torch.Generator().manual_seed(0)
+    ours = balanced(paths, 1, len(theirs), theirs.shape[2], int(counts.sum()), alpha, beta, generator)
+    assert int(ours.sum()) == int(counts.sum())
+    assert int(ours.max()) <= theirs.shape[2]
+    expected = merit(counts, paths, alpha, beta, theirs.shape[2])
+    assert abs(merit(ours, paths, alpha, beta, theirs.shape[2]) - expected) < 1e-6 * expected
+
+
+def test_npb_places_weights_on_paths_of_the_masks_before() -> None:
+    model, x, y = published("res")
+    masks = pbt_bench.prune(model, [(x, y)], method="npb", sparsity=0.95)
+    assert pbt_bench.diagnose(model, masks, x).effective_sparsity < 0.96  # the code would repair the mask
+    groups = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(), nn.ConvTranspose2d(6, 4, 3, groups=2), nn.Flatten())
+    groups.append(nn.Linear(4 * 25, 3))
+    masks = pbt_bench.prune(groups, [(torch.ones(3, 4, 5, 5), torch.arange(3))], method="npb", sparsity=0.8)
+    assert pbt_bench.diagnose(groups, masks, torch.ones(1, 4, 5, 5)).connected
