@@ -154,6 +154,14 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         "kernel_share": (1.0, "scripts/run.sh:4"),
         "prune_classifier": (True, "Pruners/pruners.py:412"),
     },
+    # The published configurations take the layer counts of IGQ, ERK, SNIP, GraSP or SynFlow.
+    ("mica", "Hikari43/minimum_connection_assurance 9b14283"): {
+        "output_channels": (
+            "rand",
+            "Configs/singleshot/mica/igq/cifar10_lottery_resnet20/cifar10_lottery_resnet20_rand.yml:26",
+        ),
+        "prune_classifier": (True, "Models/lottery_resnet.py:212"),
+    },
     ("force", "naver/force 7494eed"): FORCE,
     ("iterative_snip", "naver/force 7494eed"): FORCE,
     # The code detaches the first momentum (finding F11). Its default momentum, 0, does not use that line.

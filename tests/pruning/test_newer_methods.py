@@ -12,6 +12,7 @@ from networks import Odd, batches, golden, published, published_values, scored_m
 from torch import Tensor, nn
 
 import pbt_bench
+from pbt_bench.errors import RequestError
 from pbt_bench.models.model_state import preserved
 from pbt_bench.pruning.plugins import pruners
 from pbt_bench.pruning.scoring import Scorer
@@ -212,3 +213,30 @@ def test_npb_places_weights_on_paths_of_the_masks_before() -> None:
     groups.append(nn.Linear(4 * 25, 3))
     masks = pbt_bench.prune(groups, [(torch.ones(3, 4, 5, 5), torch.arange(3))], method="npb", sparsity=0.8)
     assert pbt_bench.diagnose(groups, masks, torch.ones(1, 4, 5, 5)).connected
+
+
+@pytest.mark.parametrize("choice", ["max", "rand"])
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.98])
+@pytest.mark.parametrize("net", ["convbn", "res"])
+def test_mica_is_that_of_its_code(net: str, sparsity: float, choice: str) -> None:
+    model, x, y = published(net)
+    scorer = Scorer(model, [(x, y)], Scoring(), 0)
+    masks = scorer.prune("mica", sparsity, options={"output_channels": choice}).masks
+    for name, mask in published_values("mica")[f"mask/{net}.{sparsity}.{choice}"].items():
+        assert torch.equal(masks[name], mask), name
+
+
+def test_mica_keeps_more_live_weights_than_random_pruning_and_refuses_groups() -> None:
+    model, x, y = published("res")
+    sparsities = []
+    for method in ("mica", "random_erk"):
+        masks = pbt_bench.prune(model, [(x, y)], method=method, sparsity=0.98)
+        sparsities.append(pbt_bench.diagnose(model, masks, x).effective_sparsity)
+    assert sparsities[0] < sparsities[1]
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3))
+    data = [(torch.ones(3, 3, 2, 2), torch.arange(3))]
+    masks = pbt_bench.prune(mlp, data, method="mica", sparsity=0.9, prune_classifier=False)
+    assert pbt_bench.diagnose(mlp, masks, data[0][0]).connected
+    groups = nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.Flatten(), nn.Linear(16, 3))
+    with pytest.raises(RequestError, match=r"convolutions without groups, but 0\.weight has 2"):
+        pbt_bench.prune(groups, [(torch.ones(3, 4, 2, 2), torch.arange(3))], method="mica", sparsity=0.5)

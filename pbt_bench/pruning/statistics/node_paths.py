@@ -56,7 +56,7 @@ def node_path_mask(
     masks = {}
     for name, parameter in task.parameters.items():
         layer = _PathsToInputs({name: tensors[name]})
-        with layer, _Unnormalised(), torch.no_grad():
+        with layer, Unnormalised(), torch.no_grad():
             functional_call(task.model, tensors, (ones,))
         shape = layer.grouped(tensors[name])
         groups, outputs, fan_in, positions = shape
@@ -111,7 +111,7 @@ def balanced(
     return counts
 
 
-class _Unnormalised(TorchFunctionMode):
+class Unnormalised(TorchFunctionMode):
     """Leave out normalisation."""
 
     def __torch_function__(
