@@ -62,8 +62,8 @@ def p_vandal(weight):
 
 @pruner(cite="poison")
 def p_raise(weight):
-    "raises"
-    if os.environ.get("MENDED"):
+    "raises, unless a file of this name exists"
+    if os.path.exists("mended"):
         return weight
     raise LookupError("nothing\\nto be found")
 
@@ -132,7 +132,7 @@ REASONS = {
     "p_infinite": "method 'p_infinite', layer 'features.0.weight': 144 of 144 scores are NaN or infinite",
     "p_shape": "method 'p_shape', layer 'features.0.weight': scores have shape [1, 1, 3, 3]",
     "p_keys": "method 'p_keys', layer 'features.0.weight': scores have dict",
-    "p_integer": "method 'p_integer', layer 'features.0.weight': scores have int64",
+    "p_integer": "method 'p_integer', layer 'features.0.weight': scores have int64, expected floating-point numbers",
     "p_complex": "method 'p_complex', layer 'features.0.weight': scores have complex64",
     "p_raise": "LookupError: nothing",
     "p_unsaid": "ValueError: ??[31mxxxxxxxxxx",
@@ -265,8 +265,8 @@ def test_a_run_that_failed_is_tried_again_on_request_only(poisoned: Path, start:
     again.communicate(timeout=120)
     assert again.returncode == 1
     assert before == {path: path.stat().st_ino for path in before}
-    environment = {"PBT_BENCH_METHODS": "methods", "MENDED": "yes"}  # an edited method would be another run
-    last = start("run", "study.toml", "--workers", "1", "--retry-failed", *one, **environment)
+    (poisoned / "mended").touch()  # an edit of the file would make other runs
+    last = start("run", "study.toml", "--workers", "1", "--retry-failed", *one, PBT_BENCH_METHODS="methods")
     _, err = last.communicate(timeout=120)
     assert last.returncode == 0, err
     assert {record.status for record in records(poisoned).values()} == {"done"}

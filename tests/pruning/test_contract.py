@@ -78,8 +78,8 @@ BAD = {
         "known statistics and scope, valid options: vgg8: unknown statistic 'weigth'; did you mean 'weight'?",
     ),
     "unknown scope": (
-        '@pruner(cite="none", scope="erq")\ndef bad(weight):\n    return weight\n',
-        "known statistics and scope, valid options: vgg8: unknown scope 'erq'; did you mean 'erk'?",
+        '@pruner(cite="none", scope="unifrom")\ndef bad(weight):\n    return weight\n',
+        "known statistics and scope, valid options: vgg8: unknown scope 'unifrom'; did you mean 'uniform'?",
     ),
     "two options of one name": (
         '@pruner(cite="none")\ndef bad(hessian_gradient, *, temperature=1.0):\n    return hessian_gradient\n',
@@ -208,3 +208,12 @@ def test_a_file_that_does_not_load_is_one_line_and_exit_2(
 def test_a_missing_file_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / "lost.py")]) == 2
     assert "lost.py is not a Python file" in capsys.readouterr().err
+
+
+def test_a_method_that_trains_is_left_to_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = '@statistic(cite="none", trains=True)\ndef trained(task):\n    return dict(task.train().state)\n'
+    code, lines = check(
+        tmp_path, f'{HEAD}{text}@pruner(cite="none")\ndef ticket(trained):\n    return trained\n', capsys
+    )
+    assert code == 0
+    assert [line for line in lines if "not computed, because only a run of a grid can train" in line] == lines[1:]

@@ -22,7 +22,7 @@ def misspelt(weigth):
     return weigth
 
 
-@pruner(cite="none", scope="erq")
+@pruner(cite="none", scope="unifrom")
 def lost_scope(weight):
     return weight
 
@@ -52,8 +52,8 @@ def runs(axes: dict[str, Any], **tables: Any) -> int:
     [
         ({"method": ["misspelt"]}, {}, "unknown statistic 'weigth'; did you mean 'weight'?"),
         ({"method": ["mixt"]}, {}, "unknown method 'mixt'; did you mean 'mixed'?"),
-        ({"method": ["lost_scope"]}, {}, "unknown scope 'erq'; did you mean 'erk'?"),
-        ({"method": ["snip"], "scope": ["erq"]}, {}, "unknown scope 'erq'; did you mean 'erk'?"),
+        ({"method": ["lost_scope"]}, {}, "unknown scope 'unifrom'; did you mean 'uniform'?"),
+        ({"method": ["snip"], "scope": ["unifrom"]}, {}, "unknown scope 'unifrom'; did you mean 'uniform'?"),
         ({"pattern": ["chanel"]}, {}, "grid: unknown pattern 'chanel'; did you mean 'channel'?"),
         ({"pattern": ["4:2"]}, {}, "grid: pattern = '4:2' must be 'none', 'channel', or 'N:M'"),
         ({"pattern": ["2:4"]}, {}, "method 'mixed' has the scope 'erk', which cannot be combined with pattern = '2:4'"),
