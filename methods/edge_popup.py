@@ -2,7 +2,7 @@ from pbt_bench.pruning import pruner
 
 
 @pruner(
-    cite="Ramanujan et al. 2020, arXiv:1911.13299, Sec. 3 (edge-popup)",
+    cite="Ramanujan et al. 2020, arXiv:1911.13299 (edge-popup)",
     scope="layer",
     original={
         "samples_per_class": "all",

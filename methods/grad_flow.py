@@ -2,7 +2,7 @@ from pbt_bench.pruning import pruner
 
 
 @pruner(
-    cite="Rachwan et al. 2022, arXiv:2206.10451, Eq. 7 (CroP)",
+    cite="Rachwan et al. 2022, arXiv:2206.10451 (CroP)",
     original={
         "samples_per_class": "all",
         "most_samples": 5 * 512,

@@ -1,7 +1,7 @@
 from pbt_bench.pruning import pruner
 
 
-@pruner(cite="Lee et al. 2021, arXiv:2010.07611, Eq. 1")
+@pruner(cite="Lee et al. 2021, arXiv:2010.07611 (LAMP)")
 def lamp(weight, larger_squares):
     """θ² / Σθ'² over the weights θ' of the layer that are not smaller: magnitude, comparable between layers.
 

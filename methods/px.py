@@ -2,7 +2,7 @@ from pbt_bench.pruning import pruner
 
 
 @pruner(
-    cite="Iurada et al. 2024, arXiv:2406.01820, Eq. 15 and Alg. 1 (Path eXclusion)",
+    cite="Iurada et al. 2024, arXiv:2406.01820 (Path eXclusion)",
     rounds=100,
     original={"batch_size": 128, "augment": True, "batchnorm": "running"},
     original_on={"tiny-imagenet": {"batch_size": 256}},

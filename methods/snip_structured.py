@@ -2,7 +2,7 @@ from pbt_bench.pruning import pruner
 
 
 @pruner(
-    cite="Verdenius et al. 2020, arXiv:2006.00896, Sec. 4.2 (SNAP)",
+    cite="Verdenius et al. 2020, arXiv:2006.00896 (SNAP)",
     original={
         "samples_per_class": "all",
         "most_samples": 5 * 512,

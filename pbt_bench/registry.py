@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import util
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -152,8 +153,13 @@ def load_file(path: Path, package: str) -> None:
 
 def extra_folders(variable: str) -> list[Path]:
     """Return the folders in an environment variable, separated as in PATH. Raises RequestError if one is missing."""
-    folders = [Path(text).resolve() for text in os.environ.get(variable, "").split(os.pathsep) if text]
+    return list(_checked_folders(variable, os.environ.get(variable, "")))
+
+
+@cache  # a method may change the working directory later
+def _checked_folders(variable: str, value: str) -> tuple[Path, ...]:
+    folders = [Path(text).resolve() for text in value.split(os.pathsep) if text]
     for folder in folders:
         if not folder.is_dir():
             raise RequestError(f"{variable}: {folder} is not a folder")
-    return folders
+    return tuple(folders)

@@ -142,11 +142,25 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         "batch_size": (128, "configs/smallscale/conv4/conv4_usc_unsigned.yml:18"),
         "augment": (True, "data/cifar.py:31-32"),
         "batchnorm": ("batch", "trainers/default.py:25"),
-        "prune_classifier": (True, "models/frankle.py:54-58"),
+        "prune_classifier": (True, "models/frankle.py:55-59"),
         "score_epochs": (100, "configs/smallscale/conv4/conv4_usc_unsigned.yml:15"),
         "score_learning_rate": (0.1, "configs/smallscale/conv4/conv4_usc_unsigned.yml:11"),
         "score_momentum": (0.9, "configs/smallscale/conv4/conv4_usc_unsigned.yml:17"),
         "score_weight_decay": (1e-4, "configs/smallscale/conv4/conv4_usc_unsigned.yml:16"),
+    },
+    # The values are those of ResNet-20 on CIFAR-10. The code solves large layers in chunks, and repairs the mask.
+    ("npb", "pvh1602/NPB 090830c"): {
+        "channel_share": (0.01, "scripts/run.sh:4"),
+        "kernel_share": (1.0, "scripts/run.sh:4"),
+        "prune_classifier": (True, "Pruners/pruners.py:412"),
+    },
+    # The published configurations take the layer counts of IGQ, ERK, SNIP, GraSP or SynFlow.
+    ("mica", "Hikari43/minimum_connection_assurance 9b14283"): {
+        "output_channels": (
+            "rand",
+            "Configs/singleshot/mica/igq/cifar10_lottery_resnet20/cifar10_lottery_resnet20_rand.yml:26",
+        ),
+        "prune_classifier": (True, "Models/lottery_resnet.py:212"),
     },
     ("force", "naver/force 7494eed"): FORCE,
     ("iterative_snip", "naver/force 7494eed"): FORCE,

@@ -71,14 +71,14 @@ def check_file(path: Path) -> Iterator[Verdict]:
                 try:
                     function(copy.deepcopy(network))
                 except Exception as error:
-                    fault, stop = f"{name}: {_fault_text(error, path.resolve())}", not isinstance(error, _Fault)
+                    fault, stop = f"{name}: {_message(error, path.resolve())}", not isinstance(error, _Fault)
                     break
             yield Verdict(f"{kind} {entry.name!r}", check, fault)
             if stop:
                 break
 
 
-def _fault_text(error: Exception, path: Path) -> str:
+def _message(error: Exception, path: Path) -> str:
     """Return the message of an error in one line, for an error in the file's code also its type and line."""
     if isinstance(error, (_Fault, RequestError, ScoreError)):
         return str(error)
@@ -158,7 +158,7 @@ def _check_random(result: Result, model: nn.Module) -> None:
     _check_equal(found[0], found[1])
 
 
-def _quota_cases(model: nn.Module) -> Iterator[tuple[float, dict[str, tuple[int, ...]], int]]:
+def _kept_counts(model: nn.Module) -> Iterator[tuple[float, dict[str, tuple[int, ...]], int]]:
     """Yield each sparsity with the shapes of the layers and the number of kept weights."""
     shapes = {name: tuple(weight.shape) for name, weight in prunable(model).items()}
     total = sum(map(prod, shapes.values()))
@@ -166,7 +166,7 @@ def _quota_cases(model: nn.Module) -> Iterator[tuple[float, dict[str, tuple[int,
 
 
 def _check_counts(result: Result, model: nn.Module, scope: str) -> None:
-    for sparsity, shapes, kept in _quota_cases(model):
+    for sparsity, shapes, kept in _kept_counts(model):
         try:
             if scope != "global":
                 quotas(shapes, kept, scope)
@@ -178,7 +178,7 @@ def _check_counts(result: Result, model: nn.Module, scope: str) -> None:
 
 
 def _check_scope(entry: Scope, model: nn.Module) -> None:
-    for sparsity, shapes, kept in _quota_cases(model):
+    for sparsity, shapes, kept in _kept_counts(model):
         try:
             if entry.function:
                 entry.function(dict(shapes), kept / sum(map(prod, shapes.values())))

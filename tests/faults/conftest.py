@@ -58,7 +58,7 @@ def grid_text() -> str:
 def specs(tmp_path_factory: pytest.TempPathFactory) -> list[RunSpec]:
     path = tmp_path_factory.mktemp("grid") / "study.toml"
     path.write_text(STUDY)
-    return check_names(load_grid(path), str(path)).runs()
+    return check_names(load_grid(path), path.name).runs()
 
 
 @pytest.fixture(scope="session")

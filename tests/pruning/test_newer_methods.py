@@ -12,10 +12,12 @@ from networks import Odd, batches, golden, published, published_values, scored_m
 from torch import Tensor, nn
 
 import pbt_bench
+from pbt_bench.errors import RequestError
 from pbt_bench.models.model_state import preserved
 from pbt_bench.pruning.plugins import pruners
 from pbt_bench.pruning.scoring import Scorer
 from pbt_bench.pruning.statistic_values import compute
+from pbt_bench.pruning.statistics.node_paths import balanced
 from pbt_bench.spec import Scoring
 
 EXACT = 1e-12  # relative error of a layer
@@ -172,3 +174,69 @@ def test_searched_masks_are_exact_and_reproducible_and_leave_the_model_as_it_is(
     assert net.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     pruners()[method].check()
+
+
+def merit(counts: Tensor, paths: Tensor, alpha: float, beta: float, positions: int) -> float:
+    """Return what node-path balancing maximises; `counts` is [inputs, outputs]."""
+    kept, (inputs, outputs) = int(counts.sum()), counts.shape
+    used = int((counts.sum(1) > 0).sum() + (counts.sum(0) > 0).sum())
+    ordered, full = paths.sort(descending=True).values, kept // (outputs * positions)
+    most = (ordered[:full].sum() if full else paths.sum()) * outputs * positions
+    most += (kept - full * outputs * positions) * ordered[full]
+    kernels = int((counts > 0).sum()) / kept
+    return float(
+        alpha * used / (inputs + outputs) + (1 - alpha) * (counts.sum(1) * paths).sum() / most + beta * kernels
+    )
+
+
+@pytest.mark.parametrize("layer", range(9))
+def test_npb_attains_the_optimum_of_its_code_in_a_layer(layer: int) -> None:
+    """The optimum is not unique, so masks may differ."""
+    golden = published_values("npb")[str(layer)]
+    theirs = golden["mask"].reshape(*golden["mask"].shape[:2], -1)
+    alpha, beta = golden["alpha_beta"].tolist()
+    paths = golden["inputs"].reshape(len(golden["inputs"]), -1).sum(1)
+    counts = theirs.sum(2).T
+    generator = torch.Generator().manual_seed(0)
+    ours = balanced(paths, 1, len(theirs), theirs.shape[2], int(counts.sum()), alpha, beta, generator)
+    assert int(ours.sum()) == int(counts.sum())
+    assert int(ours.max()) <= theirs.shape[2]
+    expected = merit(counts, paths, alpha, beta, theirs.shape[2])
+    assert abs(merit(ours, paths, alpha, beta, theirs.shape[2]) - expected) < 1e-6 * expected
+
+
+def test_npb_places_weights_on_paths_of_the_masks_before() -> None:
+    model, x, y = published("res")
+    masks = pbt_bench.prune(model, [(x, y)], method="npb", sparsity=0.95)
+    assert pbt_bench.diagnose(model, masks, x).effective_sparsity < 0.96  # the code would repair the mask
+    groups = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(), nn.ConvTranspose2d(6, 4, 3, groups=2), nn.Flatten())
+    groups.append(nn.Linear(4 * 25, 3))
+    masks = pbt_bench.prune(groups, [(torch.ones(3, 4, 5, 5), torch.arange(3))], method="npb", sparsity=0.8)
+    assert pbt_bench.diagnose(groups, masks, torch.ones(1, 4, 5, 5)).connected
+
+
+@pytest.mark.parametrize("choice", ["max", "rand"])
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.98])
+@pytest.mark.parametrize("net", ["convbn", "res"])
+def test_mica_is_that_of_its_code(net: str, sparsity: float, choice: str) -> None:
+    model, x, y = published(net)
+    scorer = Scorer(model, [(x, y)], Scoring(), 0)
+    masks = scorer.prune("mica", sparsity, options={"output_channels": choice}).masks
+    for name, mask in published_values("mica")[f"mask/{net}.{sparsity}.{choice}"].items():
+        assert torch.equal(masks[name], mask), name
+
+
+def test_mica_keeps_more_live_weights_than_random_pruning_and_refuses_groups() -> None:
+    model, x, y = published("res")
+    sparsities = []
+    for method in ("mica", "random_erk"):
+        masks = pbt_bench.prune(model, [(x, y)], method=method, sparsity=0.98)
+        sparsities.append(pbt_bench.diagnose(model, masks, x).effective_sparsity)
+    assert sparsities[0] < sparsities[1]
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3))
+    data = [(torch.ones(3, 3, 2, 2), torch.arange(3))]
+    masks = pbt_bench.prune(mlp, data, method="mica", sparsity=0.9, prune_classifier=False)
+    assert pbt_bench.diagnose(mlp, masks, data[0][0]).connected
+    groups = nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.Flatten(), nn.Linear(16, 3))
+    with pytest.raises(RequestError, match=r"convolutions without groups, but 0\.weight has 2"):
+        pbt_bench.prune(groups, [(torch.ones(3, 4, 2, 2), torch.arange(3))], method="mica", sparsity=0.5)

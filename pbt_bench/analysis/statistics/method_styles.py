@@ -64,6 +64,8 @@ _KNOWN: dict[str, MethodStyle] = {
         ("px", "#b3541e", "P", "--"),
         ("snip_structured", "#2f6f9f", "^", "-."),
         ("edge_popup", "#7a3b5d", "p", "--"),
+        ("npb", "#6e8b3d", "<", "-"),
+        ("mica", "#556270", "X", ":"),
         (PRUNED_AFTER_TRAINING, "#111111", "s", ":"),
         (LOTTERY_TICKET, "#2b2b2b", "*", "--"),
     )

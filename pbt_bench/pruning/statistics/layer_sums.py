@@ -16,7 +16,7 @@ TINY = torch.finfo(torch.float64).tiny  # in place of sums of zeros, which are d
 
 
 @statistic(
-    cite="Lee et al. 2021, arXiv:2010.07611, Eq. 1",
+    cite="Lee et al. 2021, arXiv:2010.07611",
     data=False,
     symbol=r"Q",
     formula=r"Q = \sum_{\vert\theta'\vert \ge \vert\theta\vert} \theta'^2",
@@ -45,7 +45,7 @@ def _layers(task: Task) -> dict[str, Sequence[Tensor]]:
 
 
 @statistic(
-    cite="Zhang et al. 2024, arXiv:2402.05406, Eq. 4",
+    cite="Zhang et al. 2024, ICLR, OpenReview Tr0lPx9woF",
     data=False,
     symbol=r"\mathrm{RI}",
     formula=r"\mathrm{RI}_{ij} = \frac{\vert\theta_{ij}\vert}{\sum_k \vert\theta_{ik}\vert} "

@@ -24,7 +24,7 @@ RECTIFIERS = {
 
 
 @statistic(
-    cite="Iurada et al. 2024, arXiv:2406.01820, Eq. 15",
+    cite="Iurada et al. 2024, arXiv:2406.01820",
     symbol=r"\frac{\partial K}{\partial \theta^2}",
     formula=r"K = \sum_i \left\langle f_{a(x_i)}(x_i^2;\, m),\; f_1(\mathbf{1};\, \theta^2) \right\rangle",
 )

@@ -17,7 +17,7 @@ from pbt_bench.pruning.task import Task, Tensors
 
 
 @statistic(
-    cite="Ramanujan et al. 2020, arXiv:1911.13299, Eq. 4 to 7",
+    cite="Ramanujan et al. 2020, arXiv:1911.13299",
     per_sparsity=True,
     symbol=r"\vert s \vert",
     formula=r"s \leftarrow s - \eta\, \frac{\partial \ell(f(x;\, \theta \odot m), y)}{\partial m}\, \mathrm{sgn}(s), "

@@ -16,7 +16,7 @@ from pbt_bench.pruning.task import Task, Tensors
 
 
 @statistic(
-    cite="Verdenius et al. 2020, arXiv:2006.00896, Sec. 4.2",
+    cite="Verdenius et al. 2020, arXiv:2006.00896",
     symbol=r"\frac{\vert\partial L / \partial c\vert}{n}",
     formula=r"L(c) = \frac{1}{N} \sum_i \ell(f(x_i;\, c), y_i), \qquad a_j(c) = c_j \left(\theta_j x + b_j\right)",
 )

@@ -128,6 +128,23 @@ def test_what_comes_from_files_is_escaped(
     assert page.text.count(HOSTILE) >= 4  # title, method, error, host: shown as written
 
 
+def test_characters_that_change_the_direction_of_text_are_replaced(
+    tmp_path: Path,
+    grid: Callable[..., Grid],
+    record: Callable[..., RunRecord],
+    stored: Callable[[Path, Sequence[RunRecord]], Store],
+) -> None:
+    specs = grid(model=("vgg8",), method=("=snip\u202e",), sparsity=(0.9,)).runs()
+    runs = [record(spec, environment={"host": "a\u2066b\x9b"}) for spec in specs]
+    page = write_report("demo", specs, stored(tmp_path / "in", runs), tmp_path / "out")
+    tables = [path for path in (tmp_path / "out" / "tables").iterdir() if path.suffix != ".csv"]
+    for path in (page, *tables):
+        assert not {"\u202e", "\u2066", "\x9b"} & set(path.read_text()), path
+    for path in (tmp_path / "out" / "tables").glob("*.csv"):
+        assert "\u202e" not in path.read_text(), path
+        assert not any(cell.startswith("=") for line in path.read_text().splitlines() for cell in line.split(","))
+
+
 def test_without_a_single_record_the_page_says_so(tmp_path: Path, grid: Callable[..., Grid]) -> None:
     specs = grid().runs()
     path = write_report("empty", specs, Store(tmp_path / "nothing"), tmp_path / "out")
