@@ -204,7 +204,7 @@ def _status(options: argparse.Namespace) -> int:
 def _cancel(options: argparse.Namespace) -> int:
     from pbt_bench.running.slurm.cancel import cancel
 
-    grid, store = _load(options)
+    grid, store = _load(options, reading=True)
     count = cancel(grid.name, store)
     print(f"{grid.name}: {count} jobs cancelled" if count else f"{grid.name}: it has no job in Slurm's queue")
     return 0

@@ -212,7 +212,9 @@ def test_records_of_a_dataset_model_or_scope_that_is_gone_are_counted(
 ) -> None:
     grid, store = read(False)
     for record in execute(grid, store):
-        revisions = {**record.spec.revisions, f"{axis} {name}": "abc"} if record.spec.method != "dense" else {}
+        if axis == "scope" and record.spec.method == "dense":
+            continue
+        revisions = {**record.spec.revisions, f"{axis} {name}": "abc"}
         spec = msgspec.structs.replace(record.spec, **{axis: name}, revisions=revisions)
         store.write(msgspec.structs.replace(record, run_id=spec.run_id, spec=spec))
     text = GRID.replace('"digits"', '"lost"') if axis == "dataset" else GRID.replace('"vgg8"', '"lost-net"')
@@ -221,7 +223,7 @@ def test_records_of_a_dataset_model_or_scope_that_is_gone_are_counted(
     with pytest.raises(RequestError, match=f"unknown {axis} {name!r}"):
         read(False)
     grid, store = read(True)
-    assert counts(grid, store).get("done", 0) >= 2
+    assert counts(grid, store) == {"done": 3}
 
 
 def test_a_worker_executes_only_the_revision_that_the_run_names(methods: Path, read: Read) -> None:
