@@ -139,7 +139,8 @@ class RunSpec(Checked, frozen=True, kw_only=True):
     )  # of the code that the result depends on, where it is not 1
 
     def __hash__(self) -> int:
-        return hash(self.to_json())
+        parts = (self.dataset, self.model, self.method, self.sparsity, self.seed, self.scope, self.sanity, self.pattern)
+        return hash((*parts, self.warmup, self.protocol))  # the generated hash would need options that can be hashed
 
     @property
     def run_id(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +131,21 @@ def environments(table: pd.DataFrame) -> dict[str, list[tuple[str, int]]]:
             for key, item in fields.items():
                 values.setdefault(f"{name} {key}".strip(), []).append(str(item))
     return {name: commonest(found) for name, found in sorted(values.items())}
+
+
+_DECISIVE = ("device", "device_name", "processor", "sparse_kernels", "torch", "numpy", "pbt_bench", "commit")
+
+
+def environment_notes(found: Mapping[str, Sequence[tuple[str, int]]]) -> list[str]:
+    """Say which parts of the environment that decide numbers differ between runs, and how many used changed code."""
+    notes = []
+    for name in _DECISIVE:
+        if len(values := found.get(name, ())) > 1:
+            shown = ", ".join(f"{value} ({count} runs)" for value, count in values)
+            notes.append(f"The tables mix runs of different {name.replace('_', ' ')}: {shown}.")
+    if changed := dict(found.get("dirty", ())).get("True"):
+        notes.append(f"{changed} runs were made by code with uncommitted changes.")
+    return notes
 
 
 def commonest(values: Iterable[str]) -> list[tuple[str, int]]:

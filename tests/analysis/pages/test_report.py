@@ -197,3 +197,23 @@ def test_an_untrained_study_says_that_it_is_one(
     specs = made.runs()
     path = write_report("masks", specs, stored(tmp_path / "in", [record(spec) for spec in specs]), tmp_path / "out")
     assert "This study trains nothing" in Page(path.read_text()).text
+
+
+def test_a_page_says_when_its_runs_have_different_environments(
+    tmp_path: Path, grid: Callable[..., Grid], record: Callable[..., RunRecord], stored: Callable[..., Store]
+) -> None:
+    specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9,)).runs()
+    records = [record(spec) for spec in specs]
+    places = [
+        {"processor": "AVX2", "torch": "2.1", "dirty": False},
+        {"processor": "AVX512", "torch": "2.1", "dirty": True},
+    ]
+    mixed = [msgspec.structs.replace(each, environment=places[number % 2]) for number, each in enumerate(records)]
+    page = write_report("mixed", specs, stored(tmp_path / "mixed", mixed), tmp_path / "out").read_text()
+    assert "The tables mix runs of different processor: AVX2 (3 runs), AVX512 (3 runs)." in page
+    assert "3 runs were made by code with uncommitted changes." in page
+    assert "different torch" not in page
+    same = [msgspec.structs.replace(each, environment=places[0]) for each in records]
+    page = write_report("same", specs, stored(tmp_path / "same", same), tmp_path / "out").read_text()
+    assert "The tables mix" not in page
+    assert "uncommitted" not in page
