@@ -21,6 +21,7 @@ from pbt_bench.errors import counted, printable
 from pbt_bench.pattern_names import parse
 from pbt_bench.pruning.masks import pruned_count
 from pbt_bench.pruning.patterns import n_of_m_kept
+from pbt_bench.running.audit_log import add_audited
 from pbt_bench.running.environment import describe
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.matching import find_others, revision_note
@@ -66,9 +67,9 @@ def audit(
 ) -> Audit:
     """Check all records of `specs` and recompute `sample` of them; with `retrain`, repeat their training too.
 
-    The sample is the same in every call. A record that cannot be read, or whose content belongs to another run, is
-    a fault. Superseded records, and records of methods, models and datasets whose file is gone, are checked against
-    themselves alone.
+    The sample is the same in every call. A record that cannot be read, or whose content belongs to another run, is a
+    fault. Reports say which records were recomputed without a fault. Superseded records, and records of methods, models
+    and datasets whose file is gone, are checked against themselves alone.
     """
     wanted = {spec.run_id: spec for spec in specs}
     others = find_others(store, wanted)
@@ -98,6 +99,9 @@ def audit(
     executor = Executor(data, torch.device(device))
     for record in sorted(chosen, key=lambda record: repr(record.spec.group)):  # groups share data and statistics
         faults += [(record.spec, fault) for fault in _recompute(record, executor, retrain)]
+    bad = {spec.run_id for spec, _ in faults}
+    sound = [record.run_id for record in chosen if record.run_id not in bad]
+    add_audited(store, sound, "training" if retrain else "masks")
     uncommitted = sum(
         bool(record.environment.get("dirty")) or str(record.environment.get("commit")).endswith("+changes")
         for record in records

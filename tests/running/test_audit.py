@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pbt_bench.running.audit import Audit, audit
+from pbt_bench.running.audit_log import recomputed_records
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
@@ -190,3 +191,23 @@ def test_a_fault_of_another_machine_says_so(made: Path) -> None:
 
     assert "processor PDP-11" in found_in(made, elsewhere).text()
     assert "made with" not in found_in(made, changed(effective_sparsity=0.123)).text()
+
+
+def test_what_an_audit_recomputed_is_kept_until_the_record_changes(made: Path) -> None:
+    store = Store(made)
+    ids = [spec.run_id for spec in SPECS]
+    (made / "audits.json").unlink(missing_ok=True)
+    assert recomputed_records(store, ids) == {}
+    audit("study", SPECS, store, made, "cpu", 1, True)
+    ((trained, extent),) = recomputed_records(store, ids).items()
+    assert extent == "training"
+    audit("study", SPECS, store, made, "cpu", len(SPECS), False)
+    found = recomputed_records(store, ids)
+    assert found == dict.fromkeys(ids, "masks") | {trained: "training"}
+    path = store.path(trained)
+    before = path.read_bytes()
+    path.write_bytes(before + b" ")
+    assert set(recomputed_records(store, ids)) == set(ids) - {trained}
+    path.write_bytes(before)
+    (made / "audits.json").write_text("[]")
+    assert recomputed_records(store, ids) == {}
