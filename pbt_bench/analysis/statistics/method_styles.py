@@ -59,7 +59,7 @@ _KNOWN: dict[str, MethodStyle] = {
         ("imp", "#0b3d0b", "*", "-."),
         ("lamp", "#f0b84a", "s", "-"),
         ("grad_flow", "#005f46", "v", "-"),
-        ("wanda", "#8fbcbb", "h", ":"),
+        ("wanda", "#8fbcbb", "8", ":"),
         ("ria", "#5f8f8f", "h", "-."),
         ("px", "#b3541e", "P", "--"),
         ("snip_structured", "#2f6f9f", "^", "-."),
