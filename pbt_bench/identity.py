@@ -98,9 +98,9 @@ def with_options(table: Any) -> Any:
     An option that the method does not read is left out: it changes nothing. Nor does any with the settings of published
     code.
     """
-    if not isinstance(table, dict) or not isinstance(table.get("scoring"), dict):
+    if not isinstance(table, dict) or not all(isinstance(table.get(key, {}), dict) for key in ("scoring", "options")):
         return table
-    scoring, options = dict(table["scoring"]), dict(table.get("options", {}))
+    scoring, options = dict(table.get("scoring", {})), dict(table.get("options", {}))
     for name, (default, methods) in (OPTIONS_OF_FORMAT_1 | LATER_OPTIONS).items():
         read = table.get("method") in methods and table.get("protocol") != "original"
         if name in scoring and (value := scoring.pop(name)) != default and read:

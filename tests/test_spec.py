@@ -278,3 +278,11 @@ def test_rewinding_without_a_warm_up_is_not_another_run() -> None:
     axes: dict[str, Any] = {"dataset": ("d",), "model": ("m",), "method": ("snip",), "sparsity": (0.9,), "seed": (0,)}
     runs = Grid(name="x", grid=Axes(**axes, warmup=("none", "2 steps"), rewind=(False, True)), dense=False).runs()
     assert [(run.warmup, run.rewind) for run in runs] == [("none", False), ("2 steps", False), ("2 steps", True)]
+
+
+@pytest.mark.parametrize("part", ["scoring", "options", "recipe", "revisions"])
+@pytest.mark.parametrize("value", [None, 3, [], "x"])
+def test_a_part_of_a_spec_that_is_no_table_is_a_request_error(part: str, value: object) -> None:
+    table = json.loads(RunSpec(dataset="digits", model="vgg8", method="grasp", sparsity=0.9, seed=0).to_json())
+    with pytest.raises(RequestError, match="run: "):
+        RunSpec.from_json(json.dumps(table | {part: value}))
