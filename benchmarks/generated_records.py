@@ -1,6 +1,6 @@
 """Generated records with plausible numbers, to measure how the analysis scales. No network is trained.
 
-python benchmarks/generated_records.py write|load|report FOLDER RUNS
+python benchmarks/generated_records.py write|load|report|pack|load-pack FOLDER RUNS
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from time import perf_counter
 
 from pbt_bench.analysis.pages.report import write_report
 from pbt_bench.analysis.records.data_frame import load_results
+from pbt_bench.running.merge import pack
 from pbt_bench.running.plan import check_names
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
 from pbt_bench.running.store import Store
@@ -121,11 +122,16 @@ def write(specs: list[RunSpec], folder: Path) -> None:
 
 
 def measure(what: str, folder: Path, runs: int) -> dict[str, float]:
-    """Return the seconds and the peak memory (GiB) that this process needs to `load` or `report` the records."""
-    specs = grid("large", runs).runs()
+    """Return the seconds and the peak memory (GiB) of one step: load, report, pack, or load-pack the packed file."""
+    specs = grid("large", runs).runs() if what == "report" else []
+    packed = folder.with_name("large.pack")
     start = perf_counter()
     if what == "load":
         load_results(folder)
+    elif what == "pack":
+        pack(folder, packed)
+    elif what == "load-pack":
+        load_results(packed)
     else:
         write_report("large", specs, Store(folder), folder / "report")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -226,18 +226,20 @@ def bfloat16() -> tuple[float, str]:
 
 @cache
 def hundred_thousand() -> dict[str, dict[str, float]]:
-    """Measure loading, a first and a second report of 100,000 generated records, each in a separate process."""
+    """Measure loading, reporting twice, packing, and loading the pack of 100,000 records, each in its own process."""
     script, runs = str(Path(__file__).with_name("generated_records.py")), "100000"
 
     def run(verb: str) -> str:
         command = [sys.executable, script, verb, folder, runs]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as parent:
+        folder = str(Path(parent) / "records")
         run("write")
         loaded = json.loads(run("load"))
         shutil.rmtree(Path(folder) / "cache")
-        return {"load": loaded, "first": json.loads(run("report")), "again": json.loads(run("report"))}
+        reported = {"first": json.loads(run("report")), "again": json.loads(run("report"))}
+        return {"load": loaded, **reported, "pack": json.loads(run("pack")), "packed": json.loads(run("load-pack"))}
 
 
 def large(step: str, part: str) -> Callable[[], tuple[float, str]]:
@@ -323,6 +325,8 @@ FIGURES: dict[str, tuple[str, Callable[[], tuple[float, str]]]] = {
     "load_100k_records_seconds": ("100,000 records into a frame, seconds", large("load", "seconds")),
     "load_100k_records_gib": ("100,000 records into a frame, peak GiB", large("load", "gib")),
     "report_100k_records_seconds": ("100,000 records read and reported, seconds", large("first", "seconds")),
+    "pack_100k_records_seconds": ("100,000 records packed into one file, seconds", large("pack", "seconds")),
+    "load_100k_packed_seconds": ("100,000 records of a packed file into a frame, seconds", large("packed", "seconds")),
     "report_100k_again_seconds": ("reported once more, from the cache, seconds", large("again", "seconds")),
     **{
         f"epoch_speedup_over_plain_loop.{sparsity}": (
