@@ -70,6 +70,7 @@ def test_a_full_disk(disk: Path, start: Any, uninterrupted: dict[str, Any]) -> N
     assert finished(disk / "study") == uninterrupted
 
 
+@pytest.mark.long
 def test_a_disk_that_becomes_read_only(disk: Path, start: Any, uninterrupted: dict[str, Any]) -> None:
     call = start("run", "study.toml", "--workers", "2", "--results", str(disk))
     while not list(disk.glob("study/runs/*.json")) and call.poll() is None:
@@ -86,6 +87,7 @@ def test_a_disk_that_becomes_read_only(disk: Path, start: Any, uninterrupted: di
     assert finished(disk / "study") == uninterrupted
 
 
+@pytest.mark.long
 def test_a_results_folder_that_disappears(folder: Path, start: Any, uninterrupted: dict[str, Any]) -> None:
     call = start("run", "study.toml", "--workers", "2")
     study = folder / "results/study"
