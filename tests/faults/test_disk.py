@@ -17,6 +17,8 @@ from pbt_bench.running.claims import Claims
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
@@ -70,7 +72,6 @@ def test_a_full_disk(disk: Path, start: Any, uninterrupted: dict[str, Any]) -> N
     assert finished(disk / "study") == uninterrupted
 
 
-@pytest.mark.long
 def test_a_disk_that_becomes_read_only(disk: Path, start: Any, uninterrupted: dict[str, Any]) -> None:
     call = start("run", "study.toml", "--workers", "2", "--results", str(disk))
     while not list(disk.glob("study/runs/*.json")) and call.poll() is None:
@@ -87,7 +88,6 @@ def test_a_disk_that_becomes_read_only(disk: Path, start: Any, uninterrupted: di
     assert finished(disk / "study") == uninterrupted
 
 
-@pytest.mark.long
 def test_a_results_folder_that_disappears(folder: Path, start: Any, uninterrupted: dict[str, Any]) -> None:
     call = start("run", "study.toml", "--workers", "2")
     study = folder / "results/study"

@@ -14,6 +14,8 @@ from records import result
 
 from pbt_bench.running.store import Store
 
+pytestmark = pytest.mark.long
+
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     return {record.run_id: result(record) for record in Store(folder / "results" / "study").records()}
