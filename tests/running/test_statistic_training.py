@@ -81,8 +81,10 @@ def test_saved_after_any_step_it_ends_with_the_same_masks() -> None:
     expected = group().mask(SPEC, saver).masks
     results = list(RESULTS)
     assert len(saver.states) == 6 + 2 + 4, "the steps of the three trainings"
-    for state in saver.states:
-        found = group().mask(SPEC, None, state).masks
+    for done, state in enumerate(saver.states, 1):
+        later = SaveAll()
+        found = group().mask(SPEC, later, state).masks
+        assert len(later.states) == 12 - done, "no step is repeated"
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         for ours, theirs in zip(RESULTS, results, strict=True):
             assert all(torch.equal(ours.state[name], theirs.state[name]) for name in theirs.state)
