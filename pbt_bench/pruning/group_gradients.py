@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pbt_bench.errors import note_once
-from pbt_bench.linear_maps import Intercept, convolution_backward, linear_map, patches, plain
+from pbt_bench.linear_maps import Intercept, convolution_backward, linear_map, patches, plain, rows_in
 from pbt_bench.pruning import tuning
 from pbt_bench.pruning.task import Batches
 from pbt_bench.sparse import kernels
@@ -152,8 +152,7 @@ class _GroupSums(Intercept):
             self.refused.add(name)
         if name in self.refused:
             return function(inputs, weight, bias, **options)
-        offset = int(weight.storage_offset() - whole.storage_offset())
-        rows = name, 0 if weight is whole else offset // weight.stride(0)
+        rows = name, int(rows_in(whole, weight).start or 0)
         self._uses[rows] = self._uses.get(rows, 0) + 1
 
         def sink(inputs: Tensor, gradient: Tensor) -> None:
