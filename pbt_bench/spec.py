@@ -15,6 +15,7 @@ import msgspec
 from pbt_bench import identity
 from pbt_bench.constraints import Checked, Constraint, at_least, between, convert, fields, matching, one_of
 from pbt_bench.errors import RequestError
+from pbt_bench.mask_update_schedules import SCHEDULES
 from pbt_bench.pattern_names import parse
 
 DENSE = "dense"  # method name of the baseline, which is neither scored nor pruned
@@ -131,6 +132,10 @@ class RunSpec(Checked, frozen=True, kw_only=True):
     recipe: Recipe = Recipe()
     scoring: Scoring = Scoring()
     pattern: PatternName = "none"
+    mask_updates: Annotated[str, one_of("none", *SCHEDULES)] = "none"
+    update_options: dict[str, Value] = msgspec.field(
+        default_factory=dict
+    )  # of the mask updates, where they differ from the default
     options: dict[str, Value] = msgspec.field(
         default_factory=dict
     )  # of the method and its statistics, where they differ from the default
@@ -140,7 +145,9 @@ class RunSpec(Checked, frozen=True, kw_only=True):
 
     def __hash__(self) -> int:
         parts = (self.dataset, self.model, self.method, self.sparsity, self.seed, self.scope, self.sanity, self.pattern)
-        return hash((*parts, self.warmup, self.protocol))  # the generated hash would need options that can be hashed
+        return hash(
+            (*parts, self.warmup, self.protocol, self.mask_updates)
+        )  # the generated hash would need options that can be hashed
 
     @property
     def run_id(self) -> str:
@@ -181,8 +188,12 @@ class RunSpec(Checked, frozen=True, kw_only=True):
 
     @property
     def variant(self) -> str:
-        """The method with its options, for example `fts` or `fts (alpha 0.3)`."""
-        options = ", ".join(f"{name} {_shown(value)}" for name, value in sorted(self.options.items()))
+        """The method with its options and mask updates, for example `fts`, `fts (alpha 0.3)` or `fts (rigl)`."""
+        texts = [f"{name} {_shown(value)}" for name, value in sorted(self.options.items())]
+        if self.mask_updates != "none":
+            texts.append(self.mask_updates)
+        texts += [f"{name} {_shown(value)}" for name, value in sorted(self.update_options.items())]
+        options = ", ".join(texts)
         return f"{self.method} ({options})" if options else self.method
 
 
@@ -205,6 +216,7 @@ class Axes(Checked, frozen=True, kw_only=True):
     init: tuple[str, ...] = ("default",)
     protocol: tuple[str, ...] = ("common",)
     pattern: tuple[str, ...] = ("none",)
+    mask_updates: tuple[str, ...] = ("none",)
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -224,7 +236,7 @@ class Grid(Checked, frozen=True, kw_only=True):
     )  # "recipe.learning_rate" -> the values of a list in [recipe] or [scoring]
     options: dict[str, tuple[dict[str, Value], ...]] = msgspec.field(
         default_factory=dict
-    )  # method -> the option sets with which it is run
+    )  # method or mask updates -> the option sets with which it is run
     revisions: dict[str, dict[str, Revision]] = msgspec.field(default_factory=dict)  # "method NAME" -> those of a run
     dense: bool = True
 
@@ -236,7 +248,7 @@ class Grid(Checked, frozen=True, kw_only=True):
         it has the first values of [scoring].
         """
         axes = msgspec.structs.asdict(self.grid)
-        inner = ("method", "scope", "sanity", "protocol", "pattern", "sparsity")
+        inner = ("method", "scope", "sanity", "protocol", "pattern", "mask_updates", "sparsity")
         outer = [name for name in axes if name not in inner]
         found: dict[RunSpec, None] = {}
         for outer_values in itertools.product(*(axes[name] for name in outer)):
@@ -252,8 +264,10 @@ class Grid(Checked, frozen=True, kw_only=True):
                     if (pattern := parse(run["pattern"])) and not pattern.allows(run["sparsity"]):
                         continue
                     run["revisions"] = self._revisions(run)
-                    for options in self.options.get(run["method"], ({},)):
-                        found[RunSpec(**run, options={} if run["protocol"] == "original" else options)] = None
+                    for update_options in self.options.get(run["mask_updates"], ({},)):
+                        for options in self.options.get(run["method"], ({},)):
+                            used = {} if run["protocol"] == "original" else options
+                            found[RunSpec(**run, options=used, update_options=update_options)] = None
         return list(found)
 
     def _revisions(self, run: Mapping[str, Any]) -> dict[str, Revision]:

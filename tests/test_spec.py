@@ -140,13 +140,15 @@ def test_the_run_id_covers_every_field() -> None:
         "dataset": "mnist", "model": "resnet8", "method": "fts", "sparsity": 0.91, "seed": 1, "scope": "erk",
         "sanity": "shuffle", "warmup": "1 epochs", "rewind": True, "init": "kaiming", "protocol": "original",
         "recipe": Recipe(epochs=16), "scoring": Scoring(samples_per_class=11), "options": {"alpha": 0.1},
-        "revisions": {"training": 2}, "pattern": "2:4",
+        "revisions": {"training": 2}, "pattern": "2:4", "mask_updates": "set", "update_options": {"interval": 1},
     }  # fmt: skip
     assert set(others) == set(RunSpec.__struct_fields__)
     changed = [msgspec.structs.replace(base, **{name: value}) for name, value in others.items()]
     assert len({base.run_id, *(spec.run_id for spec in changed)}) == len(others) + 1
     assert len(base.run_id) == 16
-    assert set(json.loads(base.to_json())) == set(RunSpec.__struct_fields__) - {"options", "revisions", "pattern"}
+    assert set(json.loads(base.to_json())) == set(RunSpec.__struct_fields__) - {
+        *("options", "revisions", "pattern", "mask_updates", "update_options")
+    }
 
 
 FORMAT_1: dict[type[Recipe | Scoring | RunSpec], str] = {

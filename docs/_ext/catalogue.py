@@ -96,7 +96,7 @@ def _spans(grid: Grid) -> list[str]:
         f"- seeds: {', '.join(map(str, axes.seed))}",
         *(
             f"- {name}: {_names(values)}"
-            for name in ("scope", "sanity", "warmup", "rewind", "init", "protocol", "pattern")
+            for name in ("scope", "sanity", "warmup", "rewind", "init", "protocol", "pattern", "mask_updates")
             if len(values := getattr(axes, name)) > 1
         ),
     ]

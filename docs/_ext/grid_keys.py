@@ -37,6 +37,7 @@ _AXES = {
     " its page; if that code augments images, they are augmented according to `[recipe]`)",
     "pattern": "the weights that a mask prunes together: single weights, whole output channels, or M - N of every M"
     " inputs, as in `2:4` ([patterns](../guide/scope.md#patterns))",
+    "mask_updates": "change the mask during training ([mask updates](../guide/mask_updates.md))",
 }
 
 

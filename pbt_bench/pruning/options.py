@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
 import msgspec
 
-from pbt_bench.constraints import annotated
-from pbt_bench.errors import RequestError
+from pbt_bench.constraints import annotated, fields
+from pbt_bench.errors import RequestError, unknown
 
 Value = bool | int | float | str
 
@@ -41,6 +41,24 @@ class Option:
             if constraint and isinstance(converted, kind) and not constraint.holds(converted):
                 raise RequestError(f"{where}: {constraint.error(self.name, value)}")
         return converted
+
+
+def options_of(struct: type[msgspec.Struct], owner: str) -> dict[str, Option]:
+    """Return the fields of `struct`, which all have a default, as options."""
+    return {field.name: Option(field.name, field.default, field.type, owner) for field in fields(struct)}
+
+
+def checked_values(options: Mapping[str, Option], given: Mapping[str, Any], where: str, owner: str) -> dict[str, Any]:
+    """Return the given options, converted to the types of their defaults, without those equal to the default.
+
+    `owner` has the options, for example "method 'fts'". Raises RequestError, which begins with `where`, for an unknown
+    option and an invalid value.
+    """
+    for name in given:
+        if name not in options:
+            raise unknown("option", name, options, f"{where}: {owner}")
+    values = {name: options[name].checked(value, where) for name, value in sorted(given.items())}
+    return {name: value for name, value in values.items() if value != options[name].default}
 
 
 def declared_options(function: Callable[..., Any], owner: str, where: str) -> dict[str, Option]:

@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pbt_bench import registry
 from pbt_bench.constraints import convert
 from pbt_bench.errors import RequestError, unknown
-from pbt_bench.pruning.options import Option, declared_options
+from pbt_bench.mask_update_schedules import SCHEDULES
+from pbt_bench.pruning.options import Option, checked_values, declared_options, options_of
 from pbt_bench.spec import Scoring
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Pruner:
     rounds: int = 1  # 1 = one shot; n = n rounds of score and prune, density falling exponentially
     regrow: bool = False  # pruned weights may return in a later round
     scope: str | None = None  # a scope that belongs to the method; None = the run's scope
+    mask_updates: str | None = None  # mask updates that belong to the method; None = those of the run
     original: Mapping[str, Any] = field(default_factory=dict)  # scoring fields and options of its published code
     original_on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # dataset -> values that differ there
     revision: int = 1  # raised when its numbers change on purpose
@@ -109,6 +111,8 @@ class Pruner:
         Raises RequestError for an unknown statistic and for two options of one name.
         """
         found = dict(self.own_options)
+        if self.mask_updates:
+            found |= options_of(SCHEDULES[self.mask_updates], f"mask updates {self.mask_updates!r}")
         for need in self.needs:
             for name, option in statistics()[need].options.items():
                 if found.setdefault(name, option) != option:
@@ -123,13 +127,9 @@ class Pruner:
         Raises RequestError, which begins with `where`, for an unknown option and an invalid value.
         """
         options = self.options if given or not self.shipped else {}  # statistics import torch
-        for name in given:
-            if name not in options:
-                if not options:
-                    raise RequestError(f"{where}: method {self.name!r} has no options, so no {name!r}")
-                raise unknown("option", name, options, f"{where}: method {self.name!r}")
-        values = {name: options[name].checked(value, where) for name, value in sorted(given.items())}
-        return {name: value for name, value in values.items() if value != options[name].default}
+        if given and not options:
+            raise RequestError(f"{where}: method {self.name!r} has no options, so no {next(iter(given))!r}")
+        return checked_values(options, given, where, f"method {self.name!r}")
 
     def published(self, dataset: str) -> dict[str, Any]:
         """Return the scoring fields and options of the published code on a dataset."""
@@ -139,6 +139,8 @@ class Pruner:
         """Raise RequestError for an unknown statistic or scope, or a key of `original` that is no field or option."""
         self.checked_options({}, self.name)
         scopes()[self.scope or "global"]
+        if self.mask_updates and self.mask_updates not in SCHEDULES:
+            raise unknown("mask_updates value", self.mask_updates, SCHEDULES, str(self.file))
         for dataset in ("", *self.original_on):
             values = self.published(dataset)
             options = {name: value for name, value in values.items() if name not in Scoring.__struct_fields__}
@@ -172,6 +174,7 @@ def pruner(
     rounds: int = 1,
     regrow: bool = False,
     scope: str | None = None,
+    mask_updates: str | None = None,
     aliases: tuple[str, ...] = (),
     revision: int = 1,
     original: Mapping[str, Any] | None = None,
@@ -187,7 +190,7 @@ def pruner(
 
     choices = {
         "cite": cite, "rounds": rounds, "regrow": regrow, "scope": scope,
-        "revision": revision,
+        "mask_updates": mask_updates, "revision": revision,
         "original": dict(original or {}), "original_on": dict(original_on or {}),
     }  # fmt: skip
 

@@ -132,10 +132,11 @@ def inconsistencies(record: RunRecord, store: Store) -> list[str]:
     found = []
     if not _number_as_requested(record.spec, pruning):
         found.append(f"{pruning.prunable - pruning.kept} of {pruning.prunable} weights pruned")
-    if pruning.realised_sparsity != pruning.sparsity:
+    updated = pruning.initial_mask_digest is not None  # weights that grew are zero until their next step
+    if pruning.realised_sparsity < pruning.sparsity or (pruning.realised_sparsity > pruning.sparsity and not updated):
         found.append(f"sparsity {pruning.sparsity} of the masks, {pruning.realised_sparsity} of the weights")
     for epoch in record.curve:
-        if epoch.realised_sparsity != pruning.sparsity:
+        if epoch.realised_sparsity != pruning.sparsity and not updated:
             found.append(f"sparsity {epoch.realised_sparsity} of the weights after epoch {epoch.epoch}")
     sums = [sum(layer.prunable for layer in pruning.layers), sum(layer.kept for layer in pruning.layers)]
     if sums != [pruning.prunable, pruning.kept]:
@@ -199,7 +200,11 @@ def _recompute(record: RunRecord, executor: Executor, retrain: bool) -> list[str
             return [f"recomputing it failed: {other.error_line}"]
     else:
         try:
-            other = msgspec.structs.replace(record, pruning=executor.pruning(record.spec))
+            pruning = executor.pruning(record.spec)
+            if record.pruning and record.pruning.initial_mask_digest:  # of the final masks only the training decides
+                digest = pruning.mask_digest
+                pruning = msgspec.structs.replace(record.pruning, initial_mask_digest=digest)
+            other = msgspec.structs.replace(record, pruning=pruning)
         except Exception as error:  # for example, the dataset is missing or the method changed
             return [f"recomputing it failed: {type(error).__name__}: {error}"]
     old, new = (dict(_leaves(numbers(each))) for each in (record, other))

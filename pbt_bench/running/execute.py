@@ -24,7 +24,7 @@ from pbt_bench.pruning.diagnosis import realised_sparsity
 from pbt_bench.running.checkpoint import Checkpoint, saving
 from pbt_bench.running.claims import ClaimLost
 from pbt_bench.running.environment import describe
-from pbt_bench.running.group import Group
+from pbt_bench.running.group import Group, mask_updates
 from pbt_bench.running.record import Epoch, Metrics, Pruning, RunRecord, Status, digest
 from pbt_bench.running.signals import Stopped
 from pbt_bench.running.source import method_source_digest
@@ -120,24 +120,25 @@ class Executor:
                 masked = shared.mask(spec, saver, before.get("statistics"))
             state = None
         _set_globals(spec)
-        model, masks, pruning = masked.model, masked.masks, masked.pruning
+        model, updates = masked.model, mask_updates(spec)
 
-        trained = Trained((), None, None, False)
-        status: Status = "collapsed"
-        if masked.connected:
-            so_far = msgspec.json.encode(pruning).decode()
-            with saving(checkpoint, phase="train", pruning=so_far, masks=masks) as saver:
-                trained = train(
-                    model, masks, data, spec.recipe, spec.seed, on_epoch, saver, state and state["training"]
-                )
-            status = "diverged" if trained.diverged else "done"
+        trained = Trained((), None, None, False, masked.masks, {})
+        if masked.connected or updates:
+            so_far = msgspec.json.encode(masked.pruning).decode()
+            with saving(checkpoint, phase="train", pruning=so_far, masks=masked.masks) as saver:
+                earlier = state and state["training"]
+                trained = train(model, masked.masks, data, spec.recipe, spec.seed, on_epoch, saver, earlier, updates)
+            if updates:
+                masked = shared.updated(masked, trained.masks, trained.update_notes)
+        status: Status = "diverged" if trained.diverged else "done" if masked.connected else "collapsed"
+        masks = masked.masks
         realised = realised_sparsity(dict(model.named_parameters()), masks)
         record = RunRecord.new(
             spec,
             status,
             source_digest=method_source_digest(spec),
             metrics=_metrics(model, data, trained),
-            pruning=msgspec.structs.replace(pruning, realised_sparsity=realised),
+            pruning=msgspec.structs.replace(masked.pruning, realised_sparsity=realised),
             curve=tuple(Epoch(**asdict(epoch)) for epoch in trained.curve),
         )
         return Executed(record, {name: mask.cpu().numpy() for name, mask in masks.items()})

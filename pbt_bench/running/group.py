@@ -15,6 +15,7 @@ from pbt_bench.data.image_tensors import Augmentation
 from pbt_bench.data.images import Dataset
 from pbt_bench.data.run_data import Data, prepare, scoring_images
 from pbt_bench.errors import RequestError
+from pbt_bench.mask_update_schedules import schedule
 from pbt_bench.models import build
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.api import apply
@@ -26,7 +27,17 @@ from pbt_bench.running.statistic_training import StatisticTraining
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, Recipe, RunSpec, Scoring
 from pbt_bench.training.loop import Saver, StateError, warm_up
+from pbt_bench.training.mask_updates import MaskUpdates
 from pbt_bench.training.stepper import State
+
+
+def mask_updates(spec: RunSpec) -> MaskUpdates | None:
+    """Return how the masks of a run change during its training; None if they do not."""
+    own = pruners()[spec.method].mask_updates if spec.method != DENSE else None
+    if (name := own or spec.mask_updates) == "none":
+        return None
+    chosen = schedule(name, spec.options if own else spec.update_options)
+    return MaskUpdates(chosen, spec.sparsity, pruners()[spec.method].in_scope(spec.scope), spec.seed)
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,18 @@ class Group:
         build = partial(self.build, spec.seed)
         trainer = StatisticTraining(build, self.data, spec.recipe, spec.seed, saver, state) if trains else None
         scorer.task = replace(scorer.task, trainer=trainer)
-        return scorer.prune(spec.method, spec.sparsity, spec.scope, spec.sanity == "invert", options, spec.pattern)
+        updates = mask_updates(spec)
+        sparsity = 0.0 if updates and updates.begins_dense else spec.sparsity
+        return scorer.prune(spec.method, sparsity, spec.scope, spec.sanity == "invert", options, spec.pattern)
+
+    def updated(self, network: MaskedNetwork, masks: Masks, notes: dict[str, float]) -> MaskedNetwork:
+        """Return the trained `network` with the masks of its last mask update, and `notes` on the updates."""
+        before = network.pruning
+        diagnosis = diagnose(network.model, masks, self.data.inputs(self.data.train.example()))
+        zeros = {layer.name: layer.zero_scores for layer in before.layers}
+        pruned = Pruned(masks, zeros, before.scoring_seconds, before.rounds, before.notes | {"mask_updates": notes})
+        pruning = msgspec.structs.replace(_pruning(diagnosis, pruned, masks), initial_mask_digest=before.mask_digest)
+        return MaskedNetwork(network.model, masks, pruning, diagnosis.connected)
 
 
 def scoring_batches(data: Data, scoring: Scoring, spec: RunSpec, round_: int) -> list[tuple[Tensor, Tensor]]:

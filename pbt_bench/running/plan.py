@@ -12,8 +12,10 @@ import msgspec
 from pbt_bench.data import dataset_revision, datasets, load
 from pbt_bench.errors import RequestError, counted, shortened
 from pbt_bench.identity import ORIGINAL_REVISION, TRAINING_REVISION
+from pbt_bench.mask_update_schedules import SCHEDULES, schedule
 from pbt_bench.models import find, model_revision
 from pbt_bench.pattern_names import parse
+from pbt_bench.pruning.options import checked_values, options_of
 from pbt_bench.pruning.plugins import Pruner, method_revisions, pruners, scope_revisions, scopes
 from pbt_bench.running.matching import find_others
 from pbt_bench.running.record import RunRecord
@@ -52,6 +54,7 @@ def check_names(grid: Grid, where: str, store: Store | None = None) -> Grid:
         entries = [pruners()[name] for name in grid.grid.method if f"method {name}" not in gone.revisions]
         for entry in entries:
             entry.in_scope(*grid.grid.scope)
+            _check_mask_updates(entry, grid)
             if entry.scope and (patterns := [name for name in grid.grid.pattern if parse(name)]):
                 raise RequestError(
                     f"method {entry.name!r} has the scope {entry.scope!r}, which cannot be combined with "
@@ -70,6 +73,31 @@ def check_names(grid: Grid, where: str, store: Store | None = None) -> Grid:
     return msgspec.structs.replace(grid, grid=axes, options=options, revisions=revisions)
 
 
+def _check_mask_updates(entry: Pruner, grid: Grid) -> None:
+    """Raise RequestError for mask updates that cannot be combined with a method or with other axes of the grid."""
+    axes = grid.grid
+    given = [name for name in axes.mask_updates if name != "none"]
+    own = entry.mask_updates
+    if own and given:
+        raise RequestError(
+            f"mask_updates = {given[0]!r} cannot be combined with method {entry.name!r}, which has its own: {own!r}"
+        )
+    for name in [own] if own else given:
+        if patterns := [pattern for pattern in axes.pattern if parse(pattern)]:
+            raise RequestError(f"mask updates {name!r} cannot be combined with pattern = {patterns[0]!r}: it is lost")
+        if name != "gmp":
+            continue
+        if not own and entry.name != "magnitude":
+            raise RequestError(
+                f"mask_updates = 'gmp' cannot be combined with method {entry.name!r}: it starts with a dense network, "
+                "and prunes by magnitude"
+            )
+        if lost := [sanity for sanity in axes.sanity if sanity in ("shuffle", "invert")]:
+            raise RequestError(f"sanity = {lost[0]!r} changes nothing for mask updates 'gmp': they start dense")
+        if not all(grid.varied.get("recipe.epochs", (grid.recipe.epochs,))):
+            raise RequestError("mask updates 'gmp' prune during training, which recipe.epochs = 0 leaves out")
+
+
 def _options(grid: Grid, names: Collection[str], gone: Gone) -> dict[str, tuple[dict[str, Any], ...]]:
     """Return the checked option sets of each method."""
     found = {}
@@ -77,10 +105,21 @@ def _options(grid: Grid, names: Collection[str], gone: Gone) -> dict[str, tuple[
         if f"method {given}" in gone.revisions:
             found[given] = tuple(gone.without_defaults(given, values) for values in sets)
             continue
+        if given in grid.grid.mask_updates and given != "none":
+            owner = f"mask updates {given!r}"
+            options = options_of(SCHEDULES[given], owner)
+            found[given] = tuple(checked_values(options, values, f"options.{given}", owner) for values in sets)
+            continue
         name = pruners()[given].name
         if name not in names:
             raise RequestError(f"options.{given}: {name!r} is not a method of this grid")
         found[name] = tuple(pruners()[name].checked_options(values, f"options.{given}") for values in sets)
+    for name in SCHEDULES.keys() & found.keys():
+        for values in found[name]:
+            try:
+                schedule(name, values)
+            except RequestError as error:
+                raise RequestError(f"options.{name}: {error}") from None
     return found
 
 

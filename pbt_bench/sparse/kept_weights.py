@@ -23,6 +23,16 @@ class KeptWeights:
         strides = torch.tensor(self._parameter.stride(), device=indices.device)
         return torch.searchsorted(self._index, (indices * strides).sum(1))
 
+    def gather(self, dense: Tensor) -> Tensor:
+        """Return the entries of a tensor like the parameter that belong to kept weights, as a vector."""
+        return _flat(torch.empty_like(self._parameter).copy_(dense)).index_select(0, self._index)
+
+    def scatter(self, vector: Tensor) -> Tensor:
+        """Return a tensor like the parameter with the entries of `vector` at the kept weights, and zeros elsewhere."""
+        dense = torch.zeros_like(self._parameter, requires_grad=False)
+        _flat(dense).index_copy_(0, self._index, vector)
+        return dense
+
     def read(self) -> None:
         """Copy the weights into the vector."""
         self.vector.data.copy_(_flat(self._parameter.data).index_select(0, self._index))

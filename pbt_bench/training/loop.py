@@ -21,6 +21,7 @@ from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.diagnosis import realised_sparsity
 from pbt_bench.spec import Recipe
 from pbt_bench.training import tuning
+from pbt_bench.training.mask_updates import MaskUpdates
 from pbt_bench.training.optimizer import learning_rate
 from pbt_bench.training.stepper import State, Stepper
 
@@ -61,6 +62,8 @@ class Trained:
     best_epoch: int | None
     best_state: dict[str, Tensor] | None  # None if the best epoch is the last: the model has that state
     diverged: bool
+    masks: Masks  # after the last mask update
+    update_notes: dict[str, float]  # number of mask updates, and of weights that they added; empty without any
     best_test: float | None = None  # highest test accuracy of any epoch, if recipe.test_every_epoch
 
 
@@ -113,13 +116,14 @@ def train(
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
     saver: Saver | None = None,
     state: State | None = None,
+    updates: MaskUpdates | None = None,
 ) -> Trained:
-    """Train `model` in place under `masks` for `recipe.epochs`, from `state` if given.
+    """Train `model` in place under `masks`, which `updates` change, for `recipe.epochs`, from `state` if given.
 
     Stops at the first epoch whose loss is not finite (diverged). Raises SparsityError if a pruned weight is
     not exactly zero at the end of an epoch, StateError if `state` is of another training.
     """
-    stepper = Stepper(model, masks, data, recipe, seed, "train")
+    stepper = Stepper(model, masks, data, recipe, seed, "train", updates)
     parameters = dict(model.named_parameters())
     curve: list[EpochResult] = []
     best: tuple[float, int, dict[str, Tensor]] | None = None
@@ -145,7 +149,7 @@ def train(
         loss = float(loss_sum) / seen
         rate = learning_rate(recipe, stepper.step - 1, stepper.steps_per_epoch)
         if not isfinite(loss):
-            _clear(model, masks)
+            _clear(model, stepper.masks)
             diverged = True
             break
         with stepper.execution:
@@ -159,7 +163,7 @@ def train(
             validation_loss=held.loss if held else None,
             validation_accuracy=held.accuracy if held else None,
             learning_rate=rate,
-            realised_sparsity=realised_sparsity(parameters, masks),
+            realised_sparsity=realised_sparsity(parameters, stepper.masks),
             seconds=perf_counter() - start,
         )
         curve.append(result)
@@ -168,7 +172,15 @@ def train(
             weights = {} if last else {name: t.detach().clone() for name, t in model.state_dict().items()}
             best = (held.accuracy, number, weights)
         on_epoch(result)
-    return Trained(tuple(curve), best and best[1], (best and best[2]) or None, diverged, max(tests, default=None))
+    return Trained(
+        curve=tuple(curve),
+        best_epoch=best and best[1],
+        best_state=(best and best[2]) or None,
+        diverged=diverged,
+        masks=stepper.masks,
+        update_notes={"updates": stepper.update_count, "grown_weights": stepper.grown_weights} if updates else {},
+        best_test=max(tests, default=None),
+    )
 
 
 def _clear(model: nn.Module, masks: Masks) -> None:

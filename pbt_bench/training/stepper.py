@@ -17,6 +17,7 @@ from pbt_bench.seeds import derive, stream
 from pbt_bench.sparse.compact_network import Compact
 from pbt_bench.sparse.kept_weights import KeptWeights
 from pbt_bench.spec import Recipe
+from pbt_bench.training.mask_updates import MaskUpdates
 from pbt_bench.training.optimizer import learning_rate, optimizer
 
 State = dict[str, Any]  # tensors and plain values only: loading a state executes no code
@@ -25,14 +26,36 @@ State = dict[str, Any]  # tensors and plain values only: loading a state execute
 class Stepper:
     """Take optimiser steps on a model whose pruned weights stay exactly zero.
 
+    With `updates`, `masks` change during the training; the network's execution is prepared again after each update.
+
     Each random draw has its own stream of (seed, purpose, epoch), so an epoch depends only on the weights, the
     optimiser's state and the epoch number. After `load`, training continues to the same bits from any saved `state`.
     """
 
-    def __init__(self, model: nn.Module, masks: Masks, data: Data, recipe: Recipe, seed: int, purpose: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        masks: Masks,
+        data: Data,
+        recipe: Recipe,
+        seed: int,
+        purpose: str,
+        updates: MaskUpdates | None = None,
+    ) -> None:
         self.model, self.data, self.recipe = model, data, recipe
         self._streams = (seed, purpose)
         model.to(memory_format=torch.channels_last)  # convolutions are faster in it, on CPU and GPU
+        self._updates = updates
+        self.update_count, self.grown_weights = 0, 0  # so far: mask updates, and weights that they added
+        self._set_masks(masks)
+        self.steps_per_epoch = len(list(self._batches(len(data.train))))
+        self.step = 0
+        self._now: _Epoch | None = None
+
+    def _set_masks(self, masks: Masks) -> None:
+        """Set pruned weights to zero, choose how the network is executed, and create the optimiser."""
+        self.masks = masks
+        model, data, recipe = self.model, self.data, self.recipe
         parameters = dict(model.named_parameters())
         partial = {name: mask for name, mask in masks.items() if not bool(mask.all())}
         for name, mask in partial.items():
@@ -48,11 +71,36 @@ class Stepper:
         rest = [name for name in partial if name not in self._kept]
         self._weights = [parameters[name].data for name in rest]
         self._masks = [partial[name].to(parameters[name].dtype) for name in rest]
-        updated = [self._kept[name].vector if name in self._kept else p for name, p in parameters.items()]
-        self.optimizer = optimizer(recipe, updated)
-        self.steps_per_epoch = len(list(self._batches(len(data.train))))
-        self.step = 0
-        self._now: _Epoch | None = None
+        self._updated = {name: self._kept[name].vector if name in self._kept else p for name, p in parameters.items()}
+        self.optimizer = optimizer(recipe, list(self._updated.values()))
+
+    def _update_masks(self, updates: MaskUpdates, step: int) -> None:
+        """Change the masks. New weights are zero, and so is the optimiser's state of new and dropped weights."""
+        before, after = self.masks, updates.masks(self.model, self.masks, step, self._steps)
+        self.model.zero_grad(set_to_none=True)
+        self.update_count += 1
+        grown = sum(int((mask & ~before[name]).count_nonzero()) for name, mask in after.items())
+        if not grown and all(torch.equal(mask, before[name]) for name, mask in after.items()):
+            return
+        self.grown_weights += grown
+        old, kept = self.optimizer.state, self._kept
+        states = {name: old[parameter] for name, parameter in self._updated.items() if parameter in old}
+        training = self.model.training
+        self._set_masks(after)
+        self.model.train(training)
+        for name, state in states.items():
+            parameter = self._updated[name]
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.ndim:
+                    dense = kept[name].scatter(value) if name in kept else value
+                    if name in after:
+                        dense = dense.masked_fill(~(before[name] & after[name]), 0)
+                    value = self._kept[name].gather(dense) if name in self._kept else dense
+                self.optimizer.state[parameter][key] = value
+
+    @property
+    def _steps(self) -> int:
+        return self.recipe.epochs * self.steps_per_epoch
 
     def _mask(self) -> None:
         if self._weights:
@@ -83,21 +131,28 @@ class Stepper:
             augmentation = Augmentation(recipe.augment, recipe.crop_padding, now.augmentation)
             for batch in train.batches(order, parts, augmentation):
                 inputs = self.data.inputs(batch.pixels)
+                updates = self._updates
+                replaced = updates if updates and updates.due(self.step, self._steps, before=True) else None
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.learning_rate
                 self.optimizer.zero_grad(set_to_none=True)
                 cast = torch.autocast(inputs.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-                with cast, self.execution:
+                with cast, nullcontext() if replaced else self.execution:  # pruned weights need gradients to grow
                     logits = self.model(inputs)
                     loss = F.cross_entropy(logits, batch.targets, label_smoothing=recipe.label_smoothing)
                 loss.backward()
-                for kept in self._kept.values():
-                    kept.read_gradient()
-                self.optimizer.step()
-                for kept in self._kept.values():
-                    kept.write()
-                self._mask()
+                if replaced:
+                    self._update_masks(replaced, self.step)
+                else:
+                    for kept in self._kept.values():
+                        kept.read_gradient()
+                    self.optimizer.step()
+                    for kept in self._kept.values():
+                        kept.write()
+                    self._mask()
                 self.step += 1
+                if updates and updates.due(self.step, self._steps, before=False):
+                    self._update_masks(updates, self.step)
                 now.steps += 1
                 now.loss_sum += loss.detach() * len(batch)
                 now.correct += (logits.detach().argmax(1) == batch.targets).sum()
@@ -122,15 +177,19 @@ class Stepper:
 
     def state(self) -> State:
         """Return everything that later steps depend on."""
+        changed = {"masks": self.masks, "update_count": self.update_count, "grown_weights": self.grown_weights}
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "epoch": self._now and self._now.state(),
-        }
+        } | (changed if self._updates else {})
 
     def load(self, state: State) -> None:
         """Restore `state`. Raises various errors of torch if it belongs to another training."""
+        if self._updates:
+            self._set_masks({name: state["masks"][name].to(mask.device) for name, mask in self.masks.items()})
+            self.update_count, self.grown_weights = state["update_count"], state["grown_weights"]
         self.model.load_state_dict(state["model"])
         for kept in self._kept.values():
             kept.read()

@@ -33,6 +33,7 @@ _JSON: dict[str, Callable[[str], Any]] = {  # columns that contain JSON -> their
     "recipe": msgspec.json.Decoder(Recipe).decode,
     "scoring": msgspec.json.Decoder(Scoring).decode,
     "options": msgspec.json.Decoder(dict[str, Any]).decode,
+    "update_options": msgspec.json.Decoder(dict[str, Any]).decode,
     "revisions": msgspec.json.Decoder(dict[str, Any]).decode,
     "notes": msgspec.json.Decoder(dict[str, dict[str, float]]).decode,
     "environment": msgspec.json.Decoder(dict[str, Any]).decode,

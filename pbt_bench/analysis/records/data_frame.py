@@ -20,7 +20,13 @@ from pbt_bench.spec import RunSpec
 
 STATUSES = ("done", "diverged", "collapsed", "failed", MISSING)
 
-NESTED = ("recipe", "scoring", "options", "revisions")  # fields of the specification that are no single value
+NESTED = (
+    "recipe",
+    "scoring",
+    "options",
+    "update_options",
+    "revisions",
+)  # fields of the specification that are no single value
 _SPEC = tuple(field.name for field in msgspec.structs.fields(RunSpec))
 
 
@@ -33,8 +39,8 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     - the fields of the specification (`sparsity` is the requested one) and `epochs` of the recipe;
     - all metrics (accuracies in [0, 1]);
     - the scalars of the diagnosis (`mask_sparsity` is the sparsity of the masks);
-    - the objects `recipe`, `scoring`, `options`, `revisions`, `layers` (sequence of `Layer`), `curve` (sequence of
-      `Epoch`) and `environment`.
+    - the objects `recipe`, `scoring`, `options`, `update_options`, `revisions`, `layers` (sequence of `Layer`), `curve`
+      (sequence of `Epoch`) and `environment`.
 
     Diverged and collapsed runs keep their measured accuracy. Missing values are NaN. Records of every revision of the
     code are included, under the names of their files.

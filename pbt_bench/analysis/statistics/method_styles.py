@@ -66,6 +66,9 @@ _KNOWN: dict[str, MethodStyle] = {
         ("edge_popup", "#7a3b5d", "p", "--"),
         ("npb", "#6e8b3d", "<", "-"),
         ("mica", "#556270", "X", ":"),
+        ("set", "#3f7f3f", "8", "-"),
+        ("rigl", "#c2185b", ">", "--"),
+        ("gmp", "#7b6000", "d", "-."),
         (PRUNED_AFTER_TRAINING, "#111111", "s", ":"),
         (LOTTERY_TICKET, "#2b2b2b", "*", "--"),
     )

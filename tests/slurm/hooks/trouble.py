@@ -18,8 +18,8 @@ def install() -> None:
     greedy = int(os.environ.get("TROUBLE_GREEDY", "0"))  # MiB that the dense run of seed 2 allocates
     create, original = Stepper.__init__, Stepper.epoch
 
-    def init(self: Stepper, model: Any, masks: Any, data: Any, recipe: Any, seed: int, purpose: str) -> None:
-        create(self, model, masks, data, recipe, seed, purpose)
+    def init(self: Stepper, model: Any, masks: Any, data: Any, recipe: Any, seed: int, *rest: Any) -> None:
+        create(self, model, masks, data, recipe, seed, *rest)
         self.dense_seed = seed if all(bool(mask.all()) for mask in masks.values()) else None  # type: ignore[attr-defined]
 
     def epoch(
@@ -36,7 +36,8 @@ def install() -> None:
         del hoard
         return result
 
-    Stepper.__init__, Stepper.epoch = init, epoch  # type: ignore[method-assign]
+    Stepper.__init__ = init  # type: ignore[assignment, method-assign]
+    Stepper.epoch = epoch  # type: ignore[method-assign]
 
 
 if "SLURM_JOB_ID" in os.environ:
