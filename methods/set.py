@@ -2,7 +2,7 @@ from pbt_bench.pruning import pruner
 
 
 @pruner(
-    cite="Mocanu et al. 2018, doi:10.1038/s41467-018-04316-3 (sparse evolutionary training)",
+    cite="Mocanu et al. 2018, arXiv:1707.04780 (sparse evolutionary training)",
     scope="erk",
     mask_updates="set",
 )

@@ -15,7 +15,7 @@ from pbt_bench.pruning.plugins import pruners
 
 METHODS = scored_methods()
 RANDOM = [name for name in METHODS if pruners()[name].needs == ("uniform",)]
-WITHOUT_GRADIENTS = ["lamp", "magnitude", "phew", "ria", "wanda", *RANDOM]
+WITHOUT_GRADIENTS = ["gmp", "lamp", "magnitude", "phew", "ria", "wanda", *RANDOM]
 X, Y = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10
 SILENT = "position decides"
 
