@@ -12,7 +12,13 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked `long` unless PBT_BENCH_FAULTS=all is set, as `make test-faults` does."""
+    """Skip tests marked `long` unless PBT_BENCH_FAULTS=all is set, as `make test-faults` does.
+
+    With several processes, the tests of a file run in one of them, and so do all tests of the Slurm cluster.
+    """
+    for item in items:
+        folder = item.path.parent
+        item.add_marker(pytest.mark.xdist_group("slurm" if folder.parts[-2:] == ("tests", "slurm") else str(item.path)))
     if os.environ.get("PBT_BENCH_FAULTS") != "all":
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
         items[:] = [item for item in items if not item.get_closest_marker("long")]
