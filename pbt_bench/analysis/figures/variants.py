@@ -15,7 +15,7 @@ from pbt_bench.analysis.statistics.variant_effects import Variant
 @figure(
     of="study",
     section="What the variants change",
-    caption="Accuracy of the variant minus that of its base on the same seeds, with the 95% bootstrap interval.",
+    caption="Accuracy of the variant minus that of its base on the same seeds, with its 95% interval (Student t).",
     order=60,
     needs=lambda study: study.variants,
     paper=True,

@@ -70,10 +70,11 @@ def spreadsheet(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(table: Table) -> str:
-    """Format a GitHub table; bold is better than every other method, underlined is tied for the highest mean."""
+    """Format a GitHub table: bold is better than every other method, underlined the highest mean or equal to it."""
 
     def show(cell: Cell) -> str:
-        mean = {"best": f"**{cell.mean}**", "tied": f"<ins>{cell.mean}</ins>"}.get(cell.mark, cell.mean)
+        line = f"<ins>{cell.mean}</ins>"
+        mean = {"best": f"**{cell.mean}**", "highest": line, "equal": line}.get(cell.mark, cell.mean)
         return replace(cell, mean=mean).text
 
     head, *lines = _grid(table, [_markdown_text(method) for method in table.methods], show)
@@ -87,7 +88,9 @@ def latex(table: Table) -> str:
     """Format a LaTeX `tabular` for a document that uses booktabs; notes are comments below it."""
 
     def show(cell: Cell) -> str:
-        mean = {"best": rf"\textbf{{{cell.mean}}}", "tied": rf"\underline{{{cell.mean}}}"}.get(cell.mark, cell.mean)
+        line = rf"\underline{{{cell.mean}}}"
+        mean = {"best": rf"\textbf{{{cell.mean}}}", "highest": line, "equal": line}.get(cell.mark, cell.mean)
+        mean += "?" * (cell.mark == "undecided")
         std = rf"{{\scriptsize $\pm$ {cell.std}}}" if cell.std else ""
         return spaced(mean, std, rf"{{\scriptsize ({cell.note})}}" if cell.note else "") or "--"
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isinf, isnan
 
 import pandas as pd
 
 from pbt_bench.analysis.statistics.labels import counted, joined, points, tick_label
-from pbt_bench.analysis.statistics.paired import FEWEST, Comparison, Standing
+from pbt_bench.analysis.statistics.paired import FEWEST, MARGIN, Comparison, Standing
 from pbt_bench.analysis.statistics.panel import Panel, summarise
 
 
@@ -20,8 +21,10 @@ class Conclusion:
     sparsity: str
     sentence: str
     nearest: str  # the compared method with the highest mean after the leader's; "" for none
-    difference: str  # leader - nearest, with its bootstrap interval
+    difference: str  # leader - nearest, with its 95% interval
     p: str  # p value of the paired t test of leader and nearest
+    detectable: str  # the smallest difference to the nearest that these seeds find with probability 0.8
+    seeds: str  # the number that would find the difference to the nearest with that probability; "" if it is found
 
 
 def conclude(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
@@ -37,7 +40,9 @@ def conclude(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
                 sentence=_sentence(standing, f"{standing.leader} ({mean:.2f} %)"),
                 nearest=first.other if first else "",
                 difference=_difference(first) if first else "",
-                p="" if first is None or first.p != first.p else "< 0.001" if first.p < 0.001 else f"{first.p:.3f}",
+                p="" if first is None or isnan(first.p) else "< 0.001" if first.p < 0.001 else f"{first.p:.3f}",
+                detectable="" if first is None or isnan(first.detectable) else f"{100 * first.detectable:.2f}",
+                seeds="" if first is None or standing.settled else _seeds(first),
             )
         )
     return said
@@ -80,17 +85,21 @@ def _order(standing: Standing, leader: str) -> str:
     pairs = min(comparison.pairs for comparison in standing.against)
     if pairs < FEWEST:
         return f"{highest}, but {counted(pairs, 'seed')} in common with some method cannot support any order."
-    beaten = [comparison.other for comparison in standing.against if comparison.supported]
-    if not beaten:
-        return f"{highest}, but the data cannot tell {leader.split(' ')[0]} from any other method."
-    return (
-        f"{highest}; {leader.split(' ')[0]} is better than {joined(beaten)}, not told apart: {joined(standing.tied)}."
-    )
+    said = [f"better than {joined(found)}"] if (found := standing.marked("worse")) else []
+    said += [f"equal within {100 * MARGIN:g} point to {joined(found)}"] if (found := standing.marked("equal")) else []
+    said += [f"undecided: {joined(found)}"] if (found := standing.marked("undecided")) else []
+    return f"{highest}; {', '.join(said)}." if said else f"{highest}."
+
+
+def _seeds(comparison: Comparison) -> str:
+    """Return the number of seeds that would decide; "" if the spread of the differences is unknown."""
+    needed = comparison.seeds_needed
+    return "" if isnan(needed) or comparison.level else "> 1000" if isinf(needed) else f"{needed:.0f}"
 
 
 def _difference(comparison: Comparison) -> str:
     mean = points(comparison.mean)
-    if comparison.low != comparison.low:
+    if isnan(comparison.low):
         return mean
     return f"{mean} [{points(comparison.low)}, {points(comparison.high)}]"
 

@@ -1,23 +1,27 @@
-"""Paired comparisons of two methods with the same dataset, model, sparsity and seeds."""
+"""Paired comparisons of two methods with the same dataset, model, sparsity and seeds.
+
+docs/statistics.md explains the choices; tests/analysis/statistics/test_simulation.py measures their error rates.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import combinations
+from math import inf, nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
 from pbt_bench.analysis.statistics.panel import Panel, counted_accuracy
 
 LEVEL = 0.05
+POWER = 0.8  # of the smallest difference that could be detected, and of the number of seeds that would decide
+MARGIN = 0.01  # accuracies that differ by less are equal for all practical purposes
 FEWEST = 3  # pairs; two pairs that agree by chance would seem exact
-_EXACT_SEEDS = 7  # pairs, with 1,716 distinct resamples; more pairs use _DRAWS random resamples
-_DRAWS = 10_000
-_AT_ONCE = 100  # columns whose resamples are in memory together
+_MOST_SEEDS = 1000  # that `seeds_needed` considers
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,70 @@ class Comparison:
     other: str
     pairs: int  # common seeds
     mean: float
-    low: float  # lower end of the bootstrap interval; NaN below two pairs
-    high: float
-    p: float  # p value of the paired t test; NaN below FEWEST pairs
-    p_holm: float  # corrected over all comparisons of one row: one sparsity
+    std: float  # of the differences, ddof = 1; NaN below two pairs
+    p: float  # two-sided p value of the paired t test; NaN below FEWEST pairs
+    p_holm: float  # corrected over the comparisons of one row: all pairs of methods at a sparsity
+
+    @property
+    def half(self) -> float:
+        """Half the 95% Student t interval of the mean difference; NaN if all differences are equal, or below two pairs.
+
+        Equal differences, of the same few test images on every seed, have no spread that an interval could use.
+        """
+        return self._quantile(1 - LEVEL / 2) * self._error
+
+    @property
+    def low(self) -> float:
+        """The lower end of the 95% interval."""
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        """The upper end of the 95% interval."""
+        return self.mean + self.half
 
     @property
     def level(self) -> bool:
         """True if the means are equal up to rounding."""
-        return abs(self.mean) < 1e-12
+        return abs(self.mean) < _ROUNDING
 
     @property
     def supported(self) -> bool:
-        """True if the leader is better: the interval is above zero, and the corrected test is significant."""
-        return self.low > 0 and self.p_holm < LEVEL
+        """True if the leader is better by the corrected test."""
+        return self.mean > 0 and self.p_holm < LEVEL
+
+    @property
+    def equal(self) -> bool:
+        """True if the methods are equal within MARGIN: two one-sided t tests, each at 0.05 (Schuirmann 1987)."""
+        if self.pairs < FEWEST:
+            return False
+        half = 0.0 if self.std < _ROUNDING else self._quantile(1 - LEVEL) * self._error
+        return abs(self.mean) + half < MARGIN
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true difference that this number of seeds finds with probability 0.8, at this spread."""
+        return (self._quantile(1 - LEVEL / 2) + self._quantile(POWER)) * self._error
+
+    @property
+    def seeds_needed(self) -> float:
+        """The number of seeds that would find this mean difference with probability 0.8, at this spread.
+
+        It is infinite for more than 1,000 seeds, and NaN if the spread is unknown.
+        """
+        if not self.std > _ROUNDING:
+            return nan
+        n = np.arange(2, _MOST_SEEDS + 1)
+        found = (stdtrit(n - 1, 1 - LEVEL / 2) + stdtrit(n - 1, POWER)) * self.std / np.sqrt(n) <= abs(self.mean)
+        return float(n[found.argmax()]) if found.any() else inf
+
+    @property
+    def _error(self) -> float:
+        """The standard error of the mean difference."""
+        return self.std / sqrt(self.pairs) if self.pairs > 1 and self.std > _ROUNDING else nan
+
+    def _quantile(self, probability: float) -> float:
+        return float(stdtrit(self.pairs - 1, probability)) if self.pairs > 1 else nan
 
 
 @dataclass(frozen=True)
@@ -57,19 +111,28 @@ class Standing:
     at_chance: tuple[str, ...] = ()
 
     @property
-    def tied(self) -> list[str]:
-        """The methods that the data cannot distinguish from the leader."""
-        return [] if self.settled else [other.other for other in self.against if not other.supported]
+    def marks(self) -> dict[str, str]:
+        """How the seeds place each method: `best`, `highest`, `equal`, `worse` or `undecided`.
 
-    @property
-    def marked(self) -> list[str]:
-        """The methods that a table marks like the leader: those of the same mean, and tied ones unless all are tied.
-
-        Fewer than FEWEST pairs support no conclusion, not even a tie.
+        `best` is better than every other method, `highest` has the highest mean without being so. `equal` is within
+        MARGIN of it, `worse` is below it by the corrected test, and `undecided` is neither. A single method has none.
         """
-        if len(self.tied) < len(self.against) + len(self.at_chance):
-            return [o.other for o in self.against if o.other in self.tied and (o.pairs >= FEWEST or o.level)]
-        return [other.other for other in self.against if other.level]
+        if not (self.against or self.at_chance):
+            return {}
+        found = {self.leader: "best" if self.settled else "highest"} | dict.fromkeys(self.at_chance, "worse")
+        for other in self.against:
+            if other.level:
+                found[other.other] = "highest"
+            elif self.settled or other.supported:
+                found[other.other] = "worse"
+            else:
+                found[other.other] = "equal" if other.equal else "undecided"
+        return found
+
+    def marked(self, mark: str) -> list[str]:
+        """Return the other methods with a mark, the nearest first."""
+        marks = self.marks
+        return [other.other for other in self.against if marks[other.other] == mark]
 
     @property
     def settled(self) -> bool:
@@ -78,7 +141,7 @@ class Standing:
         The single claim is made only if all tests agree: an intersection-union test (Berger 1982, Technometrics 24(4)).
         """
         others = bool(self.against or self.at_chance)
-        return others and all(other.low > 0 and other.p < LEVEL for other in self.against)
+        return others and all(other.mean > 0 and other.p < LEVEL for other in self.against)
 
 
 @dataclass(frozen=True)
@@ -115,22 +178,36 @@ def accuracies(panel: Panel) -> Accuracies:
 
 def standings(panel: Panel) -> list[Standing]:
     """Return the standing at each sparsity with an accuracy; diverged and collapsed runs count at chance accuracy."""
-    own = accuracies(panel)
+    return order(accuracies(panel))
+
+
+def order(own: Accuracies) -> list[Standing]:
+    """Compare the method of the highest mean with every other one, at each sparsity.
+
+    The p values of a sparsity are Holm-corrected over all pairs of methods, because the data choose the leader.
+    """
     counts = (~np.isnan(own.values)).sum(axis=0)
     means = np.where(counts > 0, np.nansum(own.values, axis=0) / np.maximum(counts, 1), -np.inf)
-    order = np.argsort(-means, axis=1, kind="stable")
+    ranked = np.argsort(-means, axis=1, kind="stable")
     rows = np.arange(len(own.sparsities))
-    leaders = order[:, 0] if len(rows) else rows
+    leaders = ranked[:, 0] if len(rows) else rows
     gaps = own.values[:, rows, leaders][:, :, None] - own.values
     out = own.ended & ((gaps > 0).sum(axis=0) == np.maximum((~np.isnan(gaps)).sum(axis=0), FEWEST))
-    gaps[:, out] = np.nan
-    gaps[:, rows, leaders] = np.nan  # do not compare the leader with itself
+    first, second = np.array(list(combinations(range(len(own.methods)), 2)), dtype=int).reshape(-1, 2).T
+    numbers = _paired(own.values[:, :, first] - own.values[:, :, second], out[:, first] | out[:, second])
+    pair = np.zeros((len(own.methods),) * 2, dtype=int)
+    pair[first, second] = pair[second, first] = np.arange(len(first))
     found = []
-    for row, line in enumerate(compare(gaps, own.methods)):
-        others = [i for i in order[row, 1:] if counts[row, i]]
-        against = tuple(line[i] for i in others if not out[row, i])
+    for row, leader in enumerate(leaders.tolist()):
+        others = [i for i in ranked[row, 1:].tolist() if counts[row, i]]
+        against = [
+            Comparison(own.methods[i], int(n), -mean if i < leader else mean, *rest)
+            for i in others
+            if not out[row, i]
+            for n, mean, *rest in (numbers[:, row, pair[leader, i]].tolist(),)
+        ]
         at_chance = tuple(own.methods[i] for i in others if out[row, i])
-        found.append(Standing(own.sparsities[row], own.methods[leaders[row]], against, at_chance))
+        found.append(Standing(own.sparsities[row], own.methods[leader], tuple(against), at_chance))
     return found
 
 
@@ -139,29 +216,33 @@ def compare(differences: NDArray[np.float64], methods: Sequence[str]) -> list[li
 
     Return one comparison per method for each row. The p values of a row are Holm-corrected together.
     """
+    numbers = _paired(differences, np.zeros(differences.shape[1:], dtype=bool))
+    return [
+        [Comparison(method, int(n), *rest) for method, (n, *rest) in zip(methods, row, strict=True)]
+        for row in np.moveaxis(numbers, 0, 2).tolist()
+    ]
+
+
+def _paired(differences: NDArray[np.float64], left_out: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return (pairs, mean, std, p, corrected p) of differences (seeds, rows, comparisons): (5, rows, comparisons)."""
     seeds, rows, width = differences.shape
-    flat = differences.reshape(seeds, rows * width)
+    flat = np.where(left_out, nan, differences).reshape(seeds, rows * width)
     pairs = (~np.isnan(flat)).sum(axis=0)
-    mean, low, high, p = (np.full(len(pairs), np.nan) for _ in range(4))
+    mean, std, p = (np.full(len(pairs), nan) for _ in range(3))
     for n in np.unique(pairs[pairs > 0]):
         columns = np.flatnonzero(pairs == n)
         kept = flat[:, columns].T
         values = kept[~np.isnan(kept)].reshape(len(columns), n).T
         mean[columns] = values.mean(axis=0)
         if n > 1:
-            low[columns], high[columns] = bootstrap_interval(values)
+            std[columns] = values.std(axis=0, ddof=1)
         if n >= FEWEST:
             p[columns] = paired_t(values)
     corrected = p.reshape(rows, width).copy()
     for line in corrected:
         known = ~np.isnan(line)
         line[known] = holm(line[known])
-    numbers = np.stack([mean, low, high, p, corrected.ravel()], axis=1).reshape(rows, width, 5).tolist()
-    counts = pairs.reshape(rows, width).tolist()
-    return [
-        [Comparison(method, n, *five) for method, n, five in zip(methods, counts[row], numbers[row], strict=True)]
-        for row in range(rows)
-    ]
+    return np.stack([pairs, mean, std, p, corrected.ravel()]).reshape(5, rows, width)
 
 
 def paired_t(differences: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -173,9 +254,9 @@ def paired_t(differences: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     n = len(differences)
     mean, error = differences.mean(axis=0), differences.std(axis=0, ddof=1) / np.sqrt(n)
-    same = error <= 1e-12  # equal up to rounding
+    same = error <= _ROUNDING  # equal up to rounding
     p = 2 * stdtr(n - 1, -np.abs(mean) / np.where(same, 1, error))
-    result: NDArray[np.float64] = np.where(same, np.where(np.abs(mean) <= 1e-12, 1, 2 / 2**n), p)
+    result: NDArray[np.float64] = np.where(same, np.where(np.abs(mean) <= _ROUNDING, 1, 2 / 2**n), p)
     return result
 
 
@@ -186,47 +267,3 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(stepped, 1)
     return corrected
-
-
-def bootstrap_interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the 95% bootstrap interval of the mean of each column of an (n, k) array by expanded percentiles.
-
-    Plain percentiles are too narrow for few values. Expanded percentiles at Phi(-sqrt(n / (n - 1)) t(0.975, n - 1))
-    make the interval of normal data as wide as Student's (Hesterberg 2015, The American Statistician 69(4), Sec. 5.3).
-    For n = 3 the interval is the range of the values. Up to 7 rows, all resamples are used; for more rows, 10,000
-    random resamples with a fixed seed.
-    """
-    n = len(values)
-    tail = float(ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.975)))
-    counts, weights = _resamples(n)
-    if n > _EXACT_SEEDS:  # all resamples have the same weight: a partial sort finds both percentiles
-        rank = int(tail * len(counts))
-        found = [
-            np.partition(counts @ part / n, [rank, len(counts) - 1 - rank], axis=0)[[rank, -1 - rank]]
-            for part in np.array_split(values, -(-values.shape[1] // _AT_ONCE), axis=1)
-        ]
-        low, high = np.concatenate(found, axis=1)
-        return low, high
-    means = counts @ values / n
-    order = np.argsort(means, axis=0)
-    sums = np.cumsum(weights[order], axis=0)
-    ranked = np.take_along_axis(means, order, axis=0)
-    columns = np.arange(values.shape[1])
-    last = len(means) - 1
-    return (
-        ranked[np.minimum((sums < tail).sum(axis=0), last), columns],
-        ranked[np.minimum((sums < 1 - tail).sum(axis=0), last), columns],
-    )
-
-
-@lru_cache(maxsize=4)  # one entry for 111 rows takes 9 MB
-def _resamples(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the number of draws of each of n rows in each resample, and the probability of each resample."""
-    if n > _EXACT_SEEDS:
-        drawn = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=_DRAWS).astype(float)
-        return drawn, np.full(_DRAWS, 1 / _DRAWS)
-    found = [np.bincount(rows, minlength=n) for rows in itertools.combinations_with_replacement(range(n), n)]
-    counts = np.array(found, dtype=float)
-    factorials = np.cumprod([1.0, *range(1, n + 1)])
-    weights = factorials[n] / factorials[counts.astype(int)].prod(axis=1) / float(n) ** n
-    return counts, weights

@@ -1,4 +1,4 @@
-"""A study: its panels with published numbers, upper bounds and overlaps of masks; its variants and its ranks."""
+"""A study: its panels with published numbers, bounds and overlaps of masks; its variants, all settings together."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from functools import cached_property
 import pandas as pd
 
 from pbt_bench.analysis.records.published import Published
-from pbt_bench.analysis.statistics.average_ranks import Ranks, rank_methods
 from pbt_bench.analysis.statistics.jaccard import Masks, mask_overlaps
 from pbt_bench.analysis.statistics.literature import with_published
 from pbt_bench.analysis.statistics.method_styles import LOTTERY_TICKET, PRUNED_AFTER_TRAINING
 from pbt_bench.analysis.statistics.panel import Panel, panels
+from pbt_bench.analysis.statistics.pooled import Pooled, pool
 from pbt_bench.analysis.statistics.variant_effects import AXES, Variant, find_variants
 
 # What a panel and its upper bound share.
@@ -43,9 +43,9 @@ class Study:
         return find_variants(self.panels)
 
     @cached_property
-    def ranks(self) -> Ranks:
-        """The average ranks of the methods over all settings."""
-        return rank_methods(self.panels)
+    def pooled(self) -> Pooled:
+        """The comparison of the methods over all settings."""
+        return pool(self.panels)
 
     @cached_property
     def datasets(self) -> dict[str, list[Panel]]:

@@ -17,8 +17,8 @@ from pbt_bench.spec import DENSE
 
 HERE, PUBLISHED, DIFFERENCE = "here", "published", "Δ"
 _MARKS = (
-    "Bold: better than every other method. Underlined: the highest mean and, where some method is worse, "
-    "all that cannot be told from it."
+    "Bold: better than every other method. Underlined: the highest mean, and methods equal to it within one point (two "
+    "one-sided tests). A question mark: these seeds decide neither that nor that the method is worse. Unmarked: worse."
 )
 
 
@@ -29,12 +29,13 @@ class Cell:
     mean: str = ""
     std: str = ""  # empty for a single run
     note: str = ""  # "n = 2" if seeds are missing, "1 collapsed", "missing"
-    mark: str = ""  # "best": better than every other method; "tied": the highest mean, or indistinguishable from it
+    mark: str = ""  # how the seeds place the method at this sparsity: see Standing.marks
 
     @property
     def text(self) -> str:
-        """Mean, standard deviation and note without the mark, for example `90.00 ± 2.00 (n = 2)`."""
-        return spaced(self.mean, f"± {self.std}" if self.std else "", f"({self.note})" if self.note else "") or "–"
+        """Mean, standard deviation and note, for example `90.00 ± 2.00 (n = 2)`, with `?` if undecided."""
+        std, note = f"± {self.std}" if self.std else "", f"({self.note})" if self.note else ""
+        return spaced(self.mean, std, note, "?" if self.mark == "undecided" else "") or "–"
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ def accuracy_table(panel: Panel, found: Sequence[Standing]) -> Table:
     rows = panel.printed
     if len(rows):
         numbers = _add_published(numbers, rows, panel)
-    marks = {(standing.leader, standing.sparsity): "best" if standing.settled else "tied" for standing in found}
-    marks |= {(method, standing.sparsity): "tied" for standing in found for method in standing.marked}
+    marks = {(method, each.sparsity): mark for each in found for method, mark in each.marks.items()}
     alone = len(rows) > 0 and bool((rows["sparsity"] > 0).any()) and not numbers["n"].any()
     lines = []
     for sparsity in sorted(numbers["sparsity"].unique()):

@@ -32,7 +32,7 @@ def own_figure(data) -> Figure:
     drawn.subplots()
     return drawn
 '''
-TABLE = {"panel": "data.runs[['seed']]", "dataset": "data[0].runs[['seed']]", "study": "data.ranks.pairs"}
+TABLE = {"panel": "data.runs[['seed']]", "dataset": "data[0].runs[['seed']]", "study": "data.pooled.pairs"}
 GRID = """# A study.
 name = "study"
 [grid]

@@ -39,11 +39,8 @@ def test_each_sparsity_gets_the_sentence_its_numbers_allow(record: Callable[...,
     found, said = concluded(runs)
     assert [(c.sparsity, c.sentence) for c in found] == [
         ("0.9", "snip (91.00 %) is better than every other method."),
-        ("0.95", "fts (81.00 %) has the highest mean; fts is better than random, not told apart: snip."),
-        (
-            "0.98",
-            "snip (60.00 %) and fts share the highest mean, but the data cannot tell snip from any other method.",
-        ),
+        ("0.95", "fts (81.00 %) has the highest mean; better than random, undecided: snip."),
+        ("0.98", "snip (60.00 %) and fts share the highest mean."),
         (
             "0.99",
             "snip (50.00 %) has the highest mean, but 2 seeds in common with some method cannot support any order.",
@@ -51,7 +48,9 @@ def test_each_sparsity_gets_the_sentence_its_numbers_allow(record: Callable[...,
         ("0.995", "Only snip (50.00 %) has an accuracy: nothing to compare."),
     ]
     assert found[1].nearest == "snip"
-    assert found[1].difference == "+1.00 [-1.00, +3.00]", "of three seeds the interval is the range"
+    assert found[1].difference == "+1.00 [-3.97, +5.97]", "Student t"
+    assert (found[1].detectable, found[1].seeds) == ("6.19", "34")
+    assert found[0].seeds == ""
     assert found[3].p == ""
     assert "Highest mean accuracy: snip at 0.9, 0.99 and 0.995; fts at 0.95; no single method at 0.98." in said
     assert "The leader is better than every other method at 0.9; elsewhere the order at the top is not settled." in said
@@ -77,6 +76,5 @@ def test_a_method_at_chance_in_every_run_is_named_and_corrects_nothing(record: C
     runs += cell(record, "fts", 0.9, [0.1, 0.1, 0.1], "collapsed") + cell(record, "random", 0.9, [0.3, 0.3, 0.33])
     found, _ = concluded(runs)
     assert found[0].sentence == (
-        "snip (51.00 %) has the highest mean; snip is better than random, not told apart: synflow. "
-        "At chance in every run: fts."
+        "snip (51.00 %) has the highest mean; better than random, undecided: synflow. At chance in every run: fts."
     )

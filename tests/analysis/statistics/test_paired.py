@@ -15,7 +15,6 @@ from pbt_bench.analysis.statistics.paired import (
     Comparison,
     Standing,
     accuracies,
-    bootstrap_interval,
     compare,
     holm,
     paired_t,
@@ -43,31 +42,42 @@ def test_holm_by_hand() -> None:
     assert len(holm(np.array([]))) == 0
 
 
-def test_of_three_values_the_interval_is_their_range() -> None:
-    low, high = bootstrap_interval(np.array([[1.0, -5.0], [2.0, 0.0], [4.0, 5.0]]))
-    assert low.tolist() == [1, -5]
-    assert high.tolist() == [4, 5]
+def one(values: Sequence[float]) -> Comparison:
+    """Compare two methods with these differences."""
+    return compare(np.reshape(values, (-1, 1, 1)), ["other"])[0][0]
 
 
-def test_all_resamples_and_random_ones_agree_with_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.random.default_rng(3).exponential(1, (7, 1))
-    exact = np.ravel(bootstrap_interval(values))
-    tail = stats.norm.cdf(-np.sqrt(7 / 6) * stats.t.ppf(0.975, 6))
-    other = stats.bootstrap(
-        (values[:, 0],), np.mean, n_resamples=60_000, method="percentile", confidence_level=1 - 2 * tail, rng=1
-    ).confidence_interval
-    assert exact == pytest.approx(other, rel=0.03)
-    monkeypatch.setattr("pbt_bench.analysis.statistics.paired._EXACT_SEEDS", 2)
-    paired._resamples.cache_clear()
-    assert np.ravel(bootstrap_interval(values)) == pytest.approx(exact, rel=0.08)
-    paired._resamples.cache_clear()
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_the_interval_is_students(n: int) -> None:
+    values = np.random.default_rng(n).normal(0.02, 0.01, n)
+    found = one(values)
+    expected = stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert np.isnan(one(values[:1]).low)
+    assert np.isnan(one([0.1] * n).low), "equal differences have no spread"
 
 
-@pytest.mark.parametrize("n", [5, 10])
-def test_the_interval_covers_the_mean_of_normal_data_about_as_often_as_students(n: int) -> None:
-    values = np.random.default_rng(n).normal(0, 1, (n, 600))
-    low, high = bootstrap_interval(values)
-    assert 0.9 < np.mean((low <= 0) & (high >= 0)) < 0.97
+def test_methods_are_equal_within_a_point_by_two_one_sided_tests() -> None:
+    values = np.array([0.001, -0.002, 0.0015, 0.0])
+    ends = [stats.ttest_1samp(values + shift, 0, alternative=side).pvalue for shift, side in
+            ((paired.MARGIN, "greater"), (-paired.MARGIN, "less"))]  # fmt: skip
+    assert max(ends) < 0.05
+    assert one(values).equal
+    assert not one(6 * values).equal
+    assert not one(values + 0.0095).equal
+    assert one([0.0] * 3).equal
+    assert not one([0.0] * 2).equal, "two seeds decide nothing"
+
+
+def test_detectable_differences_and_seeds_have_the_stated_power() -> None:
+    found = one([0.01, 0.03, 0.05, 0.01, 0.02])
+    draws = np.random.default_rng(0).normal(found.detectable, found.std, (5, 20_000))
+    assert np.mean(paired_t(draws) < 0.05) == pytest.approx(0.8, abs=0.04)
+    few = one([0.01, -0.01, 0.02])
+    draws = np.random.default_rng(0).normal(few.mean, few.std, (int(few.seeds_needed), 20_000))
+    assert np.mean(paired_t(draws) < 0.05) == pytest.approx(0.8, abs=0.04)
+    assert one([1e-6, -0.01, 0.01]).seeds_needed == np.inf
+    assert np.isnan(one([0.1, 0.1, 0.1]).seeds_needed)
 
 
 def test_methods_are_compared_on_the_seeds_that_both_have(record: Callable[..., RunRecord]) -> None:
@@ -86,12 +96,12 @@ def test_methods_are_compared_on_the_seeds_that_both_have(record: Callable[..., 
     snip, random = standing.against
     assert (snip.other, snip.pairs, random.other, random.pairs) == ("snip", 3, "random", 1)
     assert snip.mean == pytest.approx((-0.02 - 0.01 - 0.01) / 3)
-    assert (snip.low, snip.high) == (pytest.approx(-0.02), pytest.approx(-0.01))
+    assert snip.std == pytest.approx(np.std([-0.02, -0.01, -0.01], ddof=1))
     assert snip.p == pytest.approx(stats.ttest_rel([0.9, 0.8, 0.7], [0.88, 0.79, 0.69]).pvalue)
     assert random.mean == pytest.approx(0.19)
     assert np.isnan(random.p)
     assert np.isnan(random.p_holm)
-    assert standing.tied == ["snip", "random"]
+    assert standing.marks == {"fts": "highest", "snip": "undecided", "random": "undecided"}
     assert not standing.settled
 
 
@@ -109,26 +119,22 @@ def test_to_be_better_than_all_needs_no_correction_and_than_some_does(record: Ca
     alike = [0.80, 0.78, 0.73]
     both = standing({"snip": leader, "fts": alike, "synflow": alike})
     assert [other.p for other in both.against] == pytest.approx([0.0248] * 2, rel=0.02)
-    assert [other.p_holm for other in both.against] == pytest.approx([0.0496] * 2, rel=0.02)
-    three = standing({"snip": leader, "fts": alike, "synflow": alike, "random": alike})
-    assert not any(other.supported for other in three.against)
-    assert three.settled
-    assert three.tied == []
-    four = standing({"snip": leader, "fts": alike, "synflow": alike, "random": alike, "grasp": [0.9, 0.89, 0.91]})
+    assert [other.p_holm for other in both.against] == pytest.approx([3 * 0.0248] * 2, rel=0.02), "of three pairs"
+    assert not any(other.supported for other in both.against)
+    assert both.settled
+    assert both.marks == {"snip": "best", "fts": "worse", "synflow": "worse"}
+    four = standing({"snip": leader, "fts": alike, "grasp": [0.9, 0.87, 0.91], "random": [0.7, 0.7001, 0.6999]})
     assert not four.settled
-    assert four.tied == ["grasp", "random", "synflow", "fts"]
+    assert four.marks == {"snip": "highest", "grasp": "undecided", "fts": "undecided", "random": "worse"}
 
 
-def against(
-    other: str, *, mean: float = 0.1, low: float = 0.05, p: float = 0.01, p_holm: float = 0.02, pairs: int = 3
-) -> Comparison:
-    return Comparison(other, pairs, mean, low, mean + 0.05, p, p_holm)
+def against(other: str, *, mean: float = 0.1, p: float = 0.01, p_holm: float = 0.02, std: float = 0.01) -> Comparison:
+    return Comparison(other, 3, mean, std, p, p_holm)
 
 
-def test_a_difference_is_supported_by_interval_and_test() -> None:
+def test_a_difference_is_supported_by_the_corrected_test() -> None:
     assert against("x").supported
-    assert not against("x", low=0.0).supported
-    assert not against("x", low=-0.01).supported
+    assert not against("x", mean=-0.1).supported
     assert not against("x", p_holm=0.05).supported
     assert not against("x", p=0.04, p_holm=0.08).supported
     assert [against("x", mean=mean).level for mean in (0.0, 1e-15, -1e-15, 1e-6, -1e-6)] == [True] * 3 + [False] * 2
@@ -141,21 +147,19 @@ def test_a_leader_is_settled_if_every_comparison_says_so() -> None:
     assert settled(against("x"), against("y", p_holm=0.5))
     assert settled(at_chance=("z",))
     assert not settled()
-    for weak in ({"low": 0.0}, {"low": -0.01}, {"p": 0.05}, {"p": 0.2}, {"p": np.nan}):
-        assert not settled(against("x"), against("y", **weak)), weak  # type: ignore[arg-type]
+    for weak in ({"mean": -0.1}, {"p": 0.05}, {"p": 0.2}, {"p": np.nan}):
+        assert not settled(against("x"), against("y", **weak)), weak
 
 
-def test_methods_are_tied_and_marked_as_the_data_say() -> None:
-    def marked(*comparisons: Comparison, at_chance: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
-        standing = Standing(0.9, "leader", comparisons, at_chance)
-        return standing.tied, standing.marked
-
-    better, near = against("better"), against("near", low=-0.01, p=0.2, p_holm=0.4)
-    few, level = against("few", low=-0.01, p=np.nan, pairs=2), against("level", mean=0.0, low=-0.01, p=1, pairs=2)
-    assert marked(better) == ([], [])
-    assert marked(better, near, few, level) == (["near", "few", "level"], ["near", "level"])
-    assert marked(near, level) == (["near", "level"], ["level"]), "all are tied, which says nothing"
-    assert marked(near, few, at_chance=("z",)) == (["near", "few"], ["near"])
+def test_a_method_is_marked_as_the_seeds_decide() -> None:
+    near = against("near", mean=0.001, std=0.001, p=0.2, p_holm=0.4)
+    wide = against("wide", mean=0.2, std=0.2, p=0.2, p_holm=0.4)
+    standing = Standing(0.9, "leader", (against("worse"), near, wide), ("z",))
+    assert standing.marks == {
+        "leader": "highest", "worse": "worse", "near": "equal", "wide": "undecided", "z": "worse",
+    }  # fmt: skip
+    assert standing.marked("equal") == ["near"]
+    assert Standing(0.9, "leader", (against("x"),)).marks == {"leader": "best", "x": "worse"}
 
 
 def study(record: Callable[..., RunRecord], values: Mapping[tuple[str, float], Mapping[int, float | None]]) -> Panel:
@@ -197,7 +201,7 @@ def test_every_sparsity_has_its_own_leader_and_order(record: Callable[..., RunRe
     assert (first.sparsity, first.leader, first.at_chance) == (0.9, "fts", ("random",))
     assert [(other.other, other.pairs) for other in first.against] == [("snip", 3), ("magnitude", 2)]
     assert [other.mean for other in first.against] == pytest.approx([0.04 / 3, (0.81 + 0.8) / 2])
-    assert first.against[1].low == pytest.approx(0.8, abs=1e-6)
+    assert first.against[1].std == pytest.approx(np.std([0.81, 0.8], ddof=1))
     assert np.isnan(first.against[1].p), "two pairs are too few"
 
     assert (second.sparsity, second.leader, second.at_chance) == (0.98, "synflow", ())
@@ -249,39 +253,10 @@ def test_columns_are_compared_each_with_its_own_pairs() -> None:
         values = draws[:, row, column]
         values, other = values[~np.isnan(values)], found[row][column]
         if len(values) == 0:
-            assert np.isnan([other.mean, other.low, other.high, other.p, other.p_holm]).all()
+            assert np.isnan([other.mean, other.std, other.low, other.high, other.p, other.p_holm]).all()
             continue
         assert other.mean == pytest.approx(values.mean())
-        assert [other.low, other.high] == pytest.approx(np.ravel(bootstrap_interval(values[:, None])))
+        assert other.std == pytest.approx(values.std(ddof=1))
         assert other.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue if len(values) > 2 else np.nan, nan_ok=True)
     assert [other.p_holm for other in found[0]] == pytest.approx(holm(np.array([other.p for other in found[0]])))
     assert found[1][1].p_holm == found[1][1].p, "the only test of its row"
-
-
-@pytest.mark.parametrize("n", [2, 3, 4, 5])
-def test_the_interval_of_few_values_is_that_of_all_resamples(n: int) -> None:
-    values = np.random.default_rng(n).exponential(1, (n, 3))
-    tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1))
-    means = np.sort([values[list(rows)].mean(axis=0) for rows in itertools.product(range(n), repeat=n)], axis=0)
-    low, high = bootstrap_interval(values)
-    assert low == pytest.approx(means[int(np.ceil(tail * len(means))) - 1])
-    assert high == pytest.approx(means[int(np.ceil((1 - tail) * len(means))) - 1])
-
-
-def test_the_interval_of_many_values_is_that_of_seeded_resamples() -> None:
-    values = np.random.default_rng(1).exponential(1, (8, 230))
-    tail = stats.norm.cdf(-np.sqrt(8 / 7) * stats.t.ppf(0.975, 7))
-    drawn = np.random.default_rng(0).multinomial(8, [1 / 8] * 8, size=10_000)
-    means = np.sort(drawn @ values / 8, axis=0)
-    low, high = bootstrap_interval(values)
-    assert low == pytest.approx(means[int(tail * 10_000)])
-    assert high == pytest.approx(means[::-1][int(tail * 10_000)])
-
-
-@pytest.mark.parametrize(("n", "number"), [(2, 3), (3, 10), (7, 1716), (8, 10_000)])
-def test_resamples_have_probabilities(n: int, number: int) -> None:
-    counts, weights = paired._resamples(n)
-    assert counts.shape == (number, n)
-    assert (counts.sum(axis=1) == n).all()
-    assert weights.sum() == pytest.approx(1)
-    assert weights @ counts == pytest.approx(np.ones(n), abs=0.05)

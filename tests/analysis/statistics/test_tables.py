@@ -64,6 +64,9 @@ def table(record: Callable[..., RunRecord]) -> Table:
     )
 
 
+BELOW = [("87.00", "2.20"), ("72.00", "1.90"), ("10.00", "0.00")]
+
+
 def test_rows_are_sparsities_and_columns_methods(table: Table) -> None:
     assert table.methods == ["snip", "fts", "synflow", "my_method"], "in the order of the study"
     assert table.rows == [
@@ -71,16 +74,16 @@ def test_rows_are_sparsities_and_columns_methods(table: Table) -> None:
         Row(
             "0.9",
             "here",
-            [Cell("90.00", "2.00", "", "best"), Cell("87.00", "2.20"), Cell("72.00", "1.90"), Cell("10.00", "0.00")],
+            [Cell("90.00", "2.00", "", "best"), *(Cell(*each, "", "worse") for each in BELOW)],
         ),
         Row(
             "0.98",
             "here",
             [
-                Cell("60.00", "10.00", "", "tied"),
-                Cell("51.00", "15.56", "n = 2"),
+                Cell("60.00", "10.00", "", "highest"),
+                Cell("51.00", "15.56", "n = 2", "undecided"),
                 Cell("", "", "missing"),
-                Cell("10.00", "0.00"),
+                Cell("10.00", "0.00", "", "worse"),
             ],
         ),
     ]
@@ -91,14 +94,14 @@ def test_markdown(table: Table) -> None:
     assert lines[2] == "| sparsity | snip | fts | synflow | my\\_method |"
     assert "| 0 (dense) | 96.00 ± 1.00 |  |  |  |" in lines
     assert "| 0.9 | **90.00** ± 2.00 | 87.00 ± 2.20 | 72.00 ± 1.90 | 10.00 ± 0.00 |" in lines
-    assert lines[-1].startswith("| 0.98 | <ins>60.00</ins> ± 10.00 | 51.00 ± 15.56 (n = 2) | (missing)")
+    assert lines[-1].startswith("| 0.98 | <ins>60.00</ins> ± 10.00 | 51.00 ± 15.56 (n = 2) ? | (missing)")
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines[2:]}) == 1
 
 
 def test_latex_marks_and_escapes(table: Table) -> None:
     text = latex(table)
     assert r"sparsity & snip & fts & synflow & my\_method \\" in text
-    assert r"0.98 & \underline{60.00} {\scriptsize $\pm$ 10.00} & 51.00 {" in text
+    assert r"0.98 & \underline{60.00} {\scriptsize $\pm$ 10.00} & 51.00? {" in text
     assert r"0.9 & \textbf{90.00} {\scriptsize $\pm$ 2.00} & 87.00" in text
     assert r"0 (dense) & \multicolumn{4}{c}{96.00 {\scriptsize $\pm$ 1.00}} \\" in text
 
@@ -110,15 +113,15 @@ def test_csv_has_the_same_layout(tmp_path: Path, table: Table) -> None:
             ["sparsity", "snip", "fts", "synflow", "my_method"],
             ["0 (dense)", "96.00 ± 1.00", "", "", ""],
             ["0.9", "90.00 ± 2.00", "87.00 ± 2.20", "72.00 ± 1.90", "10.00 ± 0.00"],
-            ["0.98", "60.00 ± 10.00", "51.00 ± 15.56 (n = 2)", "(missing)", "10.00 ± 0.00"],
+            ["0.98", "60.00 ± 10.00", "51.00 ± 15.56 (n = 2) ?", "(missing)", "10.00 ± 0.00"],
         ]
 
 
 def test_all_with_the_highest_mean_are_marked_alike(record: Callable[..., RunRecord]) -> None:
     alike = {("snip", 0.9): [0.7, 0.8, 0.9], ("fts", 0.9): [0.8, 0.9, 0.7], ("random", 0.9): [0.8, 0.6, 0.9]}
     table = made(record, alike)
-    assert [cell.mark for cell in table.rows[0].cells] == ["tied", "tied", ""], "no method is told from another"
-    assert "Underlined: the highest mean and" in table.caption
+    assert [cell.mark for cell in table.rows[0].cells] == ["highest", "highest", "undecided"]
+    assert "Underlined: the highest mean, and methods equal" in table.caption
 
 
 def test_a_method_at_chance_in_every_run_is_told_apart_from_the_marked(record: Callable[..., RunRecord]) -> None:
@@ -134,7 +137,7 @@ def test_a_method_at_chance_in_every_run_is_told_apart_from_the_marked(record: C
     ]
     (panel,) = panels(frame(runs))
     (row,) = accuracy_table(panel, standings(panel)).rows
-    assert [cell.mark for cell in row.cells] == ["tied", "tied", ""]
+    assert [cell.mark for cell in row.cells] == ["highest", "undecided", "worse"]
 
 
 def test_numbers_hold_status_counts(tmp_path: Path, table: Table) -> None:
@@ -155,7 +158,7 @@ def test_runs_that_ended_at_chance_are_shown_as_such(record: Callable[..., RunRe
     runs = [record(specs[0], accuracy=0.7), record(specs[1], "collapsed", 0.3), record(specs[2], "failed")]
     (panel,) = panels(frame(runs))
     (row,) = accuracy_table(panel, standings(panel)).rows
-    assert row.cells == [Cell("40.00", "42.43", "n = 2, 1 collapsed, 1 failed", "tied")]
+    assert row.cells == [Cell("40.00", "42.43", "n = 2, 1 collapsed, 1 failed")]
 
 
 @pytest.fixture
@@ -269,8 +272,8 @@ def beside(record: Callable[..., RunRecord], tmp_path: Path) -> Table:
 
 CAPTION = (
     "test accuracy in percent, mean ± standard deviation over 2 seeds, beside it what papers printed. "
-    "Bold: better than every other method. Underlined: the highest mean and, where some method is worse, "
-    "all that cannot be told from it."
+    "Bold: better than every other method. Underlined: the highest mean, and methods equal to it within one point (two "
+    "one-sided tests). A question mark: these seeds decide neither that nor that the method is worse. Unmarked: worse."
 )
 
 
@@ -287,11 +290,11 @@ def test_a_table_beside_published_numbers_in_latex(beside: Table) -> None:
         r" & published & \multicolumn{2}{c}{96.00} \\",
         r" & $\Delta$ & \multicolumn{2}{c}{+0.00} \\",
         r"\midrule",
-        r"0.9 & here & \underline{91.00} {\scriptsize $\pm$ 1.41} & 45.00 {\scriptsize $\pm$ 7.07} \\",
+        r"0.9 & here & \underline{91.00} {\scriptsize $\pm$ 1.41} & 45.00? {\scriptsize $\pm$ 7.07} \\",
         r" & published & 89.50 {\scriptsize $\pm$ 0.50} & -- \\",
         r" & $\Delta$ & +1.50 & -- \\",
         r"\addlinespace",
-        r"0.98 & here & \underline{55.00} {\scriptsize $\pm$ 7.07} & 40.00 {\scriptsize (n = 1)} \\",
+        r"0.98 & here & \underline{55.00} {\scriptsize $\pm$ 7.07} & 40.00? {\scriptsize (n = 1)} \\",
         r"\bottomrule",
         r"\end{tabular}",
     ]
@@ -310,8 +313,8 @@ def test_a_plain_table_in_latex_has_no_column_of_kinds(record: Callable[..., Run
         r"sparsity & snip \\",
         r"\midrule",
         r"0 (dense) & 90.00 {\scriptsize (n = 1)} \\",
-        r"0.9 & \underline{75.00} {\scriptsize $\pm$ 7.07} \\",
-        r"0.98 & \underline{55.00} {\scriptsize $\pm$ 7.07} \\",
+        r"0.9 & 75.00 {\scriptsize $\pm$ 7.07} \\",
+        r"0.98 & 55.00 {\scriptsize $\pm$ 7.07} \\",
         r"\bottomrule",
         r"\end{tabular}",
         "",
@@ -328,10 +331,10 @@ def test_a_table_beside_published_numbers_in_markdown_and_csv(beside: Table, tmp
         "| 0 (dense) | here | 96.00 ± 1.41 |  |",
         "| 0 (dense) | published | 96.00 |  |",
         "| 0 (dense) | Δ | +0.00 |  |",
-        "| 0.9 | here | <ins>91.00</ins> ± 1.41 | 45.00 ± 7.07 |",
+        "| 0.9 | here | <ins>91.00</ins> ± 1.41 | 45.00 ± 7.07 ? |",
         "| 0.9 | published | 89.50 ± 0.50 | – |",
         "| 0.9 | Δ | +1.50 | – |",
-        "| 0.98 | here | <ins>55.00</ins> ± 7.07 | 40.00 (n = 1) |",
+        "| 0.98 | here | <ins>55.00</ins> ± 7.07 | 40.00 (n = 1) ? |",
     ]
     save_table(beside, tmp_path / "new" / "folder" / "x")
     assert (tmp_path / "new" / "folder" / "x.md").read_text(encoding="utf-8") == markdown(beside)

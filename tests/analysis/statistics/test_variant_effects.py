@@ -44,12 +44,12 @@ def test_differences_are_of_the_same_seed(shuffled: Variant) -> None:
     assert table.title == "d / m: sanity shuffle against none"
     assert table.methods == ["snip", "fts"]
     assert [(row.sparsity, row.cells) for row in table.rows] == [
-        ("0.9", [Cell("-11.00", "", "-12.00 to -10.00", "best"), Cell("+5.00")]),
-        ("0.98", [Cell("+0.00", "", "-2.00 to +2.00"), Cell("", "", "missing")]),
+        ("0.9", [Cell("-11.00", "", "-13.48 to -8.52", "best"), Cell("+5.00")]),
+        ("0.98", [Cell("+0.00", "", "-4.97 to +4.97"), Cell("", "", "missing")]),
         # Of each seed the mean over sparsities: -5, -4.5 and -7.
-        ("mean", [Cell("-5.50", "", "-7.00 to -4.50", "best"), Cell("+5.00")]),
+        ("mean", [Cell("-5.50", "", "-8.79 to -2.21", "best"), Cell("+5.00")]),
     ]
-    assert "| 0.9 | **-11.00** (-12.00 to -10.00) | +5.00 |" in markdown(table)
+    assert "| 0.9 | **-11.00** (-13.48 to -8.52) | +5.00 |" in markdown(table)
     assert r"\textbf{-11.00}" in latex(table)
     assert set(table.numbers["pairs"]) == {3, 1, 0}
 
