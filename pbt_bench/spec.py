@@ -27,7 +27,9 @@ Value = bool | int | float | str
 Revision = int | str  # a number, or a digest of the source of a file outside the project
 Seed = Annotated[int, Constraint("at least 0 and below 2^63", lambda value: 0 <= value < 2**63)]
 Sparsity = Annotated[float, Constraint("at least 0 and below 1", lambda value: 0 <= value < 1)]
-Warmup = Annotated[str, matching(r"none|[1-9]\d* (epochs|steps)", "'none', 'N epochs' or 'N steps'")]
+_DURATION = r"[1-9]\d* (epochs|steps)"
+Warmup = Annotated[str, matching(rf"none|{_DURATION}", "'none', 'N epochs' or 'N steps'")]
+Rewind = Annotated[str, matching(rf"0|{_DURATION}", "'0', 'N epochs' or 'N steps'")]  # type of an option of a statistic
 _FOLDER_TEXT = "letters, digits, '.', '_' or '-' (it names a folder)"
 PatternName = Annotated[str, Constraint("'none', 'channel' or 'N:M'", lambda value: parse(value) or True)]
 FolderName = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", _FOLDER_TEXT)]

@@ -126,10 +126,9 @@ class Executor:
         status: Status = "collapsed"
         if masked.connected:
             so_far = msgspec.json.encode(pruning).decode()
-            with saving(checkpoint, phase="train", pruning=so_far, masks=masks) as saver:
-                trained = train(
-                    model, masks, data, spec.recipe, spec.seed, on_epoch, saver, state and state["training"]
-                )
+            with saving(checkpoint, phase="train", pruning=so_far, masks=masks, begin=masked.begin) as saver:
+                training = state and state["training"]
+                trained = train(model, masks, data, spec.recipe, spec.seed, on_epoch, saver, training, masked.begin)
             status = "diverged" if trained.diverged else "done"
         realised = realised_sparsity(dict(model.named_parameters()), masks)
         record = RunRecord.new(

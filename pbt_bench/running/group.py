@@ -25,7 +25,7 @@ from pbt_bench.running.record import Layer, Pruning, digest
 from pbt_bench.running.statistic_training import StatisticTraining
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, Recipe, RunSpec, Scoring
-from pbt_bench.training.loop import Saver, StateError, warm_up
+from pbt_bench.training.loop import Saver, StateError, steps_of, warm_up
 from pbt_bench.training.stepper import State
 
 
@@ -37,6 +37,7 @@ class MaskedNetwork:
     masks: Masks
     pruning: Pruning
     connected: bool = True  # a path of kept weights joins input and output
+    begin: str | int = 0  # of its training: "N epochs", "N steps" or the number of the steps before it
 
 
 class Group:
@@ -70,24 +71,29 @@ class Group:
         model = copy.deepcopy(self.model)
         pruned = self._prune(spec, saver, state)
         masks = _shuffled(pruned.masks, spec.seed) if spec.sanity == "shuffle" else pruned.masks
+        if pruned.start:
+            model.load_state_dict(dict(pruned.start.state))
         if spec.rewind:
             model.load_state_dict(self._initial)
         if spec.sanity == "reinit":
             model = self.build(derive(spec.seed, "reinit"))
         apply(model, masks)
         diagnosis = diagnose(model, masks, self.data.inputs(self.data.train.example()))
-        return MaskedNetwork(model, masks, _pruning(diagnosis, pruned, masks), diagnosis.connected)
+        begin = pruned.start.begin if pruned.start else 0
+        return MaskedNetwork(model, masks, _pruning(diagnosis, pruned, masks), diagnosis.connected, begin)
 
     def restore(self, spec: RunSpec, state: State) -> MaskedNetwork:
         """Return the result of `mask` when `state` was saved; the training restores the weights."""
         try:
             pruning = msgspec.json.decode(state["pruning"], type=Pruning)
             masks = {name: mask.to(self._device) for name, mask in state["masks"].items()}
+            begin = state.get("begin", 0)
+            steps_of(begin, 1)  # raises RequestError, a ValueError, for another value
             if digest({name: mask.cpu().numpy() for name, mask in masks.items()}) != pruning.mask_digest:
                 raise ValueError("its masks have another digest")
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise StateError(str(error)) from None
-        return MaskedNetwork(self.build(spec.seed), masks, pruning)
+        return MaskedNetwork(self.build(spec.seed), masks, pruning, begin=begin)
 
     def _prune(self, spec: RunSpec, saver: Saver | None, state: State | None) -> Pruned:
         """Compute the masks of `spec`, before any sanity transform."""

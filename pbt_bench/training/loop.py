@@ -113,13 +113,19 @@ def train(
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
     saver: Saver | None = None,
     state: State | None = None,
+    begin: str | int = 0,
 ) -> Trained:
-    """Train `model` in place under `masks` for `recipe.epochs`, from `state` if given.
+    """Train `model` in place under `masks` up to the end of `recipe.epochs`, from `state` if given.
 
+    The first step is the one after `begin` ("N epochs", "N steps" or N steps): the weights are those of a training that
+    came so far, and the curve begins with that epoch, whose training loss is that of the steps from `begin` on.
     Stops at the first epoch whose loss is not finite (diverged). Raises SparsityError if a pruned weight is
     not exactly zero at the end of an epoch, StateError if `state` is of another training.
     """
     stepper = Stepper(model, masks, data, recipe, seed, "train")
+    begun = steps_of(begin, stepper.steps_per_epoch)
+    if begun:
+        stepper.begin_at(begun)
     parameters = dict(model.named_parameters())
     curve: list[EpochResult] = []
     best: tuple[float, int, dict[str, Tensor]] | None = None
@@ -137,11 +143,13 @@ def train(
             results = {"curve": [asdict(result) for result in curve], "best": best, "tests": tests}
             saver.save({"stepper": stepper.state(), "seconds": perf_counter() - start, **results})
 
-    for number in range(len(curve) + 1, recipe.epochs + 1):
+    for number in range(begun // stepper.steps_per_epoch + len(curve) + 1, recipe.epochs + 1):
         start = perf_counter() - spent
         spent = 0.0
         loss_sum, correct = stepper.epoch(number, after_step=save_if_due)
-        seen = min(len(data.train), (stepper.step - (number - 1) * stepper.steps_per_epoch) * recipe.batch_size)
+        passed = (number - 1) * stepper.steps_per_epoch
+        seen = min(len(data.train), (stepper.step - passed) * recipe.batch_size)
+        seen -= max(0, begun - passed) * recipe.batch_size  # images of the steps that are left out
         loss = float(loss_sum) / seen
         rate = learning_rate(recipe, stepper.step - 1, stepper.steps_per_epoch)
         if not isfinite(loss):

@@ -1,12 +1,14 @@
-"""Iterative magnitude pruning: against its levels written plainly, one order for every sparsity."""
+"""Iterative magnitude pruning: against its levels written plainly, its rewinding, one order for every sparsity."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
+from savers import SaveAll
 from torch import Tensor
 
 from pbt_bench.data import load
@@ -16,12 +18,14 @@ from pbt_bench.running.execute import Executor
 from pbt_bench.running.group import Group
 from pbt_bench.spec import Recipe, RunSpec, Value
 from pbt_bench.training.loop import train, warm_up
+from pbt_bench.training.stepper import Stepper
 
 RECIPE = Recipe(epochs=2, batch_size=256, learning_rate=0.05)
 OPTIONS: dict[str, Value] = {"levels": 3, "fraction": 0.4}
 SPEC = RunSpec(
     dataset="digits", model="vgg8", method="imp", sparsity=0.7, seed=1, recipe=RECIPE, options=OPTIONS, warmup="3 steps"
 )
+REWOUND = msgspec.structs.replace(SPEC, warmup="none", options={"levels": 1, "rewind": "4 steps"})
 
 
 def group() -> Group:
@@ -61,7 +65,10 @@ def test_its_masks_are_those_of_the_levels_written_plainly(sparsity: float) -> N
     assert all(torch.equal(found.masks[name], masks[name]) for name in masks)
     notes = found.pruning.notes["pruning_order"]
     assert [notes[f"validation_accuracy_{level}"] for level in range(len(accuracies))] == accuracies
-    assert len(notes) == 4
+    assert len(notes) == 3 * 4, "of every level the kept weights, validation and test accuracy"
+    kept = [notes[f"kept_{level}"] for level in range(4)]
+    assert kept[0] == found.pruning.prunable
+    assert all(after == before - int(0.4 * before) for before, after in pairwise(kept))
 
 
 def test_a_run_trains_the_ticket_from_the_weights_that_it_is_rewound_to() -> None:
@@ -69,3 +76,62 @@ def test_a_run_trains_the_ticket_from_the_weights_that_it_is_rewound_to() -> Non
     assert record.status == "done", record.error
     assert record.pruning is not None
     assert record.pruning.prunable - record.pruning.kept == pruned_count(0.7, record.pruning.prunable)
+
+
+def test_levels_and_the_run_begin_with_the_weights_of_the_step_to_which_they_are_rewound() -> None:
+    shared = group()
+    found = shared.mask(msgspec.structs.replace(REWOUND, sparsity=0.15))  # less than the first level prunes
+    early = Stepper(shared.build(SPEC.seed), {}, shared.data, RECIPE, SPEC.seed, "train")
+    early.train(4)
+    for name, tensor in early.model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], tensor * found.masks.get(name, 1))
+    level = Stepper(early.model, {}, shared.data, RECIPE, SPEC.seed, "train")
+    level.begin_at(4)
+    level.train(2 * level.steps_per_epoch)
+    state, masks = level.model.state_dict(), found.masks
+    kept = torch.cat([state[name][mask].abs() for name, mask in masks.items()])
+    pruned = torch.cat([state[name][~mask].abs() for name, mask in masks.items()])
+    assert kept.min() >= pruned.max()
+
+
+def test_a_rewound_run_trains_the_steps_that_are_left() -> None:
+    shared = group()
+    masked = shared.mask(REWOUND)
+    state = masked.model.state_dict()
+    plain = shared.build(SPEC.seed)
+    plain.load_state_dict(state)
+    stepper = Stepper(plain, masked.masks, shared.data, RECIPE, SPEC.seed, "train")
+    stepper.begin_at(4)
+    loss, _ = stepper.epoch(1)
+    left = len(shared.data.train) - 4 * RECIPE.batch_size
+    stepper.train(2 * stepper.steps_per_epoch)
+    trained = train(masked.model, masked.masks, shared.data, RECIPE, SPEC.seed, begin=masked.begin)
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in masked.model.state_dict().items())
+    assert trained.curve[0].train_loss == float(loss) / left
+    again = shared.mask(REWOUND)
+    late = train(again.model, again.masks, shared.data, RECIPE, SPEC.seed, begin="1 epochs")
+    assert [row.epoch for row in trained.curve] == [1, 2]
+    assert [row.epoch for row in late.curve] == [2]
+
+
+def test_a_rewound_run_saved_after_any_step_ends_with_the_same_bits() -> None:
+    saver = SaveAll()
+    expected = group().mask(REWOUND, saver)
+    assert len(saver.states) == 4 + 2 * (2 * 5 - 4), "the steps of dense training and of two levels"
+    for state in saver.states[2::7]:
+        found = group().mask(REWOUND, None, state)
+        assert found.pruning.notes == expected.pruning.notes
+        assert found.begin == "4 steps"
+        assert all(torch.equal(found.masks[name], mask) for name, mask in expected.masks.items())
+        assert all(torch.equal(found.model.state_dict()[name], t) for name, t in expected.model.state_dict().items())
+    saver, shared = SaveAll(), group()
+    whole = train(expected.model, expected.masks, shared.data, RECIPE, SPEC.seed, saver=saver, begin=expected.begin)
+    state = expected.model.state_dict()
+    so_far = msgspec.json.encode(expected.pruning).decode()
+    for training in saver.states[::4]:
+        saved = {"pruning": so_far, "masks": expected.masks, "begin": expected.begin, "training": training}
+        masked = shared.restore(REWOUND, saved)
+        model = masked.model
+        again = train(model, masked.masks, shared.data, RECIPE, SPEC.seed, state=training, begin=masked.begin)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+        assert [row.train_loss for row in again.curve] == [row.train_loss for row in whole.curve]
