@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning: against its levels written plainly, its rewinding, one order for every sparsity."""
+"""Iterative magnitude pruning: against its levels written plainly and open_lth, rewinding, one order for all masks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+import torch.nn.functional as F
+from networks import published_values
 from savers import SaveAll
-from torch import Tensor
+from torch import Tensor, nn
 
 from pbt_bench.data import load
 from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.masks import pruned_count
+from pbt_bench.pruning.statistics.pruning_order import pruning_order
+from pbt_bench.pruning.task import Task
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.group import Group
-from pbt_bench.spec import Recipe, RunSpec, Value
+from pbt_bench.running.statistic_training import StatisticTraining
+from pbt_bench.spec import Recipe, RunSpec, Scoring, Value
 from pbt_bench.training.loop import train, warm_up
 from pbt_bench.training.stepper import Stepper
 
@@ -135,3 +140,44 @@ def test_a_rewound_run_saved_after_any_step_ends_with_the_same_bits() -> None:
         again = train(model, masked.masks, shared.data, RECIPE, SPEC.seed, state=training, begin=masked.begin)
         assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
         assert [row.train_loss for row in again.curve] == [row.train_loss for row in whole.curve]
+
+
+class SmallNet(nn.Module):
+    """Two convolutions and a linear layer with 1220 weights, in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 14, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(14)
+        self.linear = nn.Linear(14, 10)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x.double()))))))
+        return self.linear(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("rewind", ["0", "12 steps"])
+def test_masks_and_accuracies_of_three_levels_are_those_of_open_lth(rewind: str) -> None:
+    """It prunes ceil(0.2 n) + 1 of n weights: 245, 196 and 157, which are also floor(0.2016 n)."""
+    golden = published_values("imp")
+    recipe = Recipe(
+        epochs=3, batch_size=128, learning_rate=0.1, weight_decay=5e-4, schedule="multistep", milestones=(2,), gamma=0.1
+    )
+    net = SmallNet()
+    net.load_state_dict(golden["state/initial"])
+    trainer = StatisticTraining(SmallNet, group().data, recipe, seed=1)
+    task = Task(net, prunable(net), [], Scoring(), seed=1, trainer=trainer)
+    order = pruning_order(task, levels=3, fraction=0.2016, rewind=rewind)
+    case = f"rewind_{rewind.split()[0]}"
+    for level in (1, 2, 3):
+        masks = golden[f"mask/{case}.level_{level}"]
+        assert all(torch.equal(order[name] >= level, mask) for name, mask in masks.items())
+        assert task.notes[f"kept_{level}"] == sum(int(mask.sum()) for mask in masks.values())
+    accuracies = golden[f"accuracy/{case}"]
+    assert all(task.notes[f"test_accuracy_{level}"] == accuracies[f"level_{level}"] for level in range(4))
+    last = list(trainer.finished.values())[-1]["state"]
+    for name, tensor in golden[f"trained/{case}"].items():
+        torch.testing.assert_close(last[name], tensor, rtol=1e-9, atol=1e-12)
