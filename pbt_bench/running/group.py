@@ -50,6 +50,7 @@ class Group:
         self.model = self.build(spec.seed)
         self._initial = copy.deepcopy(self.model.state_dict())
         self._warm = spec.warmup == "none"
+        self._warm_up_notes: dict[str, float] = {}
         self._scorers: dict[tuple[Scoring, Recipe | None], Scorer] = {}
 
     def build(self, seed: int) -> nn.Module:
@@ -60,7 +61,9 @@ class Group:
         """Train the dense model before scoring, once for the group."""
         if not self._warm:
             model = self.build(spec.seed)
-            warm_up(model, self.data, spec.recipe, spec.seed, spec.warmup, saver, state)
+            self._warm_up_notes = warm_up(
+                model, self.data, spec.recipe, spec.seed, spec.warmup, saver, state, spec.sparsity
+            )
             self.model, self._warm = model, True
 
     def mask(self, spec: RunSpec, saver: Saver | None = None, state: State | None = None) -> MaskedNetwork:
@@ -70,6 +73,8 @@ class Group:
         """
         model = copy.deepcopy(self.model)
         pruned = self._prune(spec, saver, state)
+        if self._warm_up_notes:
+            pruned = replace(pruned, notes={"warmup": self._warm_up_notes, **pruned.notes})
         masks = _shuffled(pruned.masks, spec.seed) if spec.sanity == "shuffle" else pruned.masks
         if pruned.start:
             model.load_state_dict(dict(pruned.start.state))

@@ -61,7 +61,7 @@ class Pruning(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[Layer, ...]
     rounds: Count  # of score and prune; 0 for the dense baseline
     mask_digest: str  # SHA-256 over the names and bits of the masks
-    notes: dict[str, dict[str, float]] = {}  # statistic -> measurements, for example its standard error
+    notes: dict[str, dict[str, float]] = {}  # statistic, or "warmup" of early_crop -> measurements
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):

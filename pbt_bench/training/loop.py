@@ -19,8 +19,9 @@ from pbt_bench.data.run_data import Data
 from pbt_bench.errors import RequestError
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.diagnosis import realised_sparsity
-from pbt_bench.spec import Recipe
+from pbt_bench.spec import EARLY_CROP, Recipe
 from pbt_bench.training import tuning
+from pbt_bench.training.early_crop import EarlyCrop
 from pbt_bench.training.optimizer import learning_rate
 from pbt_bench.training.stepper import State, Stepper
 
@@ -90,18 +91,34 @@ def warm_up(
     duration: str,
     saver: Saver | None = None,
     state: State | None = None,
-) -> None:
-    """Train the dense model in place for "N epochs" or "N steps" on its own random streams, from `state` if given."""
+    sparsity: float = 0.0,
+) -> dict[str, float]:
+    """Train the dense model in place on the random streams of a warm-up, from `state` if given.
+
+    `duration` is "N epochs", "N steps", or "early_crop F" for the rule `EarlyCrop` with the factor F, without F
+    1 - `sparsity`; the rule ends the warm-up at the last epoch of the recipe at the latest. Returns notes for the
+    record, which only the rule has.
+    """
     stepper = Stepper(model, {}, data, recipe, seed, "warm-up")
+    name, _, factor = duration.partition(" ")
+    rule = EarlyCrop(float(factor or 1 - sparsity)) if name == EARLY_CROP else None
     if state is not None:
         with check_state():
             stepper.load(state)
+            rule = rule and EarlyCrop(rule.factor, state["rule"])
 
     def save_if_due() -> None:
         if saver and saver.due():
-            saver.save(stepper.state())
+            saver.save(stepper.state() | ({"rule": rule.state()} if rule else {}))
 
-    stepper.train(steps_of(duration, stepper.steps_per_epoch), save_if_due)
+    if rule is None:
+        stepper.train(steps_of(duration, stepper.steps_per_epoch), save_if_due)
+        return {}
+    while rule.epochs < recipe.epochs:
+        stepper.train((rule.epochs + 1) * stepper.steps_per_epoch, save_if_due)
+        if rule.ends(model):
+            break
+    return {"steps": float(stepper.step), **rule.notes()}
 
 
 def train(
