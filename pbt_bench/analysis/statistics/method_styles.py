@@ -66,6 +66,7 @@ _KNOWN: dict[str, MethodStyle] = {
         ("edge_popup", "#7a3b5d", "p", "--"),
         ("npb", "#6e8b3d", "<", "-"),
         ("mica", "#556270", "X", ":"),
+        ("dpai", "#b5548a", "<", "-."),
         (PRUNED_AFTER_TRAINING, "#111111", "s", ":"),
         (LOTTERY_TICKET, "#2b2b2b", "*", "--"),
     )
