@@ -28,7 +28,11 @@ Value = bool | int | float | str
 Revision = int | str  # a number, or a digest of the source of a file outside the project
 Seed = Annotated[int, Constraint("at least 0 and below 2^63", lambda value: 0 <= value < 2**63)]
 Sparsity = Annotated[float, Constraint("at least 0 and below 1", lambda value: 0 <= value < 1)]
-Warmup = Annotated[str, matching(r"none|[1-9]\d* (epochs|steps)", "'none', 'N epochs' or 'N steps'")]
+_DURATION = r"[1-9]\d* (epochs|steps)"
+EARLY_CROP = "early_crop"  # the warm-up that ends by the rule of EarlyCroP
+_WARMUPS = "'none', 'N epochs', 'N steps', 'early_crop' or 'early_crop F' with a decimal number F between 0 and 1"
+Warmup = Annotated[str, matching(rf"none|{_DURATION}|{EARLY_CROP}( 0\.\d*[1-9])?", _WARMUPS)]
+Rewind = Annotated[str, matching(rf"0|{_DURATION}", "'0', 'N epochs' or 'N steps'")]  # type of an option of a statistic
 _FOLDER_TEXT = "letters, digits, '.', '_' or '-' (it names a folder)"
 PatternName = Annotated[str, Constraint("'none', 'channel' or 'N:M'", lambda value: parse(value) or True)]
 FolderName = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", _FOLDER_TEXT)]
@@ -174,7 +178,8 @@ class RunSpec(Checked, frozen=True, kw_only=True):
     def group(self) -> tuple[object, ...]:
         """A key that is equal for runs with the same initial weights and scoring data, which share statistics."""
         warm = self.recipe if self.warmup != "none" else self.recipe.split_seed
-        return (self.dataset, self.model, self.seed, self.init, self.warmup, self.rewind, warm)
+        length = self.sparsity if self.warmup == EARLY_CROP else None  # the sparsity sets the threshold of the rule
+        return (self.dataset, self.model, self.seed, self.init, self.warmup, self.rewind, warm, length)
 
     @property
     def label(self) -> str:

@@ -154,6 +154,14 @@ PUBLISHED: dict[tuple[str, str], Published] = {
         "kernel_share": (1.0, "scripts/run.sh:4"),
         "prune_classifier": (True, "Pruners/pruners.py:412"),
     },
+    # The values are those of ResNet-20 on CIFAR-10.
+    ("dpai", "QuanNguyen-Tri/DPaI 137c555"): {
+        "score_steps": (3000, "experiments/run.sh:17"),
+        "score_learning_rate": (0.005, "experiments/run.sh:14"),
+        "node_kernel_share": (0.99, "experiments/run.sh:12"),
+        "kernel_share": (0.5, "experiments/run.sh:13"),
+        "prune_classifier": (True, "npb.py:159"),
+    },
     # The published configurations take the layer counts of IGQ, ERK, SNIP, GraSP or SynFlow.
     ("mica", "Hikari43/minimum_connection_assurance 9b14283"): {
         "output_channels": (

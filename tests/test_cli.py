@@ -144,7 +144,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_call_carries_on(tmp_path: Pa
     ("old", "new", "message"),
     [
         ("epochs", "epoch", "unknown key 'recipe.epoch'; did you mean 'recipe.epochs'?"),
-        ('"fts"', '"ftss"', "unknown method 'ftss'; did you mean 'fts'? (valid: edge_popup, fbss"),
+        ('"fts"', '"ftss"', "unknown method 'ftss'; did you mean 'fts'? (valid: dpai, edge_popup, fbss"),
         ('"vgg8"', '"vgg8x"', "unknown model 'vgg8x'; did you mean 'vgg8'?"),
         ('"digits"', '"digit"', "unknown dataset 'digit'; did you mean 'digits'?"),
         ("0.98", "1.2", "grid: sparsity = 1.2 must be at least 0 and below 1"),

@@ -86,7 +86,11 @@ def test_a_scalar_is_an_axis_of_one(tmp_path: Path) -> None:
         ('name = "small"', 'name = "../up"', "name = '../up' must be letters, digits"),
         ('name = "small"', "", "missing name"),
         ("seed = [0, 1]", "", "missing grid.seed"),
-        ("[recipe]", 'warmup = "2 weeks"\n[recipe]', "grid: warmup = '2 weeks' must be 'none', 'N epochs' or 'N st"),
+        (
+            "[recipe]",
+            'warmup = "2 weeks"\n[recipe]',
+            "grid: warmup = '2 weeks' must be 'none', 'N epochs', 'N steps', ",
+        ),
         ("[recipe]", 'sanity = ["nonne"]\n[recipe]', "grid: unknown sanity value 'nonne'; did you mean 'none'"),
         ("[recipe]", "[options.snip]\na = []\n[recipe]", "options.snip.a is empty: an axis needs at least one value"),
         ("[recipe]", "[options]\na = 3\n[recipe]", "options: write one table per method, for example [options.grasp]"),

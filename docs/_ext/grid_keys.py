@@ -30,8 +30,11 @@ _AXES = {
     " whose densities a [scope](scopes.md) sets (`pbt-bench list scopes`)",
     "sanity": "change the result of pruning: no change, shuffle the mask of each layer, draw new weights, or invert the"
     " scores",
-    "warmup": "dense training before scoring",
-    "rewind": "return to the initial weights after warm-up and scoring",
+    "warmup": "dense training before scoring. `early_crop` ends it by the rule of EarlyCroP (arXiv:2206.10451): after"
+    " the first epoch e > 2 for which d_e and d_(e-1) differ by less than F · d_2, and at the latest with the recipe."
+    " d_e is the distance of all parameters from those after epoch 1, relative to their norm. F is 1 - sparsity, or the"
+    " number of `early_crop F`, which all sparsities share. The notes of the record have the step and the distances",
+    "rewind": "return to the initial weights after warm-up and scoring. Rewinding to a step is an option of `imp`",
     "init": "initial weights: the default of each layer, or Kaiming normal",
     "protocol": "use the settings of `[scoring]` for every method, or those of the published code of each method (see"
     " its page; if that code augments images, they are augmented according to `[recipe]`)",

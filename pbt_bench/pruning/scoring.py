@@ -23,7 +23,7 @@ from pbt_bench.pruning.rounds import prune_in_rounds
 from pbt_bench.pruning.score_functions import evaluate
 from pbt_bench.pruning.selection import selection
 from pbt_bench.pruning.statistic_values import Measured, compute
-from pbt_bench.pruning.task import Batches, PassResults, Task, Tensors
+from pbt_bench.pruning.task import Batches, PassResults, Start, Task, Tensors
 from pbt_bench.spec import RunSpec, Scoring
 
 Options = Mapping[str, Any]
@@ -40,6 +40,7 @@ class Pruned:
     seconds: float  # of the statistics that this method needs, shared passes in full, and of its scores and masks
     rounds: int
     notes: dict[str, dict[str, float]] = field(default_factory=dict)  # statistic -> its measurements
+    start: Start | None = None  # of the training of the run; None: the scored weights at step 0
 
 
 class Scorer:
@@ -124,7 +125,8 @@ class Scorer:
         for each in measured.values():
             passes |= each.passes
         shared = sum(each.seconds for each in measured.values()) + sum(passes.values())
-        return Pruned(masks, zeros, shared + perf_counter() - start, rounds, notes)
+        begin = next((each.start for each in measured.values() if each.start), None)
+        return Pruned(masks, zeros, shared + perf_counter() - start, rounds, notes, begin)
 
     def _later_batches(self, number: int) -> Batches:
         if self._draw is None:

@@ -15,7 +15,7 @@ from pbt_bench.errors import RequestError
 from pbt_bench.pruning.batchnorm import set_mode
 from pbt_bench.pruning.checks import require_classes
 from pbt_bench.pruning.plugins import Statistic, statistics
-from pbt_bench.pruning.task import PassResults, Task, Tensors, synchronize
+from pbt_bench.pruning.task import PassResults, Start, Task, Tensors, synchronize
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Measured:
     seconds: float  # without shared passes
     passes: Mapping[str, float]  # shared pass -> its seconds
     notes: Mapping[str, float]
+    start: Start | None = None  # of the training of the run; None: the scored weights at step 0
 
 
 def compute(task: Task, names: Collection[str], options: Mapping[str, Any] | None = None) -> dict[str, Measured]:
@@ -55,12 +56,13 @@ def compute(task: Task, names: Collection[str], options: Mapping[str, Any] | Non
         start = perf_counter()
         with _explained(entry.name), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
             own = {name: value for name, value in (options or {}).items() if name in entry.options}
-            given = replace(target if entry.per_sparsity else task, trainer=None, notes={})
+            given = replace(target if entry.per_sparsity else task, trainer=None, notes={}, starts=[])
             if target.trainer and entry.trains:
                 given = replace(given, trainer=target.trainer.of(f"{entry.name} {own} {given.sparsity} {task.round}"))
             values = _of_every_weight(entry, entry.function(given, **own), task)
         synchronize(task)
-        computed[entry.name] = Measured(values, perf_counter() - start - passes.spent, passes.used, given.notes)
+        seconds = perf_counter() - start - passes.spent
+        computed[entry.name] = Measured(values, seconds, passes.used, given.notes, *given.starts)
     return computed
 
 

@@ -52,6 +52,15 @@ class TrainedNetwork:
 
     state: Mapping[str, Tensor]  # all parameters and buffers, as `state_dict` returns them
     validation_accuracy: float | None  # in [0, 1]; None if the recipe has no validation images
+    test_accuracy: float  # in [0, 1]; for notes only, no choice may depend on it
+
+
+@dataclass(frozen=True)
+class Start:
+    """The point from which the training of a run begins."""
+
+    state: Mapping[str, Tensor]  # all parameters and buffers, as `state_dict` returns them
+    begin: str | int  # "N epochs", "N steps" or the number of steps before it
 
 
 class Trainer(Protocol):
@@ -86,6 +95,7 @@ class Task:
     unpruned: Mapping[str, Tensor] | None = None  # weights before the first round pruned; None: as they are
     notes: dict[str, float] = field(default_factory=dict)  # measurements of the statistic, for the record
     trainer: Trainer | None = None  # of a run, for statistics with trains=True
+    starts: list[Start] = field(default_factory=list)  # what the statistic gave to `begin_run`
     passes: PassResults | None = None  # results of passes that statistics share; for speed only
 
     @property
@@ -118,6 +128,13 @@ class Task:
         if self.trainer is None:
             raise RequestError("only a run of a grid, and a statistic with trains=True, can train the network")
         return self.trainer(masks or {}, state or self.model.state_dict(), begin, end)
+
+    def begin_run(self, state: Mapping[str, Tensor], begin: str | int) -> None:
+        """Let the training of the run begin with `state` at step `begin` of the recipe, under the masks of the run.
+
+        Without a call, it begins with the scored weights at step 0. Data and learning rates are as in `train`.
+        """
+        self.starts[:] = [Start(state, begin)]
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return a random generator on the CPU, which depends on the seed, the purpose and the round."""

@@ -155,6 +155,9 @@ def inconsistencies(record: RunRecord, store: Store) -> list[str]:
     epochs = [epoch.epoch for epoch in record.curve]
     least = record.spec.recipe.epochs if record.status == "done" else 0
     most = {"done": least, "collapsed": 0}.get(record.status, record.spec.recipe.epochs - 1)
+    if epochs:  # a run that is rewound to an epoch begins with that epoch
+        begin = epochs[0] - 1 if record.spec.options.get("rewind") else 0
+        epochs = [*range(1, begin + 1), *epochs]
     if epochs != list(range(1, len(epochs) + 1)) or not least <= len(epochs) <= most:
         found.append(f"{record.status} after {len(epochs)} of {record.spec.recipe.epochs} epochs")
     if not record.environment.get("pbt_bench"):
@@ -176,7 +179,7 @@ def _from_epochs(record: RunRecord, metrics: Metrics) -> dict[str, Any]:
     """Recompute metrics from the curve."""
     curve = record.curve
     held = [epoch.validation_accuracy for epoch in curve if epoch.validation_accuracy is not None]
-    best = held.index(max(held)) + 1 if held else None
+    best = curve[0].epoch + held.index(max(held)) if held else None
     found: dict[str, Any] = {
         "train_loss": curve[-1].train_loss if curve else None,
         "best_validation_epoch": best,
@@ -188,7 +191,7 @@ def _from_epochs(record: RunRecord, metrics: Metrics) -> dict[str, Any]:
             stated, last = getattr(metrics, name), getattr(curve[-1], name)
             close = None not in (stated, last) and isclose(stated, last, rel_tol=1e-3, abs_tol=_ROUNDED)
             found[name] = stated if close else last
-        if best == len(curve):
+        if best == curve[-1].epoch:
             found["test_accuracy_at_best_validation"] = metrics.test_accuracy
     return found
 

@@ -125,9 +125,12 @@ class Executor:
         trained = Trained((), None, None, False, masked.masks, {})
         if masked.connected or updates:
             so_far = msgspec.json.encode(masked.pruning).decode()
-            with saving(checkpoint, phase="train", pruning=so_far, masks=masked.masks) as saver:
-                earlier = state and state["training"]
-                trained = train(model, masked.masks, data, spec.recipe, spec.seed, on_epoch, saver, earlier, updates)
+            phase = {"pruning": so_far, "masks": masked.masks, "begin": masked.begin}
+            with saving(checkpoint, phase="train", **phase) as saver:
+                trained = train(
+                    model, masked.masks, data, spec.recipe, spec.seed, on_epoch, saver, state and state["training"],
+                    masked.begin, updates,
+                )  # fmt: skip
             if updates:
                 masked = shared.updated(masked, trained.masks, trained.update_notes)
         status: Status = "diverged" if trained.diverged else "done" if masked.connected else "collapsed"

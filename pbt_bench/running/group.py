@@ -26,7 +26,7 @@ from pbt_bench.running.record import Layer, Pruning, digest
 from pbt_bench.running.statistic_training import StatisticTraining
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, Recipe, RunSpec, Scoring
-from pbt_bench.training.loop import Saver, StateError, warm_up
+from pbt_bench.training.loop import Saver, StateError, steps_of, warm_up
 from pbt_bench.training.mask_updates import MaskUpdates
 from pbt_bench.training.stepper import State
 
@@ -48,6 +48,7 @@ class MaskedNetwork:
     masks: Masks
     pruning: Pruning
     connected: bool = True  # a path of kept weights joins input and output
+    begin: str | int = 0  # of its training: "N epochs", "N steps" or the number of the steps before it
 
 
 class Group:
@@ -60,6 +61,7 @@ class Group:
         self.model = self.build(spec.seed)
         self._initial = copy.deepcopy(self.model.state_dict())
         self._warm = spec.warmup == "none"
+        self._warm_up_notes: dict[str, float] = {}
         self._scorers: dict[tuple[Scoring, Recipe | None], Scorer] = {}
 
     def build(self, seed: int) -> nn.Module:
@@ -70,7 +72,9 @@ class Group:
         """Train the dense model before scoring, once for the group."""
         if not self._warm:
             model = self.build(spec.seed)
-            warm_up(model, self.data, spec.recipe, spec.seed, spec.warmup, saver, state)
+            self._warm_up_notes = warm_up(
+                model, self.data, spec.recipe, spec.seed, spec.warmup, saver, state, spec.sparsity
+            )
             self.model, self._warm = model, True
 
     def mask(self, spec: RunSpec, saver: Saver | None = None, state: State | None = None) -> MaskedNetwork:
@@ -80,25 +84,32 @@ class Group:
         """
         model = copy.deepcopy(self.model)
         pruned = self._prune(spec, saver, state)
+        if self._warm_up_notes:
+            pruned = replace(pruned, notes={"warmup": self._warm_up_notes, **pruned.notes})
         masks = _shuffled(pruned.masks, spec.seed) if spec.sanity == "shuffle" else pruned.masks
+        if pruned.start:
+            model.load_state_dict(dict(pruned.start.state))
         if spec.rewind:
             model.load_state_dict(self._initial)
         if spec.sanity == "reinit":
             model = self.build(derive(spec.seed, "reinit"))
         apply(model, masks)
         diagnosis = diagnose(model, masks, self.data.inputs(self.data.train.example()))
-        return MaskedNetwork(model, masks, _pruning(diagnosis, pruned, masks), diagnosis.connected)
+        begin = pruned.start.begin if pruned.start else 0
+        return MaskedNetwork(model, masks, _pruning(diagnosis, pruned, masks), diagnosis.connected, begin)
 
     def restore(self, spec: RunSpec, state: State) -> MaskedNetwork:
         """Return the result of `mask` when `state` was saved; the training restores the weights."""
         try:
             pruning = msgspec.json.decode(state["pruning"], type=Pruning)
             masks = {name: mask.to(self._device) for name, mask in state["masks"].items()}
+            begin = state.get("begin", 0)
+            steps_of(begin, 1)  # raises RequestError, a ValueError, for another value
             if digest({name: mask.cpu().numpy() for name, mask in masks.items()}) != pruning.mask_digest:
                 raise ValueError("its masks have another digest")
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise StateError(str(error)) from None
-        return MaskedNetwork(self.build(spec.seed), masks, pruning)
+        return MaskedNetwork(self.build(spec.seed), masks, pruning, begin=begin)
 
     def _prune(self, spec: RunSpec, saver: Saver | None, state: State | None) -> Pruned:
         """Compute the masks of `spec`, before any sanity transform."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pbt_bench.pruning.plugins import Pruner, method_revisions, pruners, scope_r
 from pbt_bench.running.matching import find_others
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store, decoded
-from pbt_bench.spec import Grid, Revision, RunSpec, Value
+from pbt_bench.spec import Grid, Revision, Rewind, RunSpec, Value
 
 _MOST_FAILED = 5  # failed runs whose reason `run` prints
 
@@ -66,6 +66,7 @@ def check_names(grid: Grid, where: str, store: Store | None = None) -> Grid:
             name: name if f"method {name}" in gone.revisions else pruners()[name].name for name in grid.grid.method
         }
         options = _options(grid, set(names.values()), gone)
+        _check_rewind(grid, options, gone)
         revisions = _revisions(grid, entries, gone)
     except RequestError as error:
         raise RequestError(f"{where}: {error}") from None
@@ -121,6 +122,24 @@ def _options(grid: Grid, names: Collection[str], gone: Gone) -> dict[str, tuple[
             except RequestError as error:
                 raise RequestError(f"options.{name}: {error}") from None
     return found
+
+
+def _check_rewind(grid: Grid, options: Mapping[str, Sequence[Mapping[str, Any]]], gone: Gone) -> None:
+    """Raise RequestError if an option of the type `Rewind` contradicts the axis `rewind` or the end of the recipe."""
+    epochs = min(grid.varied.get("recipe.epochs", (grid.recipe.epochs,)))
+    for method, sets in options.items():
+        given = [each for values in sets for each in values.items()]
+        for name, value in given if f"method {method}" not in gone.revisions else ():
+            if pruners()[method].options[name].type is not Rewind:
+                continue
+            where = f"options.{method}: {name} = {value!r}"
+            if True in grid.grid.rewind and set(grid.grid.warmup) != {"none"}:
+                raise RequestError(
+                    f"{where} cannot be combined with the axis rewind = true, which rewinds to the initial weights"
+                )
+            count, _, unit = value.partition(" ")
+            if unit == "epochs" and int(count) >= epochs:
+                raise RequestError(f"{where} must be before the end of the recipe, which has {epochs} epochs")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Pruning(msgspec.Struct, frozen=True, kw_only=True):
     rounds: Count  # of score and prune; 0 for the dense baseline
     mask_digest: str  # SHA-256 over the names and bits of the masks
     initial_mask_digest: str | None = None  # before the training, if mask updates changed the masks
-    notes: dict[str, dict[str, float]] = {}  # statistic -> measurements, for example its standard error
+    notes: dict[str, dict[str, float]] = {}  # statistic, "warmup" of early_crop, "mask_updates" -> measurements
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from pbt_bench.data.run_data import Data
+from pbt_bench.errors import RequestError
 from pbt_bench.pruning.masks import check_masks
 from pbt_bench.pruning.task import TrainedNetwork
 from pbt_bench.spec import Recipe
@@ -55,7 +56,8 @@ class StatisticTraining:
             self.finished[key] = self._trained(key, masks, state, begin, end)
         with check_state():
             weights = {name: tensor.to(device) for name, tensor in self.finished[key]["state"].items()}
-            return TrainedNetwork(weights, self.finished[key]["validation_accuracy"])
+            accuracies = self.finished[key]["validation_accuracy"], self.finished[key]["test_accuracy"]
+            return TrainedNetwork(weights, *accuracies)
 
     def _trained(
         self,
@@ -70,7 +72,10 @@ class StatisticTraining:
         check_masks(masks, model)
         stepper = Stepper(model, dict(masks), self.data, self.recipe, self.seed, "train")
         steps = stepper.steps_per_epoch
-        stepper.begin_at(steps_of(begin, steps))
+        first, last = steps_of(begin, steps), steps_of(f"{self.recipe.epochs} epochs" if end is None else end, steps)
+        if 0 < first >= last:
+            raise RequestError(f"training from {begin!r} (step {first}) has no step: it ends at step {last}")
+        stepper.begin_at(first)
         if self.saved and self.saved["training"] == key:
             with check_state():
                 stepper.load(self.saved["stepper"])
@@ -79,7 +84,11 @@ class StatisticTraining:
             if self.saver and self.saver.due():
                 self.saver.save({"finished": self.finished, "training": key, "stepper": stepper.state()})
 
-        stepper.train(steps_of(f"{self.recipe.epochs} epochs" if end is None else end, steps), save_if_due)
+        stepper.train(last, save_if_due)
         held = evaluate(model, self.data, self.data.validation) if len(self.data.validation) else None
         weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        return {"state": weights, "validation_accuracy": held.accuracy if held else None}
+        return {
+            "state": weights,
+            "validation_accuracy": held.accuracy if held else None,
+            "test_accuracy": evaluate(model, self.data, self.data.test).accuracy,
+        }

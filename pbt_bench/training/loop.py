@@ -19,8 +19,9 @@ from pbt_bench.data.run_data import Data
 from pbt_bench.errors import RequestError
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.diagnosis import realised_sparsity
-from pbt_bench.spec import Recipe
+from pbt_bench.spec import EARLY_CROP, Recipe
 from pbt_bench.training import tuning
+from pbt_bench.training.early_crop import EarlyCrop
 from pbt_bench.training.mask_updates import MaskUpdates
 from pbt_bench.training.optimizer import learning_rate
 from pbt_bench.training.stepper import State, Stepper
@@ -93,18 +94,34 @@ def warm_up(
     duration: str,
     saver: Saver | None = None,
     state: State | None = None,
-) -> None:
-    """Train the dense model in place for "N epochs" or "N steps" on its own random streams, from `state` if given."""
+    sparsity: float = 0.0,
+) -> dict[str, float]:
+    """Train the dense model in place on the random streams of a warm-up, from `state` if given.
+
+    `duration` is "N epochs", "N steps", or "early_crop F" for the rule `EarlyCrop` with the factor F, without F
+    1 - `sparsity`; the rule ends the warm-up at the last epoch of the recipe at the latest. Returns notes for the
+    record, which only the rule has.
+    """
     stepper = Stepper(model, {}, data, recipe, seed, "warm-up")
+    name, _, factor = duration.partition(" ")
+    rule = EarlyCrop(float(factor or 1 - sparsity)) if name == EARLY_CROP else None
     if state is not None:
         with check_state():
             stepper.load(state)
+            rule = rule and EarlyCrop(rule.factor, state["rule"])
 
     def save_if_due() -> None:
         if saver and saver.due():
-            saver.save(stepper.state())
+            saver.save(stepper.state() | ({"rule": rule.state()} if rule else {}))
 
-    stepper.train(steps_of(duration, stepper.steps_per_epoch), save_if_due)
+    if rule is None:
+        stepper.train(steps_of(duration, stepper.steps_per_epoch), save_if_due)
+        return {}
+    while rule.epochs < recipe.epochs:
+        stepper.train((rule.epochs + 1) * stepper.steps_per_epoch, save_if_due)
+        if rule.ends(model):
+            break
+    return {"steps": float(stepper.step), **rule.notes()}
 
 
 def train(
@@ -116,14 +133,20 @@ def train(
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
     saver: Saver | None = None,
     state: State | None = None,
+    begin: str | int = 0,
     updates: MaskUpdates | None = None,
 ) -> Trained:
-    """Train `model` in place under `masks`, which `updates` change, for `recipe.epochs`, from `state` if given.
+    """Train `model` in place under `masks`, which `updates` change, up to the end of the recipe, from `state` if given.
 
+    The first step is the one after `begin` ("N epochs", "N steps" or N steps): the weights are those of a training that
+    came so far, and the curve begins with that epoch, whose training loss is that of the steps from `begin` on.
     Stops at the first epoch whose loss is not finite (diverged). Raises SparsityError if a pruned weight is
     not exactly zero at the end of an epoch, StateError if `state` is of another training.
     """
     stepper = Stepper(model, masks, data, recipe, seed, "train", updates)
+    begun = steps_of(begin, stepper.steps_per_epoch)
+    if begun:
+        stepper.begin_at(begun)
     parameters = dict(model.named_parameters())
     curve: list[EpochResult] = []
     best: tuple[float, int, dict[str, Tensor]] | None = None
@@ -141,11 +164,13 @@ def train(
             results = {"curve": [asdict(result) for result in curve], "best": best, "tests": tests}
             saver.save({"stepper": stepper.state(), "seconds": perf_counter() - start, **results})
 
-    for number in range(len(curve) + 1, recipe.epochs + 1):
+    for number in range(begun // stepper.steps_per_epoch + len(curve) + 1, recipe.epochs + 1):
         start = perf_counter() - spent
         spent = 0.0
         loss_sum, correct = stepper.epoch(number, after_step=save_if_due)
-        seen = min(len(data.train), (stepper.step - (number - 1) * stepper.steps_per_epoch) * recipe.batch_size)
+        passed = (number - 1) * stepper.steps_per_epoch
+        seen = min(len(data.train), (stepper.step - passed) * recipe.batch_size)
+        seen -= max(0, begun - passed) * recipe.batch_size  # images of the steps that are left out
         loss = float(loss_sum) / seen
         rate = learning_rate(recipe, stepper.step - 1, stepper.steps_per_epoch)
         if not isfinite(loss):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import pbt_bench
 from pbt_bench.errors import RequestError
 from pbt_bench.models.model_state import preserved
+from pbt_bench.pruning.masks import pruned_count
 from pbt_bench.pruning.plugins import pruners
 from pbt_bench.pruning.scoring import Scorer
 from pbt_bench.pruning.statistic_values import compute
@@ -159,17 +160,53 @@ def test_edge_popup_is_that_of_its_code(net: str, sparsity: float) -> None:
         assert torch.equal(masks[name], mask), name
 
 
+@pytest.mark.parametrize(
+    ("net", "sparsity"), [("conv", 0.9), ("conv", 0.95), ("convbn", 0.95), ("res", 0.5), ("res", 0.95)]
+)
+def test_dpai_is_that_of_its_code(net: str, sparsity: float) -> None:
+    model, x, y = published(net)
+    golden = published_values("dpai")
+    options = {"score_steps": 25, "score_learning_rate": 0.05}
+    scorer = Scorer(model, [(x, y)], Scoring(), 0)
+    masks = scorer.prune("dpai", sparsity, options=options).masks
+    for name, mask in golden[f"mask/{net}.{sparsity}"].items():
+        assert torch.equal(masks[name], mask), name
+    if f"score/{net}.{sparsity}" in golden:
+        total = sum(p.numel() for p in scorer.task.parameters.values())
+        task = replace(scorer.task, sparsity=sparsity, kept=total - pruned_count(sparsity, total))
+        with preserved(model):
+            found = compute(task, ["node_path_score"], options)["node_path_score"].values
+        assert error(found, golden[f"score/{net}.{sparsity}"]) < EXACT
+
+
+def test_dpai_prefers_weights_on_paths_with_transposed_convolutions_and_groups() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(), nn.ConvTranspose2d(6, 4, 3, groups=2), nn.Flatten())
+    model.append(nn.Linear(4 * 25, 3))
+    effective = []
+    for steps in (0, 40):
+        options = {"score_steps": steps, "score_learning_rate": 0.05}
+        masks = pbt_bench.prune(
+            model, [(torch.ones(3, 4, 5, 5), torch.arange(3))], method="dpai", sparsity=0.9, options=options
+        )
+        effective.append(pbt_bench.diagnose(model, masks, torch.ones(1, 4, 5, 5)).effective_sparsity)
+    assert effective[1] < effective[0]
+
+
 @pytest.mark.parametrize("method", SEARCHES)
 def test_searched_masks_are_exact_and_reproducible_and_leave_the_model_as_it_is(method: str) -> None:
     net, x, y, _ = golden()
     net.train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    options = {"score_steps": 20} if method == "dpai" else {}
     for sparsity in (0.5, 0.95):
         torch.manual_seed(1)
-        masks, again = (pbt_bench.prune(net, batches(x, y, 24, 24), method=method, sparsity=sparsity) for _ in range(2))
+        masks, again = (
+            pbt_bench.prune(net, batches(x, y, 24, 24), method=method, sparsity=sparsity, options=options)
+            for _ in range(2)
+        )
         assert sum(int((~mask).sum()) for mask in masks.values()) == int(sparsity * 3832)
         assert all(torch.equal(masks[name], again[name]) for name in masks)
-    few = pbt_bench.prune(net, batches(x, y, 48), method=method, sparsity=0.9, prune_classifier=False)
+    few = pbt_bench.prune(net, batches(x, y, 48), method=method, sparsity=0.9, prune_classifier=False, options=options)
     assert sum(int((~mask).sum()) for mask in few.values()) == int(0.9 * 3672)
     assert net.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())

@@ -111,6 +111,21 @@ def runs(axes: dict[str, Any], **tables: Any) -> int:
             {"options": {"snip": {"alpha": 1}}},
             "options.snip: method 'snip' has no options, so no",
         ),
+        (
+            {"method": ["imp"]},
+            {"options": {"imp": {"rewind": "2 weeks"}}},
+            "options.imp: rewind = '2 weeks' must be '0', 'N epochs' or 'N steps'",
+        ),
+        (
+            {"method": ["imp"]},
+            {"options": {"imp": {"rewind": ["0", "2 epochs"]}}, "recipe": {"epochs": [3, 2]}},
+            "options.imp: rewind = '2 epochs' must be before the end of the recipe, which has 2 epochs",
+        ),
+        (
+            {"method": ["imp"], "warmup": ["1 epochs"], "rewind": [True]},
+            {"options": {"imp": {"rewind": "3 steps"}}},
+            "options.imp: rewind = '3 steps' cannot be combined with the axis rewind = true, which rewinds to the init",
+        ),
         ({}, {"scoring": {"temperature": 1}}, "scoring.temperature is an option of methods: write it in [options."),
         ({}, {"scoring": {"batchnorm": ["running", "bath"]}}, "scoring: unknown batchnorm value 'bath'; did you mean"),
         ({}, {"recipe": {"epochs": [1, -1]}}, "recipe: epochs = -1 must be at least 0"),

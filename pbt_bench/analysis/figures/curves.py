@@ -58,6 +58,8 @@ def mean_curve(runs: pd.DataFrame) -> NDArray[np.float64]:
     ended = runs["status"].isin(ENDED)
     for row, curve, chance in zip(table, runs["curve"], runs["chance_accuracy"].where(ended), strict=True):
         held_out = curve.column("validation_accuracy")
-        row[: len(curve)] = curve.column("train_accuracy") if np.isnan(held_out).all() else held_out
-        row[len(curve) :] = chance
+        first = int(np.clip(curve[0].epoch - 1, 0, len(row) - len(curve))) if len(curve) else 0  # rewound runs: not 0
+        last = first + len(curve)
+        row[first:last] = curve.column("train_accuracy") if np.isnan(held_out).all() else held_out
+        row[last:] = chance
     return pd.DataFrame(table).mean().to_numpy(dtype=float)

@@ -16,7 +16,7 @@ from pbt_bench.analysis.statistics.study import Study
     of="study",
     section="All settings together",
     title="Mean accuracy over all settings",
-    caption="Accuracy is averaged over the sparsities of each network and seed; a network and a seed are one replicate. "
+    caption="Accuracy is averaged over the sparsities of each network and seed; a network and a seed are a replicate. "
     "A mark is a method's mean minus that of the best method, a bar the 95% interval of this difference "
     "(Student t). Methods that share a letter are not separated by the t test, Holm-corrected over all pairs at 0.05.",
     order=70,

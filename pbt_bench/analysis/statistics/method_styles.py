@@ -69,6 +69,7 @@ _KNOWN: dict[str, MethodStyle] = {
         ("set", "#3f7f3f", "8", "-"),
         ("rigl", "#c2185b", ">", "--"),
         ("gmp", "#7b6000", "d", "-."),
+        ("dpai", "#b5548a", "<", "-."),
         (PRUNED_AFTER_TRAINING, "#111111", "s", ":"),
         (LOTTERY_TICKET, "#2b2b2b", "*", "--"),
     )

@@ -74,7 +74,8 @@ def pool(parts: Sequence[Panel]) -> Pooled:
     tables, settings = [], 0
     for each in found:
         values = each.part(each.seeds, each.sparsities, methods)
-        values = values[:, ~np.isnan(values).all(axis=0).any(axis=1)]  # sparsities at which every method has a run
+        lacking: NDArray[np.bool_] = np.isnan(values).all(axis=0)  # (sparsities, methods) without a run
+        values = values[:, ~lacking.any(axis=1)]
         whole = values[~np.isnan(values).any(axis=(1, 2))]
         settings += values.shape[1]
         if whole.size:

@@ -51,7 +51,7 @@ def popup_score(
     for epoch in range(score_epochs):
         optimizer.param_groups[0]["lr"] = score_learning_rate * (1 + math.cos(math.pi * epoch / score_epochs)) / 2
         for inputs, targets in task.batches:
-            masks = {name: _highest(s.detach().abs(), kept[name]).requires_grad_() for name, s in scores.items()}
+            masks = {name: highest(s.detach().abs(), kept[name]).requires_grad_() for name, s in scores.items()}
             with torch.enable_grad():
                 masked = {name: task.parameters[name].detach() * mask for name, mask in masks.items()}
                 logits = functional_call(task.model, masked, (inputs,)) / task.scoring.loss_temperature
@@ -64,7 +64,7 @@ def popup_score(
     return {name: score.detach().abs() for name, score in scores.items()}
 
 
-def _highest(scores: Tensor, kept: int) -> Tensor:
+def highest(scores: Tensor, kept: int) -> Tensor:
     """Return a mask, as numbers, of the highest scores; of equal ones the first are left out."""
     order = scores.flatten().argsort(stable=True)
     flat = torch.zeros_like(scores).flatten()

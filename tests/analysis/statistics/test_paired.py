@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from pbt_bench.analysis.records.data_frame import frame
@@ -42,7 +43,7 @@ def test_holm_by_hand() -> None:
     assert len(holm(np.array([]))) == 0
 
 
-def one(values: Sequence[float]) -> Comparison:
+def one(values: Sequence[float] | NDArray[np.float64]) -> Comparison:
     """Compare two methods with these differences."""
     return compare(np.reshape(values, (-1, 1, 1)), ["other"])[0][0]
 
