@@ -20,7 +20,7 @@ _LEAST_DEGREE = 3  # mean degree from which the bound of Ramanujan graphs is def
 def layer_graph(mask: Tensor, module: nn.Module | None) -> Tensor:
     """Return the mask of a layer as [groups, inputs, outputs]; `module` computes the layer."""
     groups = int(getattr(module, "groups", 1))
-    first, second = len(mask) // groups, mask.shape[1]
+    first, second = len(mask) // groups, mask[0].numel() if mask.dim() < 3 else mask.shape[1]
     parts = mask.reshape(groups, first, second, -1)
     if isinstance(module, _ConvTransposeNd):  # its weight has the shape [inputs, outputs, ...]
         return parts.transpose(2, 3).reshape(groups, -1, second)
