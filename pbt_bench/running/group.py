@@ -19,9 +19,10 @@ from pbt_bench.models import build
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.api import apply
 from pbt_bench.pruning.diagnosis import Diagnosis, all_kept, diagnose
+from pbt_bench.pruning.mask_metrics import SAMPLES, MeasuredMask, measure
 from pbt_bench.pruning.plugins import pruners
 from pbt_bench.pruning.scoring import Pruned, Scorer, resolve
-from pbt_bench.running.record import Layer, Pruning, digest
+from pbt_bench.running.record import Layer, MaskMetrics, Pruning, digest
 from pbt_bench.running.statistic_training import StatisticTraining
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, Recipe, RunSpec, Scoring
@@ -50,6 +51,7 @@ class Group:
         self._initial = copy.deepcopy(self.model.state_dict())
         self._warm = spec.warmup == "none"
         self._scorers: dict[tuple[Scoring, Recipe | None], Scorer] = {}
+        self._samples: dict[Scoring, tuple[Tensor, Tensor]] = {}
 
     def build(self, seed: int) -> nn.Module:
         """Build the group's network with initial weights from `seed`."""
@@ -76,7 +78,8 @@ class Group:
             model = self.build(derive(spec.seed, "reinit"))
         apply(model, masks)
         diagnosis = diagnose(model, masks, self.data.inputs(self.data.train.example()))
-        return MaskedNetwork(model, masks, _pruning(diagnosis, pruned, masks), diagnosis.connected)
+        measured = measure(model, masks, *self._metric_samples(spec), diagnosis)
+        return MaskedNetwork(model, masks, _pruning(diagnosis, pruned, masks, measured), diagnosis.connected)
 
     def restore(self, spec: RunSpec, state: State) -> MaskedNetwork:
         """Return the result of `mask` when `state` was saved; the training restores the weights."""
@@ -88,6 +91,14 @@ class Group:
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise StateError(str(error)) from None
         return MaskedNetwork(self.build(spec.seed), masks, pruning)
+
+    def _metric_samples(self, spec: RunSpec) -> tuple[Tensor, Tensor]:
+        """Return the samples of the mask metrics: at most `SAMPLES` of the scoring data, as they are in the dataset."""
+        most = min(SAMPLES, spec.scoring.most_samples or SAMPLES)
+        scoring = Scoring(samples_per_class=spec.scoring.samples_per_class, most_samples=most, batch_size=SAMPLES)
+        if scoring not in self._samples:
+            (self._samples[scoring],) = scoring_batches(self.data, scoring, spec, 1)
+        return self._samples[scoring]
 
     def _prune(self, spec: RunSpec, saver: Saver | None, state: State | None) -> Pruned:
         """Compute the masks of `spec`, before any sanity transform."""
@@ -136,10 +147,18 @@ def _shuffled(masks: Masks, seed: int) -> Masks:
     return {name: mask.flatten()[order[name].to(mask.device)].view_as(mask) for name, mask in masks.items()}
 
 
-def _pruning(diagnosis: Diagnosis, pruned: Pruned, masks: Masks) -> Pruning:
+def _pruning(diagnosis: Diagnosis, pruned: Pruned, masks: Masks, measured: MeasuredMask) -> Pruning:
     """Combine the diagnosis before training, when every pruned weight is exactly zero, with the scores' statistics."""
     layers = tuple(
-        Layer(name=d.name, shape=d.shape, prunable=d.prunable, kept=d.kept, zero_scores=pruned.zero_scores[d.name])
+        Layer(
+            name=d.name,
+            shape=d.shape,
+            prunable=d.prunable,
+            kept=d.kept,
+            zero_scores=pruned.zero_scores[d.name],
+            live_units=d.live_units,
+            ramanujan_gap=measured.gaps[d.name],
+        )
         for d in diagnosis.layers
     )
     return Pruning(
@@ -157,4 +176,5 @@ def _pruning(diagnosis: Diagnosis, pruned: Pruned, masks: Masks) -> Pruning:
         rounds=pruned.rounds,
         mask_digest=digest({name: mask.cpu().numpy() for name, mask in masks.items()}),
         notes=pruned.notes,
+        mask_metrics=MaskMetrics(**measured.values),
     )
