@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pbt_bench.models.prunable import prunable
 from pbt_bench.pruning.plugins import pruners, statistics
 
 GOLDEN = Path(__file__).parent / "golden" / "convnet.npz"
@@ -119,6 +120,12 @@ def published(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     start = f"state/{name}/"
     net.load_state_dict({key.removeprefix(start): torch.tensor(arrays[key]) for key in arrays if key.startswith(start)})
     return net, torch.tensor(arrays["x"]), torch.tensor(arrays["y"])
+
+
+def random_masks(net: nn.Module, density: float) -> dict[str, Tensor]:
+    """Return masks that keep every weight with the probability `density`."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.rand(p.shape, generator=generator) < density for name, p in prunable(net).items()}
 
 
 def published_values(file: str) -> dict[str, dict[str, Tensor]]:

@@ -11,7 +11,7 @@ from text import toml
 from pbt_bench.constraints import Checked, annotated, fields
 from pbt_bench.grid_file import _GridFile
 from pbt_bench.pruning.plugins import pruners
-from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
+from pbt_bench.running.record import Epoch, Layer, MaskMetrics, Metrics, Pruning, RunRecord
 from pbt_bench.spec import Axes, Recipe, RunSpec, Scoring
 
 _FIELD = re.compile(r"^    (\w+): (.+?)(?: = .+?)?(?:  # (.*))?$", re.MULTILINE)
@@ -118,6 +118,7 @@ def record_page() -> str:
     ]
     for title, kind in (
         ("The record", RunRecord), ("`metrics`", Metrics), ("`pruning`", Pruning), ("`pruning.layers`", Layer),
+        ("`pruning.mask_metrics`", MaskMetrics),
         ("`curve`", Epoch),
     ):  # fmt: skip
         code = inspect.getsource(kind).split("\n    def ")[0]

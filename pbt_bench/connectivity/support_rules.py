@@ -32,8 +32,8 @@ _SUMS = names("""
 PRODUCTS = names("mul multiply rmul imul")
 _QUOTIENTS = names("div divide true_divide truediv itruediv rtruediv rdiv")
 _POWERS = names("pow float_power ipow rpow")
-_REDUCED = dict.fromkeys(names("amax amin max min logsumexp std var"), 1) | {"norm": 2}  # index of the argument `dim`
-_MOVES = names("""
+REDUCED = dict.fromkeys(names("amax amin max min logsumexp std var"), 1) | {"norm": 2}  # index of the argument `dim`
+MOVES = names("""
     get getitem iter view view_as reshape reshape_as flatten ravel unflatten squeeze unsqueeze select narrow chunk split
     split_with_sizes tensor_split unbind cat concat concatenate stack hstack vstack dstack pad permute transpose t
     movedim moveaxis swapaxes swapdims adjoint flip fliplr flipud roll rot90 index_select gather take_along_dim
@@ -41,30 +41,31 @@ _MOVES = names("""
     repeat tile repeat_interleave contiguous clone alias unfold pixel_shuffle pixel_unshuffle channel_shuffle
     to type type_as float double bfloat16 cpu cuda size dim ndimension numel stride is_floating_point is_contiguous len
 """)
-_NONNEGATIVE = names("""
+NONNEGATIVE = names("""
     sum nansum mean nanmean cumsum trace avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d lp_pool1d lp_pool2d lp_pool3d interpolate upsample upsample_nearest upsample_bilinear fold
 """)
-_BILINEAR = names("""
+BILINEAR = names("""
     matmul rmatmul mm bmm mv dot vdot inner outer einsum tensordot kron addmm addbmm baddbmm addmv addcmul bilinear
 """)
-_CREATES = names("""
+CREATES = names("""
     zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_tensor zero
 """)
-_PASSED = _KEEPS_ZERO | _LIFTS_ZERO
-_LINEAR = _MOVES | _NONNEGATIVE | _BILINEAR
-_KEEPS_LEVELS = _MOVES | _PASSED | _SUMS
+PASSED = _KEEPS_ZERO | _LIFTS_ZERO
+_LINEAR = MOVES | NONNEGATIVE | BILINEAR
+_KEEPS_LEVELS = MOVES | PASSED | _SUMS
+COMBINES = _SUMS | PRODUCTS | _QUOTIENTS | _POWERS  # every number of the result is made of one number per operand
 SOFTMAX = names("softmax softmin gumbel_softmax")
 
 
 def result_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Return the result of a function of supports; for an unknown function see `_mixed`."""
     name = plain_name(function)
-    if name in _CREATES:
+    if name in CREATES:
         return function(*args, **options)
     operands = [*args, *(options[key] for key in ("input", "other", "value", "exponent") if key in options)]
     first: Any = operands[0] if operands else None
-    if name in _PASSED and all(t is first for t in tensors((args, list(options.values()))) if t.requires_grad):
+    if name in PASSED and all(t is first for t in tensors((args, list(options.values()))) if t.requires_grad):
         return first + 1 if name in _LIFTS_ZERO else first
     if name == "copy":
         return support(operands[1])
@@ -79,8 +80,8 @@ def result_of(function: Callable[..., Any], args: tuple[Any, ...], options: dict
         if name != "rpow" and isinstance(operands[1], (int, float)) and operands[1] > 0:
             return first
         return support(first) + support(operands[1]) + 1
-    if name in _REDUCED:
-        return _reduced(function, name, args, options)
+    if name in REDUCED:
+        return reduced(function, name, args, options)
     if name.startswith("max_pool") or name.startswith("adaptive_max_pool"):
         return _averaged(function, name, args, options)
     if name == "setitem":
@@ -109,9 +110,9 @@ def _is_operand(value: Any) -> bool:
     return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.dtype != torch.bool)
 
 
-def _reduced(function: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def reduced(function: Callable[..., Any], name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Reduce: the result depends on all reduced values, a maximum on all its candidates."""
-    index = _REDUCED[name]
+    index = REDUCED[name]
     x, *rest = args or (options["input"],)
     dim = options.get("dim", rest[index - 1] if len(rest) >= index else None)
     keep = options.get("keepdim", rest[index] if len(rest) > index and name not in ("std", "var") else False)

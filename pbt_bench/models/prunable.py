@@ -67,6 +67,17 @@ def weight_names(module: nn.Module) -> tuple[str, ...]:
     return ("weight",) if isinstance(module, (nn.Linear, _ConvNd)) else ()
 
 
+def owners(model: nn.Module) -> dict[str, nn.Module]:
+    """Return prunable parameter name -> the module that computes its linear map, the first one of a tied weight."""
+    names = {id(parameter): name for name, parameter in prunable(model).items()}
+    found: dict[str, nn.Module] = {}
+    for module in model.modules():
+        for attribute in weight_names(module):
+            if name := names.get(id(module._parameters.get(attribute))):
+                found.setdefault(name, module)
+    return found
+
+
 def packed_projections(model: nn.Module) -> set[str]:
     """Return the weights [3 · width, width] that pack the query, key and value maps of an `nn.MultiheadAttention`.
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pbt_bench.connectivity.layer_graphs import layer_graph, output_units
 from pbt_bench.connectivity.live_weights import trace
 from pbt_bench.errors import RequestError, SparsityError
-from pbt_bench.models.prunable import Masks, prunable
+from pbt_bench.models.prunable import Masks, owners, prunable
 from pbt_bench.pruning.masks import check_masks
 
 
@@ -24,6 +25,8 @@ class LayerDiagnosis:
     kept: int
     live: int  #: kept weights on a live input-output path
     flops_dense: int
+    units: int  #: output channels or units
+    live_units: int  #: those with a live weight
     zero_scores: int | None = None  #: exactly-zero scores, if scores were given
 
     @property
@@ -67,6 +70,11 @@ class Diagnosis:
         return 1 - sum(layer.live for layer in self.layers) / self.prunable
 
     @property
+    def live_unit_share(self) -> float:
+        """Share of the output channels and units of all layers that have at least one live weight."""
+        return sum(layer.live_units for layer in self.layers) / sum(layer.units for layer in self.layers)
+
+    @property
     def collapsed_layers(self) -> tuple[str, ...]:
         """Names of the layers that keep no weight."""
         return tuple(layer.name for layer in self.layers if layer.kept == 0)
@@ -108,6 +116,8 @@ def diagnose(
         raise RequestError(f"the example is {type(example).__name__}, not a tensor [samples, ...] with a sample")
     masks = dict(masks)
     found = trace(model, masks, example)
+    modules = owners(model)
+    units = {name: output_units(layer_graph(live, modules.get(name))) for name, live in found.live.items()}
     layers = tuple(
         LayerDiagnosis(
             name=name,
@@ -116,6 +126,8 @@ def diagnose(
             kept=int(mask.sum()),
             live=int(found.live[name].sum()),
             flops_dense=found.flops_dense[name],
+            live_units=units[name][0],
+            units=units[name][1],
             zero_scores=None if scores is None else int((scores[name] == 0).sum()),
         )
         for name, mask in masks.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -20,9 +21,10 @@ from pbt_bench.models import build
 from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.api import apply
 from pbt_bench.pruning.diagnosis import Diagnosis, all_kept, diagnose
+from pbt_bench.pruning.mask_metrics import SAMPLES, measure
 from pbt_bench.pruning.plugins import pruners
 from pbt_bench.pruning.scoring import Pruned, Scorer, resolve
-from pbt_bench.running.record import Layer, Pruning, digest
+from pbt_bench.running.record import Layer, MaskMetrics, Pruning, digest
 from pbt_bench.running.statistic_training import StatisticTraining
 from pbt_bench.seeds import derive, stream
 from pbt_bench.spec import DENSE, Recipe, RunSpec, Scoring
@@ -63,6 +65,7 @@ class Group:
         self._warm = spec.warmup == "none"
         self._warm_up_notes: dict[str, float] = {}
         self._scorers: dict[tuple[Scoring, Recipe | None], Scorer] = {}
+        self._samples: dict[Scoring, tuple[Tensor, Tensor]] = {}
 
     def build(self, seed: int) -> nn.Module:
         """Build the group's network with initial weights from `seed`."""
@@ -95,8 +98,10 @@ class Group:
             model = self.build(derive(spec.seed, "reinit"))
         apply(model, masks)
         diagnosis = diagnose(model, masks, self.data.inputs(self.data.train.example()))
+        measured = measure(model, masks, *self._metric_samples(spec), diagnosis)
+        pruning = _pruning(diagnosis, pruned, masks, measured.gaps, MaskMetrics(**measured.values))
         begin = pruned.start.begin if pruned.start else 0
-        return MaskedNetwork(model, masks, _pruning(diagnosis, pruned, masks), diagnosis.connected, begin)
+        return MaskedNetwork(model, masks, pruning, diagnosis.connected, begin)
 
     def restore(self, spec: RunSpec, state: State) -> MaskedNetwork:
         """Return the result of `mask` when `state` was saved; the training restores the weights."""
@@ -110,6 +115,14 @@ class Group:
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise StateError(str(error)) from None
         return MaskedNetwork(self.build(spec.seed), masks, pruning, begin=begin)
+
+    def _metric_samples(self, spec: RunSpec) -> tuple[Tensor, Tensor]:
+        """Return the samples of the mask metrics: at most `SAMPLES` of the scoring data, as they are in the dataset."""
+        most = min(SAMPLES, spec.scoring.most_samples or SAMPLES)
+        scoring = Scoring(samples_per_class=spec.scoring.samples_per_class, most_samples=most, batch_size=SAMPLES)
+        if scoring not in self._samples:
+            (self._samples[scoring],) = scoring_batches(self.data, scoring, spec, 1)
+        return self._samples[scoring]
 
     def _prune(self, spec: RunSpec, saver: Saver | None, state: State | None) -> Pruned:
         """Compute the masks of `spec`, before any sanity transform."""
@@ -133,12 +146,17 @@ class Group:
         return scorer.prune(spec.method, sparsity, spec.scope, spec.sanity == "invert", options, spec.pattern)
 
     def updated(self, network: MaskedNetwork, masks: Masks, notes: dict[str, float]) -> MaskedNetwork:
-        """Return the trained `network` with the masks of its last mask update, and `notes` on the updates."""
+        """Return the trained `network` with the masks of its last mask update, and `notes` on the updates.
+
+        The metrics of the mask remain those at the start of the training.
+        """
         before = network.pruning
         diagnosis = diagnose(network.model, masks, self.data.inputs(self.data.train.example()))
         zeros = {layer.name: layer.zero_scores for layer in before.layers}
         pruned = Pruned(masks, zeros, before.scoring_seconds, before.rounds, before.notes | {"mask_updates": notes})
-        pruning = msgspec.structs.replace(_pruning(diagnosis, pruned, masks), initial_mask_digest=before.mask_digest)
+        gaps = {layer.name: layer.ramanujan_gap for layer in before.layers}
+        pruning = _pruning(diagnosis, pruned, masks, gaps, before.mask_metrics)
+        pruning = msgspec.structs.replace(pruning, initial_mask_digest=before.mask_digest)
         return MaskedNetwork(network.model, masks, pruning, diagnosis.connected)
 
 
@@ -169,10 +187,24 @@ def _shuffled(masks: Masks, seed: int) -> Masks:
     return {name: mask.flatten()[order[name].to(mask.device)].view_as(mask) for name, mask in masks.items()}
 
 
-def _pruning(diagnosis: Diagnosis, pruned: Pruned, masks: Masks) -> Pruning:
+def _pruning(
+    diagnosis: Diagnosis,
+    pruned: Pruned,
+    masks: Masks,
+    gaps: Mapping[str, float | None],
+    metrics: MaskMetrics | None,
+) -> Pruning:
     """Combine the diagnosis before training, when every pruned weight is exactly zero, with the scores' statistics."""
     layers = tuple(
-        Layer(name=d.name, shape=d.shape, prunable=d.prunable, kept=d.kept, zero_scores=pruned.zero_scores[d.name])
+        Layer(
+            name=d.name,
+            shape=d.shape,
+            prunable=d.prunable,
+            kept=d.kept,
+            zero_scores=pruned.zero_scores[d.name],
+            live_units=d.live_units,
+            ramanujan_gap=gaps[d.name],
+        )
         for d in diagnosis.layers
     )
     return Pruning(
@@ -190,4 +222,5 @@ def _pruning(diagnosis: Diagnosis, pruned: Pruned, masks: Masks) -> Pruning:
         rounds=pruned.rounds,
         mask_digest=digest({name: mask.cpu().numpy() for name, mask in masks.items()}),
         notes=pruned.notes,
+        mask_metrics=metrics,
     )

@@ -14,6 +14,7 @@ from pbt_bench.spec import RunSpec
 
 FORMAT = 2  # of the records that this version writes
 _LINE_CHARACTERS = 300  # characters of a one-line error
+_OF_MASKS = ("live_units", "ramanujan_gap", "mask_metrics")  # fields of `Layer` and `Pruning`
 _QUOTED = ("    ", "  [Previous line repeated")  # first characters of traceback lines that are not the message
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -43,6 +44,18 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
     prunable: Count
     kept: Count
     zero_scores: Count  # exactly-zero scores
+    live_units: Count | None = None  # output channels or units with a live weight
+    ramanujan_gap: float | None = None  # sqrt(d_in - 1) + sqrt(d_out - 1) - second singular value
+
+
+class MaskMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Metrics of the masked network at the start of its training, from the mask, the weights and scoring samples."""
+
+    live_unit_share: float | None  # share of the output channels and units of all layers that have a live weight
+    log10_paths: float | None  # log10 of the number of paths from input to output; None without a path
+    ramanujan_gap: float | None  # mean over the layers that have one
+    gradient_norm: float | None  # L2 norm over the kept weights of the gradient of the mean cross-entropy
+    ntk_trace: float | None  # sum over the classes of the squared gradient of a logit, mean over samples
 
 
 class Pruning(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +76,7 @@ class Pruning(msgspec.Struct, frozen=True, kw_only=True):
     mask_digest: str  # SHA-256 over the names and bits of the masks
     initial_mask_digest: str | None = None  # before the training, if mask updates changed the masks
     notes: dict[str, dict[str, float]] = {}  # statistic, "warmup" of early_crop, "mask_updates" -> measurements
+    mask_metrics: MaskMetrics | None = None  # None in records of versions that did not compute them
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,14 +141,27 @@ def first_line(error: str | None) -> str | None:
 def numbers(record: RunRecord) -> dict[str, Any]:
     """Return the plain data of a record that two executions of its run have in common: everything but times.
 
-    Environment and traceback are left out.
+    Environment and traceback are left out, and so are the mask metrics, which follow from the mask and the weights and
+    which earlier versions did not record.
     """
     found: dict[str, Any] = msgspec.to_builtins(record)
     for name in ("format", "environment", "error", "source_digest", "revisions", "spec"):
         found.pop(name)
     for row, name in ((found["pruning"] or {}, "scoring_seconds"), *((row, "seconds") for row in found["curve"])):
         row.pop(name, None)
+    for row in (found["pruning"] or {}, *(found["pruning"] or {}).get("layers", ())):
+        for name in _OF_MASKS:
+            row.pop(name, None)
     return found
+
+
+def mask_metrics(record: RunRecord) -> dict[str, Any]:
+    """Return the plain data of the mask metrics under the names of their fields, empty if the record has none."""
+    if record.pruning is None or record.pruning.mask_metrics is None:
+        return {}
+    found: dict[str, Any] = msgspec.to_builtins(record.pruning)
+    layers = [{name: row[name] for name in _OF_MASKS if name in row} for row in found["layers"]]
+    return {"pruning": {"layers": layers, "mask_metrics": found["mask_metrics"]}}
 
 
 def digest(arrays: Mapping[str, NDArray[Any]]) -> str:

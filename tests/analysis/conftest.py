@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
+from pbt_bench.running.record import Epoch, Layer, MaskMetrics, Metrics, Pruning, RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, Axes, Grid, RunSpec
 
@@ -49,7 +49,15 @@ def make_record(spec: RunSpec, status: str = "done", accuracy: float | None = No
     for depth, (size, weight) in enumerate(zip(SIZES, weights, strict=True)):
         own = min(size, int(kept * weight / sum(weights) + noise.random()))
         layers.append(
-            Layer(name=f"stages.{depth}.conv.weight", shape=(size,), prunable=size, kept=own, zero_scores=size // 50)
+            Layer(
+                name=f"stages.{depth}.conv.weight",
+                shape=(size,),
+                prunable=size,
+                kept=own,
+                zero_scores=size // 50,
+                live_units=size // 72,
+                ramanujan_gap=density if own > size // 20 else None,
+            )
         )
     collapsed_layers = sum(layer.kept == 0 for layer in layers)
     metrics = Metrics(
@@ -77,6 +85,13 @@ def make_record(spec: RunSpec, status: str = "done", accuracy: float | None = No
         layers=tuple(layers),
         rounds=1,
         mask_digest="0" * 64,
+        mask_metrics=MaskMetrics(
+            live_unit_share=1 - spec.sparsity**20 / 2,
+            log10_paths=12 + 4 * math.log10(density) + strength,
+            ramanujan_gap=3 * density**0.5 if density > 0.01 else None,
+            gradient_norm=strength + noise.random(),
+            ntk_trace=2000 * strength * density**0.5,
+        ),
     )
     curve = tuple(
         Epoch(

@@ -81,6 +81,18 @@ def more_kept(record: RunRecord) -> RunRecord:
     return changed(layers=(*moved, *rest))(record)
 
 
+def more_paths(record: RunRecord) -> RunRecord:
+    assert record.pruning
+    return changed(mask_metrics=msgspec.structs.replace(record.pruning.mask_metrics, log10_paths=40.0))(record)
+
+
+def without_mask_metrics(record: RunRecord) -> RunRecord:
+    """Return the record as an earlier version would have written it."""
+    assert record.pruning
+    rows = (msgspec.structs.replace(row, live_units=None, ramanujan_gap=None) for row in record.pruning.layers)
+    return changed(mask_metrics=None, layers=tuple(rows))(record)
+
+
 def found_in(folder: Path, change: Callable[[RunRecord], RunRecord], **audited_as: Any) -> Audit:
     """Return the report of an audit while the record of the first pruned run is changed."""
     path = Store(folder).path(SPECS[1].run_id)
@@ -140,6 +152,7 @@ ANEW: dict[str, tuple[Callable[[RunRecord], RunRecord], bool]] = {
     "pruning.effective_sparsity": (changed(effective_sparsity=0.5), False),
     "pruning.flops_sparse": (changed(flops_sparse=1), False),
     "pruning.rounds": (changed(rounds=100), False),
+    "pruning.mask_metrics.log10_paths": (more_paths, False),
     "metrics.weights_digest": (changed("metrics", weights_digest="0" * 64), True),
     "metrics.test_accuracy": (changed("metrics", test_accuracy=0.99, test_accuracy_at_best_validation=0.99), True),
     "metrics.test_loss": (changed("metrics", test_loss=0.1), True),
@@ -157,6 +170,10 @@ def test_a_consistent_wrong_number_is_a_fault_once_it_is_recomputed(
     found = found_in(made, change, retrain=retrain, specs=SPECS[1:2])
     assert f"recomputed, its {place} is " in found.text()
     assert "0 of 1 verified" in found.text()
+
+
+def test_a_record_without_mask_metrics_is_sound(made: Path) -> None:
+    assert not found_in(made, without_mask_metrics, retrain=True, specs=SPECS[1:2]).faults
 
 
 def test_what_has_no_result_and_what_no_commit_holds_is_said(made: Path, tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from torch import nn
 from pbt_bench.data.images import from_arrays
 from pbt_bench.data.run_data import prepare
 from pbt_bench.models import MODELS, Model, build
+from pbt_bench.models.prunable import Masks
 from pbt_bench.pruning.diagnosis import all_kept
+from pbt_bench.pruning.mask_metrics import MeasuredMask
 from pbt_bench.pruning.scoring import Pruned
-from pbt_bench.running import execute
+from pbt_bench.running import execute, group
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.group import Group
-from pbt_bench.running.record import RunRecord, digest
+from pbt_bench.running.record import MaskMetrics, RunRecord, digest, numbers
 from pbt_bench.spec import Recipe, RunSpec, Scoring
 from pbt_bench.training.loop import train
 
@@ -92,6 +94,25 @@ def test_the_record_has_every_promised_field() -> None:
         plain["environment"]
     )
     assert msgspec.json.decode(record.to_json(), type=RunRecord) == record
+
+
+@pytest.mark.parametrize("method", ["snip", "dense"])
+def test_mask_metrics_change_no_bit_of_a_run(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    wanted = spec(model="resnet8", method=method, sparsity=0.9 if method == "snip" else 0.0)
+    record = executor().execute(wanted).record
+    assert record.pruning is not None
+    assert None not in msgspec.to_builtins(record.pruning.mask_metrics).values()
+    assert all(layer.live_units for layer in record.pruning.layers)
+    nothing = dict.fromkeys(MaskMetrics.__struct_fields__)
+
+    def without(model: nn.Module, masks: Masks, *_: object) -> MeasuredMask:
+        return MeasuredMask(nothing, dict.fromkeys(masks))
+
+    monkeypatch.setattr(group, "measure", without)
+    plain = executor().execute(wanted).record
+    assert numbers(plain) == numbers(record)
+    assert plain.pruning is not None
+    assert plain.pruning.mask_metrics == MaskMetrics(**nothing)
 
 
 def test_a_network_without_a_path_is_evaluated_and_not_trained() -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
+from pbt_bench.running.record import Epoch, Layer, MaskMetrics, Metrics, Pruning, RunRecord
 from pbt_bench.spec import Recipe, RunSpec, Scoring
 
 T = TypeVar("T")
@@ -75,11 +75,19 @@ class _Rows(Sequence[T]):
 class Layers(_Rows[Layer]):
     """The layers of one run, equal to a sequence of the same `Layer`; each array has one number per layer."""
 
-    __slots__ = ("kept", "names", "prunable", "shapes", "zero_scores")
+    __slots__ = ("kept", "live_units", "names", "prunable", "ramanujan_gaps", "shapes", "zero_scores")
 
-    def __init__(self, structure: _Structure, kept: NDArray[np.int64], zero_scores: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        structure: _Structure,
+        kept: NDArray[np.int64],
+        zero_scores: NDArray[np.int64],
+        live_units: NDArray[np.float64],
+        ramanujan_gaps: NDArray[np.float64],
+    ) -> None:
         self.names, self.shapes, self.prunable = structure
         self.kept, self.zero_scores = kept, zero_scores
+        self.live_units, self.ramanujan_gaps = live_units, ramanujan_gaps  # NaN for None
 
     @property
     def densities(self) -> NDArray[np.float64]:
@@ -99,6 +107,8 @@ class Layers(_Rows[Layer]):
             prunable=int(self.prunable[index]),
             kept=int(self.kept[index]),
             zero_scores=int(self.zero_scores[index]),
+            live_units=None if np.isnan(self.live_units[index]) else int(self.live_units[index]),
+            ramanujan_gap=None if np.isnan(self.ramanujan_gaps[index]) else float(self.ramanujan_gaps[index]),
         )
 
     def __len__(self) -> int:
@@ -135,6 +145,15 @@ class Curve(_Rows[Epoch]):
         return len(self.values)
 
 
+_ATTRIBUTES: dict[type[msgspec.Struct], str] = {
+    RunSpec: "spec",
+    Metrics: "metrics",
+    Pruning: "pruning",
+    MaskMetrics: "pruning.mask_metrics",
+}
+_NO_COLUMN = ("layers", "mask_metrics")  # fields of Pruning: several columns each
+
+
 def _plan() -> dict[str, tuple[pa.DataType, Callable[[RunRecord], Any]]]:
     """Return the type of each column and the function that computes its value from a record."""
     columns: dict[str, tuple[pa.DataType, Callable[[RunRecord], Any]]] = {
@@ -142,8 +161,10 @@ def _plan() -> dict[str, tuple[pa.DataType, Callable[[RunRecord], Any]]]:
         "status": (_WORDS, lambda run: run.status),
         "error": (pa.string(), lambda run: run.error_line),
         "structure": (_WORDS, lambda run: _structure(run.pruning)),
-        "kept_weights": (pa.list_(pa.int64()), lambda run: _counts(run.pruning, "kept")),
-        "zero_scores": (pa.list_(pa.int64()), lambda run: _counts(run.pruning, "zero_scores")),
+        "kept_weights": (pa.list_(pa.int64()), lambda run: _of_layers(run.pruning, "kept")),
+        "zero_scores": (pa.list_(pa.int64()), lambda run: _of_layers(run.pruning, "zero_scores")),
+        "live_units": (pa.list_(pa.float64()), lambda run: _of_layers(run.pruning, "live_units")),
+        "ramanujan_gaps": (pa.list_(pa.float64()), lambda run: _of_layers(run.pruning, "ramanujan_gap")),
         "curve": (
             pa.list_(pa.float64()),
             lambda run: [x for epoch in run.curve for x in msgspec.structs.astuple(epoch)],
@@ -151,9 +172,11 @@ def _plan() -> dict[str, tuple[pa.DataType, Callable[[RunRecord], Any]]]:
         "environment": (_WORDS, lambda run: _json({k: v for k, v in run.environment.items() if k not in PER_RUN})),
         "of_the_run": (pa.string(), lambda run: _json({k: v for k, v in run.environment.items() if k in PER_RUN})),
     }
-    for part, kind in (("spec", RunSpec), ("metrics", Metrics), ("pruning", Pruning)):
+    for kind, part in _ATTRIBUTES.items():
         columns |= {
-            name: (_kind(field), _getter(part, field.name)) for name, field in _fields(kind).items() if name != "layers"
+            name: (_kind(field), _getter(part, field.name))
+            for name, field in _fields(kind).items()
+            if name not in _NO_COLUMN
         }
     return columns
 
@@ -172,8 +195,9 @@ def _kind(field: msgspec.structs.FieldInfo) -> pa.DataType:
 
 def _getter(part: str, name: str) -> Callable[[RunRecord], Any]:
     def get(run: RunRecord) -> Any:
-        of = getattr(run, part)
-        value = None if of is None else getattr(of, name)
+        value: Any = run
+        for attribute in (*part.split("."), name):
+            value = None if value is None else getattr(value, attribute)
         return _json(value) if name in _JSON and value is not None else value
 
     return get
@@ -192,7 +216,7 @@ def _structure(pruning: Pruning | None) -> str | None:
     return _json([(x.name, x.shape, x.prunable) for x in pruning.layers]) if pruning else None
 
 
-def _counts(pruning: Pruning | None, name: str) -> list[int] | None:
+def _of_layers(pruning: Pruning | None, name: str) -> list[Any] | None:
     return [getattr(layer, name) for layer in pruning.layers] if pruning else None
 
 
@@ -222,8 +246,9 @@ def decode(table: pa.Table) -> pd.DataFrame:
     for name in ("run_id", "status", *_fields(RunSpec)):
         columns[name] = _column(table, name)
     columns["epochs"] = np.array([recipe.epochs for recipe in columns["recipe"]], dtype="int64")
-    for kind in (Metrics, Pruning):
-        columns |= {name: _layers(table) if name == "layers" else _column(table, name) for name in _fields(kind)}
+    for kind in (Metrics, Pruning, MaskMetrics):
+        names = [name for name in _fields(kind) if name != "mask_metrics"]
+        columns |= {name: _layers(table) if name == "layers" else _column(table, name) for name in names}
     curves = [Curve(values.reshape(-1, len(_EPOCH))) for values in _parts(table, "curve")]
     columns["curve"] = _objects(curves)
     shared = _column(table, "environment")
@@ -251,7 +276,8 @@ def _column(table: pa.Table, name: str) -> Any:
 
 
 def _layers(table: pa.Table) -> NDArray[np.object_]:
-    counts = zip(_parts(table, "kept_weights"), _parts(table, "zero_scores"), strict=True)
+    arrays = ("kept_weights", "zero_scores", "live_units", "ramanujan_gaps")
+    counts = zip(*(_parts(table, name) for name in arrays), strict=True)
     structures = _column(table, "structure")
     return _objects(
         None if found is None else Layers(found, *own) for found, own in zip(structures, counts, strict=True)

@@ -39,6 +39,7 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     - the fields of the specification (`sparsity` is the requested one) and `epochs` of the recipe;
     - all metrics (accuracies in [0, 1]);
     - the scalars of the diagnosis (`mask_sparsity` is the sparsity of the masks);
+    - the metrics of the mask, which records of earlier versions lack;
     - the objects `recipe`, `scoring`, `options`, `update_options`, `revisions`, `layers` (sequence of `Layer`), `curve`
       (sequence of `Epoch`) and `environment`.
 

@@ -74,8 +74,8 @@ def pool(parts: Sequence[Panel]) -> Pooled:
     tables, settings = [], 0
     for each in found:
         values = each.part(each.seeds, each.sparsities, methods)
-        lacking: NDArray[np.bool_] = np.isnan(values).all(axis=0)  # (sparsities, methods) without a run
-        values = values[:, ~lacking.any(axis=1)]
+        lacking = np.isnan(values).min(axis=0)  # (sparsities, methods) without a run
+        values = values[:, ~lacking.max(axis=1)]
         whole = values[~np.isnan(values).any(axis=(1, 2))]
         settings += values.shape[1]
         if whole.size:

@@ -23,6 +23,7 @@ from pbt_bench.analysis.figures.critical import critical, critical_sparsities, p
 from pbt_bench.analysis.figures.curves import curves, mean_curve
 from pbt_bench.analysis.figures.effective import effective
 from pbt_bench.analysis.figures.layer_densities import profiles
+from pbt_bench.analysis.figures.mask_metrics import accuracy_and_mask_metrics, rank_correlation
 from pbt_bench.analysis.figures.multiples import spread
 from pbt_bench.analysis.figures.variants import variants as draw_variants
 from pbt_bench.analysis.records.data_frame import frame
@@ -249,6 +250,40 @@ def test_cost_is_scoring_seconds_and_the_share_of_training(
     assert drawn(training, "fts") == (pytest.approx([25, 25]), pytest.approx([80, 60]))
 
 
+def test_every_run_is_a_mark_over_each_metric_of_its_mask(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
+    def made(spec: RunSpec, number: int) -> RunRecord:
+        run = record(spec, "collapsed" if number == 2 else "done", accuracy=0.8 - number / 100)
+        metrics = {"live_unit_share": number / 10, "log10_paths": None if number == 2 else 10.0 - number}
+        found = msgspec.structs.replace(run.pruning.mask_metrics, **metrics, gradient_norm=0.0)
+        changes = {"mask_metrics": None if number == 0 else found}  # the first is of an earlier version
+        return msgspec.structs.replace(run, pruning=msgspec.structs.replace(run.pruning, **changes))
+
+    specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9, 0.98), seed=(0, 1, 2)).runs()
+    specs = [spec for spec in specs if spec.method == "snip"]
+    (panel,) = panels(frame(made(spec, number) for number, spec in enumerate(specs)))
+    units, counts, _, gradients, _ = accuracy_and_mask_metrics(panel).axes
+    assert drawn_marks(units) == pytest.approx({0.1: 79, 0.2: 10, 0.3: 77, 0.4: 76, 0.5: 75})
+    assert drawn_marks(counts) == pytest.approx({9: 79, 7: 77, 6: 76, 5: 75})
+    assert counts.get_title() == "rank correlation 1.00, at equal sparsity 1.00"
+    assert [text.get_text() for text in gradients.texts] == ["no run with this metric yet"]
+
+
+def drawn_marks(axes: Axes) -> dict[float, float]:
+    """The y of every mark of snip by its x."""
+    (line,) = [line for line in axes.lines if line.get_color() == method_style("snip").colour]
+    return dict(zip(np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "correlation"), [([1, 2, 9], -1.0), ([2, 1, 3], -0.5), ([1, 1, 1], np.nan), ([1, 2], np.nan)]
+)
+def test_a_rank_correlation_of_few_or_constant_values_is_not_a_number(values: list[int], correlation: float) -> None:
+    runs = pd.DataFrame({"metric": values, "accuracy": [0.9, 0.8, 0.7][: len(values)]})
+    assert rank_correlation(runs, "metric") == pytest.approx(correlation, nan_ok=True)
+
+
 def test_variants_are_drawn_as_their_difference_to_the_base(
     grid: Callable[..., Grid], record: Callable[..., RunRecord]
 ) -> None:
@@ -268,6 +303,7 @@ FIGURES = {
     "profiles": lambda parts: profiles(parts[0]),
     "curves": lambda parts: curves(parts[0]),
     "cost": lambda parts: cost(parts[0]),
+    "accuracy_and_mask_metrics": lambda parts: accuracy_and_mask_metrics(parts[0]),
 }
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pandas as pd
 import pytest
 
 from pbt_bench.analysis.records.data_frame import frame, load_results
 from pbt_bench.errors import RequestError
-from pbt_bench.running.record import RunRecord
+from pbt_bench.running.record import MaskMetrics, RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import Grid
+
+OLD = Path(__file__).parents[2] / "records_of_versions" / "format_1"
 
 
 def test_one_row_per_run_with_the_values_of_the_record(
@@ -42,6 +47,21 @@ def test_one_row_per_run_with_the_values_of_the_record(
         assert row["layers"] == run.pruning.layers
         assert row["curve"] == run.curve
         assert row["epochs"] == run.spec.recipe.epochs
+
+
+def test_metrics_of_the_mask_are_columns_and_missing_in_old_records(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    (run,) = map(record, grid(model=("vgg8",), method=("snip",), sparsity=(0.995,), seed=(0,)).runs()[:1])
+    row = frame([run]).iloc[0]
+    for name, value in msgspec.to_builtins(run.pruning.mask_metrics).items():
+        assert row[name] == value or (value is None and np.isnan(row[name]))
+    shutil.copytree(OLD, tmp_path / "old")
+    old = load_results(tmp_path / "old")
+    assert len(old) > 5
+    assert old[list(MaskMetrics.__struct_fields__)].isna().all(axis=None)
+    assert np.isnan(old["layers"].iloc[0].live_units).all()
+    assert old["layers"].iloc[0][0].ramanujan_gap is None
 
 
 def test_rows_are_in_an_order_that_does_not_depend_on_the_ids(
