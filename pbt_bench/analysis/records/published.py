@@ -19,6 +19,8 @@ from pbt_bench.spec import DENSE
 
 PUBLISHED_COLUMNS = ("paper", "dataset", "model", "method", "sparsity", "top1_mean", "top1_std", "n_runs", "note")
 
+_EFFECTIVE = "its masks keep as many weights as the masks whose layer counts they take have on paths to the output"
+
 
 class Equal(msgspec.Struct, frozen=True, kw_only=True):
     """The runs of this project that equal those of a published method."""
@@ -138,6 +140,7 @@ def _row(line: Mapping[str, Any], about: About, path: Path, where: str) -> dict[
         effective = _number(line, "effective_compression", 1, 10**12, where)
     if method in about.effective.get(dataset, ()):
         density = 0 if np.isnan(effective) else 1 / effective
+        notes += [_EFFECTIVE]
     return {
         "file": path.stem,
         "source": line["paper"] + (f", {line['source']}" if line.get("source") else ""),
