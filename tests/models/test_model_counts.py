@@ -11,6 +11,8 @@ al. 2015, arXiv:1506.02626, Table 3, layer by layer. DeiT: Touvron et al. 2021; 
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 from torch import nn
@@ -70,6 +72,27 @@ def test_counts_are_those_of_the_literature(
     with torch.device("meta"):
         model = build(name, 3, classes, 0, size=32)
     assert count(model) == (parameters, weights), source
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("conv6", "fa02e42bad12"),  # MGE, as the next three
+        ("resnet20-projection", "0568db23e175"),
+        ("resnet32-projection", "c1daddedaa63"),
+        ("wrn-28-2", "fca45ebde2e5"),
+        ("lottery_resnet20", "0568db23e175"),  # SynFlow and MiCA
+        ("lottery_wide_resnet32", "6558a8787a74"),  # SynFlow and MiCA
+        ("lottery_vgg16_bn", "cd7f5ba9aa2e"),  # SynFlow
+        ("vgg16", "1880ef64cb19"),  # MiCA
+    ],
+)
+def test_shapes_are_those_of_the_original_code(name: str, digest: str) -> None:
+    """The digests are of the sorted shapes of the trained parameters of the models that the published code builds."""
+    with torch.device("meta"):
+        model = build(name, 3, 10, 0, size=32)
+    shapes = sorted(tuple(parameter.shape) for parameter in model.parameters())
+    assert hashlib.sha256(str(shapes).encode()).hexdigest()[:12] == digest
 
 
 def test_conv6_has_the_layers_of_its_code() -> None:
