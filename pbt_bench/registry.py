@@ -49,6 +49,10 @@ class Registry(Generic[Entry]):
     def __contains__(self, name: object) -> bool:
         return name in self._entries or name in self._aliases
 
+    def name(self, alias: str) -> str:
+        """Return the name of the entry that has this alias; any other text is returned unchanged."""
+        return self._aliases.get(alias, alias)
+
     def origin(self, name: str) -> str:
         """Return `file:line` of the definition of an entry."""
         return self._entries[self._aliases.get(name, name)][1]

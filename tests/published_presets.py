@@ -302,6 +302,68 @@ NTK_SAP = Published(
 )
 
 
+def mge(weight_decay: float, line: int) -> Published:
+    """The scoring is that of SNIP; GraSP has 25 images of each class, in two halves."""
+    return Published(
+        "eliacunegatti/mge-snn",
+        "02ba1eb7c9751ec92f3e0cfa76193b32b16cd32b",
+        {
+            "epochs": (160, "utils/hyperparameters.py:7"),  # main.py:301 says 2, for a trial
+            "batch_size": (128, "utils/datasets.py:17"),
+            "optimizer": ("sgd", f"utils/hyperparameters.py:{line}"),
+            "learning_rate": (0.1, f"utils/hyperparameters.py:{line}"),
+            "momentum": (0.9, f"utils/hyperparameters.py:{line}"),
+            "nesterov": (False, f"utils/hyperparameters.py:{line}"),
+            "weight_decay": (weight_decay, f"utils/hyperparameters.py:{line}"),
+            "schedule": ("multistep", "utils/hyperparameters.py:40"),
+            "milestones": ([80, 120], "utils/hyperparameters.py:40"),
+            "gamma": (0.1, "utils/hyperparameters.py:40"),
+            "augment": (CROP_FLIP, "utils/datasets.py:7-8"),
+            "crop_padding": (4, "utils/datasets.py:7"),
+        },
+        {
+            "samples_per_class": ("all", "utils/pai/snip.py:22"),
+            "most_samples": (128, "utils/datasets.py:17"),
+            "batch_size": (128, "utils/datasets.py:17"),
+            "augment": (True, "main.py:225"),  # `trainloader`
+            "batchnorm": ("batch", "utils/pai/snip.py:28"),  # a copy of a model in training mode
+            "prune_classifier": (True, "utils/pai/snip.py:33"),
+            "temperature": (200.0, "utils/pai/grasp.py:49"),
+        },
+    )
+
+
+def mica(model: str, learning_rate: float, gamma: float, weight_decay: float) -> Published:
+    config = f"Configs/singleshot/snip/{model}/{model}.yml"  # the configurations of a model agree in these lines
+    return Published(
+        "Hikari43/minimum_connection_assurance",
+        "9b1428358e5e37db9c3000a21d5dcb7aa939267a",
+        {
+            "epochs": (160, f"{config}:11"),
+            "batch_size": (128, f"{config}:8"),
+            "optimizer": ("sgd", "Utils/load.py:297"),
+            "learning_rate": (learning_rate, f"{config}:12"),
+            "momentum": (0.9, "Utils/load.py:297"),
+            "nesterov": (True, "Utils/load.py:297"),
+            "weight_decay": (weight_decay, f"{config}:15"),
+            "schedule": ("multistep", "Experiments/singleshot.py:44"),
+            "milestones": ([60, 120], f"{config}:13"),
+            "gamma": (gamma, f"{config}:14"),
+            "augment": (CROP_FLIP, "Utils/load.py:37-38"),
+            "crop_padding": (4, "Utils/load.py:52"),
+            "validation_fraction": (0.2, "Utils/load.py:96"),
+        },
+        {
+            "samples_per_class": (10, f"{config}:23"),  # 10 x classes images, drawn without regard to classes
+            "batch_size": (256, f"{config}:24"),
+            "augment": (True, "Utils/load.py:52"),  # `prune_dataset` is a subset of the augmented training images
+            "prune_classifier": (True, f"{config}:5"),
+            "batchnorm": ("running", "prune.py:11-12"),
+            "temperature": (200.0, "Pruners/pruners.py:163"),
+        },
+    )
+
+
 def openlth(model: str, lines: dict[str, int], prune_classifier: tuple[bool, str]) -> Published:
     return Published(
         "facebookresearch/open_lth",
@@ -337,6 +399,10 @@ PUBLISHED = {
     "force-2021-tiny-imagenet": force(300, 225, 20, FORCE_TINY | {"batches": "18"}),
     "prospr-2022": PROSPR,
     "ntk-sap-2023": NTK_SAP,
+    "mge-snn-2024": mge(1e-4, 13),
+    "mge-snn-2024-wrn": mge(5e-4, 15),
+    "mica-2024": mica("cifar10_lottery_resnet20", 0.01, 0.2, 5e-4),
+    "mica-2024-vgg": mica("cifar10_lottery_vgg16_bn", 0.1, 0.1, 1e-4),
     "openlth-2020": openlth(
         "cifar_resnet",
         {"epochs": 148, "batch_size": 138, "optimizer": 142},

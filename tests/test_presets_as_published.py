@@ -50,7 +50,7 @@ def test_every_field_of_a_preset_has_a_source_and_its_value(name: str) -> None:
         (published.scoring, options | msgspec.structs.asdict(scoring)),
     ):
         for field, (value, source) in table.items():
-            assert re.search(r"[\w/]\.(py|json|md|sh):\d+(-\d+)?$", source) or source == SNIP_PAPER, field
+            assert re.search(r"[\w/]\.(py|json|md|sh|yml):\d+(-\d+)?$", source) or source == SNIP_PAPER, field
             assert used[field] == (tuple(value) if isinstance(value, list) else value), field
 
 

@@ -7,6 +7,11 @@ Different models that share a name in the literature have names of their own. `r
 parameters, `resnet20-projection` has 1x1 convolutions as shortcuts. `vgg19` has no convolution biases, `vgg19-bias` has
 them. `resnet18` has the 3x3 stem for 32x32 images, `resnet18-tiny-imagenet` and `resnet18-imagenet` have the stems for
 larger images. `resnet110-bottleneck` is FORCE's ResNet-110 of bottlenecks.
+
+Aliases name the models of published code exactly. The "lottery" models of Synaptic Flow (ganguli-lab/Synaptic-Flow,
+Models/lottery_resnet.py and lottery_vgg.py) are `resnetN-projection` and `vggN-bias`, with init = "kaiming". Its
+other shortcuts multiply each channel by a number that stays 1 and is neither pruned nor trained. MiCA's copy of
+these files has no convolution biases in its VGGs: they are `vggN`.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ _RESNET = "He et al. 2016, arXiv:1512.03385, Sec. 4.2"
 _DEEP = "He et al. 2016, arXiv:1512.03385, Table 1"
 _WIDE = "Zagoruyko and Komodakis 2016, arXiv:1605.07146"
 _VGGNET = "Simonyan and Zisserman 2015, arXiv:1409.1556, with batch normalisation"
+_MGE = "Cunegatti et al. 2024, arXiv:2404.05621 (its code); Conv-6 of Frankle and Carbin 2019, arXiv:1803.03635"
 _LENET = "LeCun et al. 1998, Proceedings of the IEEE 86(11)"
 _VIT = "Touvron et al. 2021, arXiv:2012.12877, Table 1 (DeiT-Ti)"
 
@@ -46,6 +52,7 @@ class Model(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     size: Literal["any", "optional", "needed"] = "any"
     own: Callable[..., nn.Module] | None = None
+    aliases: tuple[str, ...] = ()
     revision: int = 1  # raised when its numbers change on purpose
 
 
@@ -88,9 +95,11 @@ def _catalogue() -> Iterator[tuple[str, Model]]:
         (1202, "19.42M", "19.42M"),
     ):
         yield f"resnet{depth}", _basic_entry(depth, "identity", plain)
-        yield f"resnet{depth}-projection", _basic_entry(depth, "projection", projected)
+        named = _with_alias(_basic_entry(depth, "projection", projected), f"lottery_resnet{depth}")
+        yield f"resnet{depth}-projection", named
     yield "resnet32x2", _basic_entry(32, "identity", "1.850M", width=2)
-    yield "resnet32x2-projection", _basic_entry(32, "projection", "1.861M", width=2)
+    wide = _basic_entry(32, "projection", "1.861M", width=2)
+    yield "resnet32x2-projection", _with_alias(wide, "lottery_wide_resnet32")
 
     for name, blocks, bottleneck, small, large in (
         ("resnet18", (2, 2, 2, 2), False, "11.17M", "11.18M"),
@@ -105,8 +114,9 @@ def _catalogue() -> Iterator[tuple[str, Model]]:
     force = "de Jorge et al. 2021, arXiv:2006.09081 (its code)"
     yield "resnet110-bottleneck", _deep_entry((3, 4, 26, 3), True, "cifar", "3x3 stem, 45.86M")._replace(cite=force)
 
-    wide = {"depth": 28, "width": 10}
-    yield "wrn-28-10", Model("wide_resnet", "wide_resnet", _WIDE, "12 pre-activation blocks, 36.48M parameters", wide)
+    for width, count in ((2, "1.47M"), (10, "36.48M")):
+        summary = f"12 pre-activation blocks, {count} parameters"
+        yield f"wrn-28-{width}", Model("wide_resnet", "wide_resnet", _WIDE, summary, {"depth": 28, "width": width})
 
     for depth, plain, biased in (
         (11, "9.228M", "9.231M"),
@@ -117,7 +127,11 @@ def _catalogue() -> Iterator[tuple[str, Model]]:
         summary = f"{depth - 3} convolutions, 64-512 channels"
         yield f"vgg{depth}", Model("vgg", "vgg", _VGGNET, f"{summary}, {plain} parameters", {"depth": depth})
         options = {"depth": depth, "bias": True}
-        yield f"vgg{depth}-bias", Model("vgg", "vgg", _VGGNET, f"{summary} with biases, {biased} parameters", options)
+        entry = Model("vgg", "vgg", _VGGNET, f"{summary} with biases, {biased} parameters", options)
+        yield f"vgg{depth}-bias", _with_alias(entry, f"lottery_vgg{depth}_bn")
+
+    conv6 = "3 pairs of convolutions, 64-256 channels, with biases, 2 hidden linear layers of 256 units, batch norm"
+    yield "conv6", Model("conv6", "Conv6", _MGE, f"{conv6}, 2.265M parameters for 32x32 images", size="needed")
 
     mlp = "784-300-100-10, 267k parameters for 28x28 grey images"
     yield "lenet-300-100", Model("lenet", "LeNet300100", _LENET, mlp, size="needed")
@@ -125,6 +139,10 @@ def _catalogue() -> Iterator[tuple[str, Model]]:
     yield "lenet5", Model("lenet", "LeNet5", _LENET, caffe, size="needed")
     vit = "4x4 patches, 12 blocks of width 192, 3 heads, 5.36M parameters for 32x32 images"
     yield "vit-tiny", Model("vit", "vit_tiny", _VIT, vit, size="needed")
+
+
+def _with_alias(entry: Model, alias: str) -> Model:
+    return entry._replace(summary=f"{entry.summary}, alias {alias}", aliases=(alias,))
 
 
 def _basic_entry(depth: int, shortcut: str, count: str, width: int = 1) -> Model:
@@ -143,7 +161,7 @@ def _deep_entry(blocks: tuple[int, ...], bottleneck: bool, stem: str, rest: str)
 
 MODELS: registry.Registry[Model] = registry.Registry("model")
 for _name, _entry in _catalogue():
-    MODELS.add(_name, _entry, f"{__file__}:1")
+    MODELS.add(_name, _entry, f"{__file__}:1", _entry.aliases)
 
 LIBRARIES = {  # prefix -> the models of a library
     name: Model("external", name, f"https://{address}", summary, size="optional")

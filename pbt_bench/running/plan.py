@@ -13,7 +13,7 @@ from pbt_bench.data import dataset_revision, datasets, load
 from pbt_bench.errors import RequestError, counted, shortened
 from pbt_bench.identity import ORIGINAL_REVISION, TRAINING_REVISION
 from pbt_bench.mask_update_schedules import SCHEDULES, schedule
-from pbt_bench.models import find, model_revision
+from pbt_bench.models import find, model_revision, models
 from pbt_bench.pattern_names import parse
 from pbt_bench.pruning.options import checked_values, options_of
 from pbt_bench.pruning.plugins import Pruner, method_revisions, pruners, scope_revisions, scopes
@@ -26,7 +26,7 @@ _MOST_FAILED = 5  # failed runs whose reason `run` prints
 
 
 def check_names(grid: Grid, where: str, store: Store | None = None) -> Grid:
-    """Replace aliases in `grid` by the names of their methods, and leave out options at their default.
+    """Replace aliases in `grid` by the names of their methods and models, and leave out options at their default.
 
     With a `store`, names are also valid that only its records have: their revisions and options are those of the
     newest record. Raises RequestError for an unknown name, and for an option that is unknown or has an invalid value.
@@ -40,6 +40,8 @@ def check_names(grid: Grid, where: str, store: Store | None = None) -> Grid:
         for name in grid.grid.model:
             if f"model {name}" not in gone.revisions:
                 find(name)
+        names_of_models = tuple(dict.fromkeys(map(models().name, grid.grid.model)))
+        grid = msgspec.structs.replace(grid, grid=msgspec.structs.replace(grid.grid, model=names_of_models))
         for name in grid.grid.scope:
             if f"scope {name}" not in gone.revisions:
                 scopes()[name]

@@ -17,7 +17,7 @@ from pbt_bench.models import MODELS, Model, build, find, listing
 NAMES = [
     *("resnet8", "vgg8", "resnet18", "resnet34", "resnet50", "resnet18-imagenet", "resnet18-tiny-imagenet"),
     *(f"resnet{depth}{kind}" for depth in (20, 32, 56, 110, 1202) for kind in ("", "-projection")),
-    *("resnet32x2", "resnet32x2-projection", "wrn-28-10", "lenet-300-100", "lenet5", "vit-tiny"),
+    *("resnet32x2", "resnet32x2-projection", "wrn-28-2", "wrn-28-10", "conv6", "lenet-300-100", "lenet5", "vit-tiny"),
     *(f"vgg{depth}{kind}" for depth in (11, 13, 16, 19) for kind in ("", "-bias")),
 ]
 
@@ -61,6 +61,17 @@ def test_summary_states_the_number_of_parameters(name: str) -> None:
     assert f"{count / {'k': 1e3, 'M': 1e6}[unit]:.{places}f}" == number
 
 
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [("lottery_resnet20", "resnet20-projection"), ("lottery_wide_resnet32", "resnet32x2-projection")]
+    + [(f"lottery_vgg{depth}_bn", f"vgg{depth}-bias") for depth in (11, 13, 16, 19)],
+)
+def test_an_alias_is_the_same_model(alias: str, name: str) -> None:
+    assert find(alias) == find(name)
+    assert f"alias {alias}" in find(name).summary
+    assert alias not in listing()
+
+
 def test_importing_the_catalogue_does_not_import_torch() -> None:
     code = "import sys, pbt_bench.models as m; m.find('resnet18'); m.listing(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -91,6 +102,8 @@ def test_models_that_need_the_image_size_say_so(name: str) -> None:
 def test_sizes_that_cannot_be_taken_are_request_errors() -> None:
     with pytest.raises(RequestError, match="'lenet5' needs images of 16x16 pixels or more, not 15x15"):
         build("lenet5", 1, 10, 0, size=15)
+    with pytest.raises(RequestError, match="'conv6' needs images of 8x8 pixels or more, not 7x7"):
+        build("conv6", 3, 10, 0, size=7)
     with pytest.raises(RequestError, match="4x4 patches cannot cut up 30x30 images"):
         build("vit-tiny", 3, 10, 0, size=30)
 

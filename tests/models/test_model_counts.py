@@ -3,11 +3,15 @@
 Sources. He: He et al. 2016, arXiv:1512.03385, Table 6 (in millions), to the last parameter as in akamaster's
 pytorch_resnet_cifar10 (option A), which ProsPr uses; OpenLTH and SynFlow have the projections. Kuangliu:
 github.com/kuangliu/pytorch-cifar (ResNet-50's 23,520,842 in its issue 80). GraSP: finding F4 (1.86M).
-WRN: Zagoruyko and Komodakis 2016, Table 4 (36.5M). torchvision: `num_params` of its weights. Han: Han et al. 2015,
-arXiv:1506.02626, Table 3, layer by layer. DeiT: Touvron et al. 2021; timm's vit_tiny_patch16_224.
+WRN: Zagoruyko and Komodakis 2016, Table 4 (36.5M). MGE: eliacunegatti/mge-snn 02ba1eb, models/. SynFlow:
+ganguli-lab/Synaptic-Flow 9dfa57a, Models/lottery_*.py, without the numbers of its shortcuts, which are not trained.
+MiCA: Hikari43/minimum_connection_assurance 9b14283, Models/. torchvision: `num_params` of its weights. Han: Han et
+al. 2015, arXiv:1506.02626, Table 3, layer by layer. DeiT: Touvron et al. 2021; timm's vit_tiny_patch16_224.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 import pytest
 import torch
@@ -24,7 +28,13 @@ LITERATURE = [  # name, classes, all parameters, prunable weights, source
     ("resnet56", 10, 853_018, 848_944, "He, 0.85M"),
     ("resnet110", 10, 1_727_962, 1_719_856, "He, 1.7M"),
     ("resnet1202", 10, 19_421_274, 19_331_632, "He, 19.4M"),
-    ("resnet20-projection", 10, 272_474, 270_896, "OpenLTH, SynFlow, 272.5k"),
+    ("resnet20-projection", 10, 272_474, 270_896, "OpenLTH, MGE"),
+    ("resnet20-projection", 100, 278_324, 276_656, "MGE"),
+    ("resnet32-projection", 10, 466_906, 464_432, "MGE"),
+    ("lottery_resnet20", 10, 272_714 - 240, 271_136 - 240, "SynFlow, MiCA: 240 channels of 7 shortcuts"),
+    ("lottery_resnet32", 10, 467_370 - 464, 464_896 - 464, "SynFlow"),
+    ("lottery_resnet110", 10, 1_732_634 - 1_920, 1_724_336 - 1_920, "SynFlow"),
+    ("lottery_wide_resnet32", 10, 1_861_450 - 928, 1_856_512 - 928, "SynFlow"),
     ("resnet32x2-projection", 10, 1_860_522, 1_855_584, "GraSP, 1.86M"),
     ("resnet18", 10, 11_173_962, 11_164_352, "Kuangliu"),
     ("resnet34", 10, 21_282_122, 21_265_088, "Kuangliu"),
@@ -34,6 +44,14 @@ LITERATURE = [  # name, classes, all parameters, prunable weights, source
     ("resnet50-imagenet", 1000, 25_557_032, 25_502_912, "torchvision"),
     ("wrn-28-10", 10, 36_479_194, 36_461_232, "WRN, 36.5M"),
     ("wrn-28-10", 100, 36_536_884, 36_518_832, "WRN, 36.5M"),
+    ("wrn-28-2", 10, 1_467_610, 1_463_984, "MGE"),
+    ("wrn-28-2", 100, 1_479_220, 1_475_504, "MGE"),
+    ("conv6", 10, 2_265_418, 2_261_184, "MGE"),
+    ("conv6", 100, 2_288_548, 2_284_224, "MGE"),
+    ("lottery_vgg16_bn", 10, 14_728_266, 14_715_584, "SynFlow"),
+    ("lottery_vgg16_bn", 100, 14_774_436, 14_761_664, "SynFlow"),
+    ("vgg16", 10, 14_724_042, 14_715_584, "MiCA: its VGGs have no biases"),
+    ("vgg16", 100, 14_770_212, 14_761_664, "MiCA"),
     ("vgg11-bias", 10, 9_231_114, 9_222_848, "Kuangliu"),
     ("vgg13-bias", 10, 9_416_010, 9_407_168, "Kuangliu"),
     ("vgg16-bias", 10, 14_728_266, 14_715_584, "Kuangliu"),
@@ -52,8 +70,38 @@ def test_counts_are_those_of_the_literature(
     name: str, classes: int, parameters: int, weights: int, source: str
 ) -> None:
     with torch.device("meta"):
-        model = build(name, 3, classes, 0)
+        model = build(name, 3, classes, 0, size=32)
     assert count(model) == (parameters, weights), source
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("conv6", "fa02e42bad12"),  # MGE, as the next three
+        ("resnet20-projection", "0568db23e175"),
+        ("resnet32-projection", "c1daddedaa63"),
+        ("wrn-28-2", "fca45ebde2e5"),
+        ("lottery_resnet20", "0568db23e175"),  # SynFlow and MiCA
+        ("lottery_wide_resnet32", "6558a8787a74"),  # SynFlow and MiCA
+        ("lottery_vgg16_bn", "cd7f5ba9aa2e"),  # SynFlow
+        ("vgg16", "1880ef64cb19"),  # MiCA
+    ],
+)
+def test_shapes_are_those_of_the_original_code(name: str, digest: str) -> None:
+    """The digests are of the sorted shapes of the trained parameters of the models that the published code builds."""
+    with torch.device("meta"):
+        model = build(name, 3, 10, 0, size=32)
+    shapes = sorted(tuple(parameter.shape) for parameter in model.parameters())
+    assert hashlib.sha256(str(shapes).encode()).hexdigest()[:12] == digest
+
+
+def test_conv6_has_the_layers_of_its_code() -> None:
+    with torch.device("meta"):
+        model = build("conv6", 3, 10, 0, size=32)
+    assert [tuple(weight.shape) for weight in prunable(model).values()] == [
+        *((64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3), (128, 128, 3, 3), (256, 128, 3, 3), (256, 256, 3, 3)),
+        *((256, 4096), (256, 256), (10, 256)),
+    ]
 
 
 @pytest.mark.parametrize(

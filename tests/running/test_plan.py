@@ -146,3 +146,13 @@ def test_lists_of_options_and_settings_are_axes() -> None:
     assert (
         runs({"method": ["snip", "mixed"]}, options={"mixed": {"alpha": [0.1, 0.9]}}, scoring={"rounds": [1, 2]}) == 6
     )
+
+
+def test_the_alias_of_a_model_is_the_same_run() -> None:
+    table = {"dataset": ["digits"], "method": ["snip"], "sparsity": [0.9], "seed": [0]}
+    names = ["vgg16-bias", "lottery_vgg16_bn"]
+    grids = [
+        check_names(check_grid({"name": "x", "grid": table | {"model": each}}, "x"), "x")
+        for each in ([names[0]], names)
+    ]
+    assert [run.run_id for run in grids[0].runs()] == [run.run_id for run in grids[1].runs()]

@@ -19,6 +19,16 @@ from pbt_bench.spec import DENSE
 
 PUBLISHED_COLUMNS = ("paper", "dataset", "model", "method", "sparsity", "top1_mean", "top1_std", "n_runs", "note")
 
+_EFFECTIVE = "its masks keep as many weights as the masks whose layer counts they take have on paths to the output"
+
+
+class Equal(msgspec.Struct, frozen=True, kw_only=True):
+    """The runs of this project that equal those of a published method."""
+
+    methods: list[str]  # names of one method, with options as in `RunSpec.variant`: "mica (layer_counts igq)"
+    scope: str = "global"  # of the run, or the method's own
+    mask_updates: str = "none"
+
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
     """The experimental settings of one CSV file, from the TOML file of the same name."""
@@ -27,10 +37,15 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     init: str
     statistic: str
     models: dict[str, str]
+    recipes: dict[str, str] = {}  # model of this project -> its recipe, if it has another
     sanity: dict[str, str] = {}  # published method -> sanity transform under which this project's method equals it
+    methods: dict[str, Equal] = {}  # published method -> runs of this project, unless they have its name and no scope
     datasets: dict[str, str] = {}
     model_notes: dict[str, str] = {}
-    left_out: dict[str, str] = {}
+    method_notes: dict[str, str] = {}
+    dataset_notes: dict[str, str] = {}
+    left_out: dict[str, str] = {}  # published model or dataset -> why it has no equivalent
+    effective: dict[str, list[str]] = {}  # dataset -> methods that keep as many weights as were effective
 
 
 @dataclass(frozen=True)
@@ -39,9 +54,12 @@ class Published:
 
     `rows` has the columns
 
-    - `file`, `source`, `statistic`, `dataset`, `published_model`, `sparsity`, `density`, `n` and `note`;
+    - `file`, `source`, `statistic`, `dataset`, `published_model`, `published_method`, `sparsity`, `n` and `note`;
+    - `density`: the share of kept weights, 0 for an `effective` method whose number is not printed;
+    - `effective_compression`: weights / effective weights, NaN if the source does not report it;
     - `model`: the model of this project, or None if it has no equivalent;
     - `method`: "dense" at sparsity 0;
+    - `methods`, `scope` and `mask_updates`: the runs of this project that equal the published ones;
     - `mean` and `std`: fractions;
     - `sanity`: the sanity transform under which this project's method equals the published one;
     - `empty_layers`: the maximum number over runs, NaN if the source does not report it.
@@ -68,14 +86,16 @@ def load_published(folder: Path) -> Published:
         about[path.stem] = _about(path.with_suffix(".toml"))
         rows += _rows(path, about[path.stem])
     columns = ["file", "source", "statistic", "dataset", "model", "published_model", "method", "sparsity", "density"]
-    frame = pd.DataFrame(rows, columns=[*columns, "mean", "std", "n", "note", "sanity", "empty_layers"])
+    columns += ["published_method", "mean", "std", "n", "note", "sanity", "empty_layers", "effective_compression"]
+    frame = pd.DataFrame(rows, columns=[*columns, "methods", "scope", "mask_updates"])
     return Published(frame.astype({"model": "object"}), about)
 
 
 def _about(path: Path) -> About:
     about = convert(read_toml(path), About, str(path))
-    if about.recipe not in PRESETS:
-        raise unknown("recipe", about.recipe, PRESETS, str(path))
+    for recipe in (about.recipe, *about.recipes.values()):
+        if recipe not in PRESETS:
+            raise unknown("recipe", recipe, PRESETS, str(path))
     return about
 
 
@@ -92,7 +112,7 @@ def _rows(path: Path, about: About) -> list[dict[str, Any]]:
         raise RequestError(f"{path}: not a csv file: {error}") from None
     first: dict[tuple[Any, ...], int] = {}
     for number, row in enumerate(rows):
-        named = ("source", "statistic", "dataset", "published_model", "of", "sparsity")
+        named = ("source", "statistic", "dataset", "published_model", "published_method", "sparsity")
         key = tuple(row[name] for name in named)
         if key in first:
             raise RequestError(f"{path}: data rows {first[key] + 1} and {number + 1} are of the same cell {key}")
@@ -110,23 +130,38 @@ def _row(line: Mapping[str, Any], about: About, path: Path, where: str) -> dict[
     method = line["method"].strip()
     if not method or not dataset:
         raise RequestError(f"{where}: a row needs a dataset and a method")
+    name = DENSE if sparsity == 0 else method
+    equal = about.methods.get(name, Equal(methods=[name]))
+    left_out = about.left_out.get(model) or about.left_out.get(dataset)
+    notes = [left_out] if left_out else [line["note"].strip(), about.method_notes.get(name)]
+    density = _number(line, "density", 0, 1, where) if line.get("density") else 1 - sparsity
+    effective = np.nan
+    if line.get("effective_compression"):
+        effective = _number(line, "effective_compression", 1, 10**12, where)
+    if method in about.effective.get(dataset, ()):
+        density = 0 if np.isnan(effective) else 1 / effective
+        notes += [_EFFECTIVE]
     return {
         "file": path.stem,
         "source": line["paper"] + (f", {line['source']}" if line.get("source") else ""),
         "statistic": line.get("statistic") or about.statistic,
         "dataset": about.datasets.get(dataset, dataset),
-        "model": about.models.get(model),
+        "model": None if left_out else about.models[model],
         "published_model": model,
-        "method": DENSE if sparsity == 0 else method,
-        "of": method,
+        "method": name,
+        "published_method": method,
         "sparsity": sparsity,
-        "density": _number(line, "density", 0, 1, where) if line.get("density") else 1 - sparsity,
+        "density": density,
         "mean": _number(line, "top1_mean", 0, 100, where) / 100,
         "std": _number(line, "top1_std", 0, 100, where) / 100 if line["top1_std"] else np.nan,
         "n": round(_number(line, "n_runs", 1, 10**6, where)),
-        "note": line["note"].strip() or about.left_out.get(model, ""),
+        "note": "; ".join(filter(None, notes)),
         "sanity": about.sanity.get(method, "none"),
         "empty_layers": _number(line, empty, 0, 10**6, where) if line.get(empty := "max_empty_layers") else np.nan,
+        "effective_compression": effective,
+        "methods": equal.methods,
+        "scope": equal.scope,
+        "mask_updates": equal.mask_updates,
     }
 
 

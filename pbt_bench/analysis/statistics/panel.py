@@ -28,7 +28,9 @@ _EXTRA = ["scope", "sanity", "warmup", "rewind", "protocol", "pattern"]  # field
 ENDED = ("diverged", "collapsed")  # these runs count at chance accuracy
 _SETTINGS = ("recipe", "scoring")
 
-_NONE = pd.DataFrame({"method": [], "sparsity": [], "mean": [], "empty_layers": [], "comparable": []})
+_NONE = pd.DataFrame(
+    {"method": [], "sparsity": [], "mean": [], "empty_layers": [], "effective_compression": [], "comparable": []}
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Panel:
     runs: pd.DataFrame  # pruned runs, missing ones included
     dense: pd.DataFrame  # their dense baseline; may be empty
     printed: pd.DataFrame = field(default_factory=lambda: _NONE)  # the rows of a paper, from `with_published`
+    printed_effective: pd.DataFrame = field(default_factory=lambda: _NONE)  # those with an effective compression
     notes: Sequence[str] = ()  # how the recipe of that paper differs
     bounds: Mapping[str, pd.Series] = field(default_factory=dict)  # name -> mean by sparsity, from `with_bounds`
     overlaps: Overlaps = field(default_factory=Overlaps)  # of masks, from `jaccard.mask_overlaps`
@@ -112,7 +115,7 @@ class Panel:
     def states(self) -> str:
         """The digest of the panel's records and missing runs, published rows, bounds and overlaps of masks."""
         rows = pd.concat([self.runs, self.dense])
-        tables = (self.printed, self.overlaps.table, *self.bounds.values())
+        tables = (self.printed, self.printed_effective, self.overlaps.table, *self.bounds.values())
         shown = [self.title, *self.bounds, *(each.to_csv() for each in tables), *rows["run_id"], *rows["state"]]
         return hashlib.sha256("\n".join(shown).encode()).hexdigest()
 

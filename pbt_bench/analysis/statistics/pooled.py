@@ -71,6 +71,8 @@ def pool(parts: Sequence[Panel]) -> Pooled:
     parts = [panel for panel in parts if panel.runs["sanity"].eq("none").all()] or parts
     found = [accuracies(panel) for panel in parts]
     methods = [name for name in (found[0].methods if found else []) if all(name in each.methods for each in found)]
+    if not methods:
+        return Pooled(pd.Series(dtype=float), 0, 0)
     tables, settings = [], 0
     for each in found:
         values = each.part(each.seeds, each.sparsities, methods)
@@ -80,7 +82,7 @@ def pool(parts: Sequence[Panel]) -> Pooled:
         settings += values.shape[1]
         if whole.size:
             tables.append(whole.mean(axis=1))
-    if not tables or len(methods) < 1:
+    if not tables:
         return Pooled(pd.Series(dtype=float), 0, 0)
     means = pd.Series(np.mean([table.mean(axis=0) for table in tables], axis=0), methods)
     means = means.sort_values(ascending=False, kind="stable")

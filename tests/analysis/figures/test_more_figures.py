@@ -22,6 +22,7 @@ from pbt_bench.analysis.figures.cost import cost
 from pbt_bench.analysis.figures.critical import critical, critical_sparsities, printed_critical
 from pbt_bench.analysis.figures.curves import curves, mean_curve
 from pbt_bench.analysis.figures.effective import effective
+from pbt_bench.analysis.figures.effective_compression import effective_compression
 from pbt_bench.analysis.figures.layer_densities import profiles
 from pbt_bench.analysis.figures.mask_metrics import accuracy_and_mask_metrics, rank_correlation
 from pbt_bench.analysis.figures.multiples import spread
@@ -66,6 +67,33 @@ def test_compression_is_weights_over_kept_weights(grid: Callable[..., Grid], rec
     assert x == pytest.approx([2, 10, 100])
     assert y == pytest.approx([100 * (0.85 - 0.3 * sparsity) for sparsity in (0.5, 0.9, 0.99)])
     assert axes.get_xscale() == "log"
+
+
+def test_accuracy_stands_against_the_weights_on_paths(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
+    specs = grid(**ONE, sparsity=(0.9, 0.99)).runs()
+
+    def made(spec: RunSpec) -> RunRecord:
+        dead = spec.method == "fts" and spec.sparsity == 0.99
+        share = 1.0 if dead else 1 - (0.4 + 0.2 * spec.seed) * (1 - spec.sparsity)
+        run = record(spec, "collapsed" if dead else "done", accuracy=0.9 - spec.sparsity / 2)
+        return msgspec.structs.replace(run, pruning=msgspec.structs.replace(run.pruning, effective_sparsity=share))
+
+    (panel,) = panels(frame(map(made, specs)))
+    printed = pd.DataFrame({"method": ["fts"] * 2, "effective_compression": [30.0, 5000.0], "mean": [0.7, 0.1]})
+    (axes,) = effective_compression([dataclasses.replace(panel, printed_effective=printed)]).axes
+    x, y = drawn(axes, "snip")
+    assert x == pytest.approx([1 / 0.05, 1 / 0.005]), "half of the kept weights on average"
+    assert y == pytest.approx([45, 40.5])
+    assert axes.get_xscale() == "log"
+    right = axes.get_xlim()[1]
+    assert right > 5000
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [np.asarray(line.get_xdata()).tolist() for line in hollow] == [[right], [30, 5000]]
+    assert [np.asarray(line.get_ydata()).tolist() for line in hollow] == [[10], [70, 10]]
+    (alone,) = effective_compression([dataclasses.replace(panels(frame(specs))[0], printed_effective=printed)]).axes
+    assert "(published only)" in alone.get_title()
 
 
 def test_profiles_show_the_mean_density_of_each_layer_and_mark_empty_ones(

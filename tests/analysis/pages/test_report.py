@@ -70,7 +70,7 @@ def test_the_page_asks_the_network_for_nothing(study: tuple[list[RunSpec], Store
     assert "@import" not in text
     assert "url(" not in text
     pictures = [link for link in page.links if link.startswith("data:")]
-    assert len(pictures) == 15  # four of the data set, five of each model, the ranks
+    assert len(pictures) == 16  # five of the data set, five of each model, all settings together
     for picture in pictures:
         svg = base64.b64decode(picture.removeprefix("data:image/svg+xml;base64,"))
         for element in ElementTree.fromstring(svg).iter():
@@ -82,8 +82,8 @@ def test_every_file_the_page_links_to_is_there(study: tuple[list[RunSpec], Store
     path = study[2]
     files = [link for link in Page(path.read_text()).links if not link.startswith("data:")]
     assert (
-        len(files) == 2 * 15 + 4 * 2 + 1
-    )  # png and svg of 15 figures; csv, md, tex and numbers of two tables; the ranks
+        len(files) == 2 * 16 + 4 * 2 + 1
+    )  # png and svg of 16 figures; csv, md, tex and numbers of two tables; all settings together
     for file in files:
         assert (path.parent / file).stat().st_size > 0
 
@@ -182,7 +182,7 @@ def test_the_same_records_give_the_same_files(study: tuple[list[RunSpec], Store,
     specs, store, first = study
     again = write_report("demo", specs, store, tmp_path)
     names = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.*"))
-    assert len(names) == 1 + 2 * 15 + 1 + 4 * 2 + 1  # and the list of what was drawn
+    assert len(names) == 1 + 2 * 16 + 1 + 4 * 2 + 1  # and the list of what was drawn
     for name in names:
         assert (first.parent / name).read_bytes() == (again.parent / name).read_bytes(), name
 

@@ -8,6 +8,8 @@ import pytest
 
 from pbt_bench.analysis.records.published import Published, load_published
 from pbt_bench.errors import RequestError
+from pbt_bench.models import models
+from pbt_bench.pruning.plugins import pruners, scopes
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "results/published"
@@ -21,16 +23,54 @@ def published() -> Published:
     return load_published(FOLDER)
 
 
-def test_every_row_of_both_papers_is_there(published: Published) -> None:
+def test_every_row_of_all_papers_is_there(published: Published) -> None:
     rows = published.rows
-    assert rows["file"].value_counts().to_dict() == {"synflow_2020": 1030, "fts_2025_table1": 45}
+    counts = {"synflow_2020": 1030, "fts_2025_table1": 45, "mge_snn_2024": 775, "mica_2024": 275}
+    assert rows["file"].value_counts().to_dict() == counts
     assert (rows["source"] != "").all()
     assert set(rows["method"]) >= {"dense", "random", "snip", "grasp", "synflow", "fts", "fbss"}
-    grasp = rows[(rows["method"] == "grasp") & rows["model"].notna()]
+    grasp = rows[
+        (rows["method"] == "grasp") & rows["model"].notna() & rows["file"].isin(["fts_2025_table1", "synflow_2020"])
+    ]
     assert grasp["note"].str.contains("sign of the GraSP score inverted").all()
     assert rows.loc[rows["model"].isna(), "note"].ne("").all(), "rows without a model here say why"
     row = rows[(rows["method"] == "fts") & (rows["sparsity"] == 0.98)].squeeze()
     assert (row["mean"], row["std"], row["n"]) == (pytest.approx(0.8724), pytest.approx(0.0032), 3)
+
+
+def test_cells_of_mge_snn_and_mica_are_as_published(published: Published) -> None:
+    rows = published.rows.set_index(["file", "dataset", "published_model", "published_method", "sparsity"]).sort_index()
+    of_mge = rows.loc["mge_snn_2024"]
+    assert of_mge.groupby("published_method").size().to_dict() == {
+        **{"dsr": 66, "grasp": 75, "itop": 69, "prospr": 73, "random_er": 72, "random_erk": 72, "random_layer": 70},
+        **{"rigl": 69, "snfs": 67, "snip": 70, "synflow": 72},
+    }
+    row = of_mge.loc[("cifar10", "CONV-6", "dsr", 0.6)]
+    assert (row["mean"], row["std"], row["n"]) == (pytest.approx(0.9325), pytest.approx(0.0041), 2)
+    assert of_mge.loc["cifar10"].loc["MobileNetV2", "note"].str.contains("MobileNetV2").all()
+    assert of_mge.loc["tiny-imagenet", "model"].isna().all(), "images of another size"
+    assert (rows["sanity"] == "none").loc[["mge_snn_2024", "mica_2024"]].all(), "GraSP has the right sign"
+    of_mica = rows.loc["mica_2024"]
+    assert of_mica.groupby(["dataset", "published_model"]).size().to_dict() == {
+        **{("cifar10", "lottery_resnet20"): 80, ("cifar10", "lottery_vgg16_bn"): 115},
+        **{("cifar100", "lottery_resnet20"): 32, ("cifar100", "lottery_vgg16_bn"): 48},
+    }
+    assert of_mica["effective_compression"].notna().sum() == 193
+    row = of_mica.loc[("cifar10", "lottery_vgg16_bn", "mica_igq", 0.999683772)]
+    assert row["density"] == pytest.approx(1 / 17984.3963), "it keeps as many weights as were effective"
+    assert of_mica.loc[("cifar10", "lottery_vgg16_bn", "mica_synflow", 0.999999), "density"] == 0, "not printed"
+    assert of_mica.loc[("cifar100", "lottery_resnet20", "mica_igq", 0.9), "density"] == pytest.approx(0.1)
+    assert of_mica.loc[("cifar10", "lottery_resnet20", "grasp", 0.9), "density"] == pytest.approx(0.1)
+
+
+def test_every_name_of_the_descriptions_exists(published: Published) -> None:
+    assert set(published.rows["model"].dropna()) <= set(models())
+    for about in published.about.values():
+        assert {*about.recipes} <= {*about.models.values()}
+        for equal in about.methods.values():
+            scopes()[equal.scope]
+            for name in equal.methods:
+                pruners()[name.partition(" (")[0]]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +89,13 @@ def test_every_row_of_both_papers_is_there(published: Published) -> None:
         ("\0\0", ABOUT, "x.csv"),
         (HEAD + ROW, None, "x.toml: No such file"),
         (HEAD + ROW, "recipe = 1", "x.toml"),
+        (HEAD + ROW, f'{ABOUT}[recipes]\nvgg8 = "none"\n', "x.toml: unknown recipe 'none'"),
+        (HEAD + ROW, f'{ABOUT}[methods]\nsnip = {{ method = "x" }}\n', "x.toml"),
+        (
+            HEAD.strip() + ",effective_compression\n" + ROW.strip() + ",0.5\n",
+            ABOUT,
+            "effective_compression = '0.5' must be",
+        ),
         (HEAD + ROW, ABOUT.replace("fts-2025", "fts-25"), "unknown recipe 'fts-25'; did you mean 'fts-2025'"),
     ],
 )

@@ -17,8 +17,9 @@ from pbt_bench.analysis.records.published import Published, load_published
 from pbt_bench.analysis.statistics.literature import matching_rows, recipe_differences, with_published
 from pbt_bench.analysis.statistics.panel import Panel, panels
 from pbt_bench.grid_file import load_grid
+from pbt_bench.recipes import PRESETS
 from pbt_bench.running.record import RunRecord
-from pbt_bench.spec import RunSpec
+from pbt_bench.spec import Recipe, RunSpec
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "results/published"
@@ -31,7 +32,8 @@ def published() -> Published:
 
 def panel_of(**fields: Any) -> Panel:
     spec: dict[str, Any] = {"dataset": "cifar100", "model": "vgg16-bias", "seed": 0}
-    return panels(frame([RunSpec(**(spec | fields))]))[0]
+    run = RunSpec(**(spec | fields))
+    return panels(frame([run]).assign(method=run.variant))[0]
 
 
 def test_the_paper_whose_recipe_is_nearest_stands_beside_a_study(published: Published) -> None:
@@ -64,8 +66,74 @@ def test_a_study_that_records_the_best_epoch_is_beside_the_figure_that_prints_it
 def test_other_sparsities_methods_and_settings_match_nothing(published: Published) -> None:
     assert matching_rows(published, panel_of(method="snip", sparsity=0.4))["method"].tolist() == ["dense"]
     assert matching_rows(published, panel_of(method="fts", sparsity=0.9))["method"].tolist() == ["dense"]
-    for change in ({"warmup": "1 epochs"}, {"scope": "layer"}, {"model": "vgg16"}):
+    for change in ({"warmup": "1 epochs"}, {"model": "vgg16"}):
         assert matching_rows(published, panel_of(**({"method": "snip", "sparsity": 0.9} | change))).empty
+    scoped = panel_of(method="snip", sparsity=0.9, scope="layer")
+    assert matching_rows(published, scoped)["method"].tolist() == ["dense"], "its pruned rows are of one threshold"
+
+
+@pytest.mark.parametrize(
+    ("method", "scope", "equal"),
+    [
+        ("random_erk", "global", "random_erk"),
+        ("random_erk", "erk", "random_erk"),
+        ("random", "erk", "random_erk"),
+        ("random", "er", "random_er"),
+        ("random_uniform", "global", "random_layer"),
+        ("random", "layer", "random_layer"),
+        ("random", "global", None),
+        ("random", "igq", None),
+        ("snip", "global", "snip"),
+        ("snip", "erk", None),
+        ("random_igq", "global", None),
+    ],
+)
+def test_published_layer_densities_equal_those_of_a_method_or_a_scope(
+    published: Published, method: str, scope: str, equal: str | None
+) -> None:
+    rows = matching_rows(
+        published, panel_of(dataset="cifar10", model="conv6", method=method, scope=scope, sparsity=0.9)
+    )
+    assert rows["published_method"].tolist() == ([equal] if equal else [])
+    assert rows["method"].tolist() == ([method] if equal else [])
+
+
+def test_mask_updates_match_the_dynamic_sparse_training_alone(published: Published) -> None:
+    fields = {"dataset": "cifar10", "model": "conv6", "sparsity": 0.9}
+    for updates, equal in (("none", "random_erk"), ("rigl", "rigl"), ("set", None)):
+        panel = panel_of(method="random", scope="erk", mask_updates=updates, **fields)
+        assert matching_rows(published, panel)["published_method"].tolist() == ([equal] if equal else [])
+    rows = matching_rows(published, panel_of(method="rigl", **fields))
+    assert rows[["published_method", "method"]].to_numpy().tolist() == [["rigl", "rigl"]]
+    assert matching_rows(published, panel_of(method="snip", mask_updates="rigl", **fields)).empty
+
+
+def test_each_model_is_compared_with_its_own_recipe(published: Published) -> None:
+    for model, decay, preset in (("wrn-28-2", 5e-4, "-wrn"), ("resnet32-projection", 1e-4, "")):
+        recipe = Recipe(**PRESETS[f"mge-snn-2024{preset}"].recipe | {"milestones": (80, 120)})
+        panel = panel_of(dataset="cifar100", model=model, method="snip", sparsity=0.9, recipe=recipe, init="kaiming")
+        assert recipe.weight_decay == decay
+        said = recipe_differences(published, panel, matching_rows(published, panel))[0]
+        assert "weight_decay" not in said
+        assert "crops and flips the test images of CIFAR-100" in said
+
+
+def test_mica_is_matched_by_the_weights_that_it_keeps(published: Published) -> None:
+    specs = [
+        RunSpec(dataset="cifar10", model="vgg16", method=method, sparsity=sparsity, seed=0)
+        for method in ("mica", "random_igq")
+        for sparsity in (0.99, 0.999683772)
+    ]
+    table = frame(specs)
+    table["method"] = table["method"].replace("mica", "mica (layer_counts igq)")  # as `study_frame` does
+    (panel,) = with_published(panels(table), published)
+    assert panel.printed.groupby("method")["sparsity"].agg(list).to_dict() == {
+        "mica (layer_counts igq)": [0.99],
+        "random_igq": [0.99, 0.999683772],
+    }, "its other masks have 18,000 times fewer weights than the network, not 3,162"
+    effective = panel.printed_effective.groupby("method")["effective_compression"]
+    assert effective.max().to_dict() == pytest.approx({"mica (layer_counts igq)": 17984.3963, "random_igq": 17984.3963})
+    assert effective.size().to_dict() == {"mica (layer_counts igq)": 7, "random_igq": 7}, "of all sparsities"
 
 
 def test_a_method_of_the_same_name_only_is_compared_where_it_is_the_same(published: Published) -> None:
