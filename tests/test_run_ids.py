@@ -12,6 +12,7 @@ from pbt_bench.grid_file import load_grid
 FOLDER = Path(__file__).parents[1] / "grids"
 RUN_IDS = {  # study: (number of runs, first 32 hex digits of the SHA-256 of its sorted run ids, one a line)
     "digits": (258, "e3d5e7bf08347309ea29eddb41747434"),
+    "digits_baselines": (438, "33375510cc34f8a08ae93ff4f353a3f2"),
     "digits_upper_bounds": (111, "62768c20739f610e6c1f9bb779641469"),
     "frankle_ablations": (1450, "6138a81fffb60e0b3040813ade3019ff"),
     "frankle_ablations_mini": (195, "b763acfad02e865d23c2af42cae35514"),
@@ -23,6 +24,14 @@ RUN_IDS = {  # study: (number of runs, first 32 hex digits of the SHA-256 of its
     "fts_vgg19_mini": (138, "91938495e0c18c1e3816229edf018f38"),
     "fts_warmup": (1092, "7c12ac9469cab17f8bcbd85d307b9bcd"),
     "fts_warmup_mini": (93, "c681d05aee2f694277fc73fcdc7f3453"),
+    "mge_snn": (738, "49b7fb8eb8640443060c34868ef87607"),
+    "mge_snn_mini": (75, "14edc951f15e7fab945fbcf1254becac"),
+    "mge_snn_wrn": (246, "8ecec5ff8aae8d3cf054d5770141180f"),
+    "mge_snn_wrn_mini": (75, "54a690d658de62e1841a0c6063bf3bb8"),
+    "mica_resnet20": (342, "97f06d58c2aa95bd933c8f101b1a8891"),
+    "mica_resnet20_mini": (108, "cf7f8df62ab6020d749d9feefd6fb886"),
+    "mica_vgg16": (510, "47714ada4f7ddedad7cd79973c315d6a"),
+    "mica_vgg16_mini": (108, "026c9a04d9d29df722656f01ab8a31bb"),
     "synflow_accuracy": (1098, "389aaec2b4fa0cd3c1d515401c9141fe"),
     "synflow_accuracy_mini": (186, "3243a3876fc6a6961aa15ef84ed89465"),
     "synflow_accuracy_tiny": (183, "2877fafe763ee16ae73c4995ca552e6e"),

@@ -20,8 +20,8 @@ LEVEL = 0.05
 POWER = 0.8  # of the smallest difference that could be detected, and of the number of seeds that would decide
 MARGIN = 0.01  # accuracies that differ by less are equal for all practical purposes
 FEWEST = 3  # pairs; two pairs that agree by chance would seem exact
-_MOST_SEEDS = 1000  # that `seeds_needed` considers
-_ROUNDING = 1e-12
+_SEEDS_CONSIDERED = 1000  # that `seeds_needed` considers
+_SPREAD_OF_EQUALS = 1e-12
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Comparison:
     @property
     def level(self) -> bool:
         """True if the means are equal up to rounding."""
-        return abs(self.mean) < _ROUNDING
+        return abs(self.mean) < _SPREAD_OF_EQUALS
 
     @property
     def supported(self) -> bool:
@@ -68,7 +68,7 @@ class Comparison:
         """True if the methods are equal within MARGIN: two one-sided t tests, each at 0.05 (Schuirmann 1987)."""
         if self.pairs < FEWEST:
             return False
-        half = 0.0 if self.std < _ROUNDING else self._quantile(1 - LEVEL) * self._error
+        half = 0.0 if self.std < _SPREAD_OF_EQUALS else self._quantile(1 - LEVEL) * self._error
         return abs(self.mean) + half < MARGIN
 
     @property
@@ -82,16 +82,16 @@ class Comparison:
 
         It is infinite for more than 1,000 seeds, and NaN if the spread is unknown.
         """
-        if not self.std > _ROUNDING:
+        if not self.std > _SPREAD_OF_EQUALS:
             return nan
-        n = np.arange(2, _MOST_SEEDS + 1)
+        n = np.arange(2, _SEEDS_CONSIDERED + 1)
         found = (stdtrit(n - 1, 1 - LEVEL / 2) + stdtrit(n - 1, POWER)) * self.std / np.sqrt(n) <= abs(self.mean)
         return float(n[found.argmax()]) if found.any() else inf
 
     @property
     def _error(self) -> float:
         """The standard error of the mean difference."""
-        return self.std / sqrt(self.pairs) if self.pairs > 1 and self.std > _ROUNDING else nan
+        return self.std / sqrt(self.pairs) if self.pairs > 1 and self.std > _SPREAD_OF_EQUALS else nan
 
     def _quantile(self, probability: float) -> float:
         return float(stdtrit(self.pairs - 1, probability)) if self.pairs > 1 else nan
@@ -112,7 +112,7 @@ class Standing:
 
     @property
     def marks(self) -> dict[str, str]:
-        """How the seeds place each method: `best`, `highest`, `equal`, `worse` or `undecided`.
+        """The mark of each method: `best`, `highest`, `equal`, `worse` or `undecided`.
 
         `best` is better than every other method, `highest` has the highest mean without being so. `equal` is within
         MARGIN of it, `worse` is below it by the corrected test, and `undecided` is neither. A single method has none.
@@ -178,10 +178,10 @@ def accuracies(panel: Panel) -> Accuracies:
 
 def standings(panel: Panel) -> list[Standing]:
     """Return the standing at each sparsity with an accuracy; diverged and collapsed runs count at chance accuracy."""
-    return order(accuracies(panel))
+    return rank_by_mean(accuracies(panel))
 
 
-def order(own: Accuracies) -> list[Standing]:
+def rank_by_mean(own: Accuracies) -> list[Standing]:
     """Compare the method of the highest mean with every other one, at each sparsity.
 
     The p values of a sparsity are Holm-corrected over all pairs of methods, because the data choose the leader.
@@ -254,9 +254,9 @@ def paired_t(differences: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     n = len(differences)
     mean, error = differences.mean(axis=0), differences.std(axis=0, ddof=1) / np.sqrt(n)
-    same = error <= _ROUNDING  # equal up to rounding
+    same = error <= _SPREAD_OF_EQUALS  # equal up to rounding
     p = 2 * stdtr(n - 1, -np.abs(mean) / np.where(same, 1, error))
-    result: NDArray[np.float64] = np.where(same, np.where(np.abs(mean) <= _ROUNDING, 1, 2 / 2**n), p)
+    result: NDArray[np.float64] = np.where(same, np.where(np.abs(mean) <= _SPREAD_OF_EQUALS, 1, 2 / 2**n), p)
     return result
 
 

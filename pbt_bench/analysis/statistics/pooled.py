@@ -61,7 +61,7 @@ def _letter(index: int) -> str:
 
 
 def pool(parts: Sequence[Panel]) -> Pooled:
-    """Average accuracies over sparsities, per panel and seed, and compare every pair of methods.
+    """Compare every pair of methods by accuracies that are averaged over sparsities, per panel and seed.
 
     Methods count that have an accuracy in every panel, at the sparsities at which all of them have one; seeds count
     that have all of these. The mean difference of two methods is the mean over panels. Its standard error has the

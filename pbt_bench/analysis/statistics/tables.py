@@ -29,7 +29,7 @@ class Cell:
     mean: str = ""
     std: str = ""  # empty for a single run
     note: str = ""  # "n = 2" if seeds are missing, "1 collapsed", "missing"
-    mark: str = ""  # how the seeds place the method at this sparsity: see Standing.marks
+    mark: str = ""  # of the method at this sparsity: see Standing.marks
 
     @property
     def text(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pbt_bench.analysis.statistics.paired import MARGIN, Accuracies, compare, order
+from pbt_bench.analysis.statistics.paired import MARGIN, Accuracies, compare, rank_by_mean
 from pbt_bench.analysis.statistics.pooled import _pairs
 
 Draw = Callable[[np.random.Generator, int, int, int], NDArray[np.float64]]
@@ -40,7 +40,9 @@ def rates(draw: Draw, n: int, rows: int, pooled: int) -> dict[str, float]:
     values = draw(generator, n, rows, len(NAMES))
     single = [line[0] for line in compare(values[:, :, :1] - values[:, :, 1:2], ["b"])]
     known = [each for each in single if not np.isnan(each.half)]
-    standings = order(Accuracies(list(range(n)), list(range(rows)), NAMES, values, np.zeros((rows, 6), dtype=bool)))
+    standings = rank_by_mean(
+        Accuracies(list(range(n)), list(range(rows)), NAMES, values, np.zeros((rows, 6), dtype=bool))
+    )
     at_margin = [line[0] for line in compare(values[:, :, :1] - values[:, :, 1:2] + MARGIN, ["b"])]
     studies = [_pairs(NAMES, [draw(generator, n, 7, len(NAMES)).mean(axis=1) for _ in range(2)]) for _ in range(pooled)]
     found = {
