@@ -14,11 +14,15 @@ from pbt_bench.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pbt_bench.analysis.records.data_frame import load_results
-    from pbt_bench.pruning.api import apply, diagnose, enforce, prune, score
+    from pbt_bench.pruning.api import apply, diagnose, enforce, prune, score, to_torch_prune
+    from pbt_bench.running.mask_files import load_masks, save_masks
 
-__all__ = ["apply", "diagnose", "enforce", "load_results", "prune", "score"]
+__all__ = [
+    "apply", "diagnose", "enforce", "load_masks", "load_results", "prune", "save_masks", "score", "to_torch_prune"
+]  # fmt: skip
 
-_HOMES = dict.fromkeys(("apply", "diagnose", "enforce", "prune", "score"), "pbt_bench.pruning.api")
+_HOMES = dict.fromkeys(("apply", "diagnose", "enforce", "prune", "score", "to_torch_prune"), "pbt_bench.pruning.api")
+_HOMES |= dict.fromkeys(("load_masks", "save_masks"), "pbt_bench.running.mask_files")
 _HOMES["load_results"] = "pbt_bench.analysis.records.data_frame"
 
 

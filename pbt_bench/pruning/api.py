@@ -16,9 +16,10 @@ from pbt_bench.pruning.enforcement import enforce
 from pbt_bench.pruning.masks import check_masks
 from pbt_bench.pruning.plugins import Method, Pruner, find_pruner, scopes
 from pbt_bench.pruning.scoring import NO_OPTIONS, Scorer
+from pbt_bench.pruning.torch_prune import to_torch_prune
 from pbt_bench.spec import Scoring
 
-__all__ = ["apply", "diagnose", "enforce", "prune", "score"]
+__all__ = ["apply", "diagnose", "enforce", "prune", "score", "to_torch_prune"]
 
 BatchIterable = Iterable[tuple[Tensor, Tensor]]
 _OF_GRIDS = ("samples_per_class", "most_samples", "batch_size", "augment", "batches", "order", "new_batches")
