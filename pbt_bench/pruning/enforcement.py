@@ -22,9 +22,7 @@ class _Removable(Protocol):
 class Enforcement:
     """Masks that are enforced until `remove` is called, or until the end of a `with` block."""
 
-    def __init__(
-        self, pruned: Mapping[nn.Parameter, Tensor] | None = None, optimizers: Iterable[Optimizer] = ()
-    ) -> None:
+    def __init__(self, pruned: Mapping[Tensor, Tensor] | None = None, optimizers: Iterable[Optimizer] = ()) -> None:
         self._pruned = dict(pruned or {})
         self._optimizers = list(optimizers)
         self._hooks: list[_Removable] = []
@@ -51,24 +49,24 @@ class Enforcement:
         self._zero_weights()
         self._zero_states()
         for parameter in self._pruned:
-            if parameter.grad is not None:
-                parameter.grad = self._zeroed(parameter, parameter.grad)
+            self._zero_gradient(parameter)
             if parameter.requires_grad:
-                # Before accumulation: clipping by norm and optimizers that combine weights see no pruned weight.
-                self._hooks.append(parameter.register_hook(_GradientHook(self, parameter)))
+                # Zero before a step: clipping by norm and optimizers that combine weights see no pruned weight.
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(self._zero_gradient))
         self._hooks.append(model.register_load_state_dict_post_hook(self._zero_weights))
         for optimizer in self._optimizers:
             self._hooks.append(optimizer.register_step_post_hook(self._zero_weights))
             self._hooks.append(optimizer.register_load_state_dict_post_hook(self._zero_states))
 
-    def _mask_on(self, parameter: nn.Parameter) -> Tensor:
+    def _mask_on(self, parameter: Tensor) -> Tensor:
         """Return the mask of pruned weights on the current device of the parameter."""
         if self._pruned[parameter].device != parameter.device:
             self._pruned[parameter] = self._pruned[parameter].to(parameter.device)
         return self._pruned[parameter]
 
-    def _zeroed(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
-        return gradient.masked_fill(self._mask_on(parameter), 0)
+    def _zero_gradient(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            parameter.grad.masked_fill_(self._mask_on(parameter), 0)
 
     def _zero_weights(self, *_: Any) -> None:
         with torch.no_grad():
@@ -83,16 +81,6 @@ class Enforcement:
                     for value in optimizer.state[parameter].values():
                         if isinstance(value, Tensor) and value.shape == parameter.shape:
                             value.masked_fill_(self._mask_on(parameter), 0)
-
-
-class _GradientHook:
-    """A hook of one parameter that sets the gradients of its pruned weights to zero."""
-
-    def __init__(self, enforcement: Enforcement, parameter: nn.Parameter) -> None:
-        self._enforcement, self._parameter = enforcement, parameter
-
-    def __call__(self, gradient: Tensor) -> Tensor:
-        return self._enforcement._zeroed(self._parameter, gradient)
 
 
 def enforce(model: nn.Module, masks: Mapping[str, Tensor], optimizer: Optimizer | Iterable[Optimizer]) -> Enforcement:

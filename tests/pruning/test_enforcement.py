@@ -165,6 +165,16 @@ def test_gradients_that_are_there_and_not_finite_are_dropped(model: nn.Module, m
     assert zero(model, masks)
 
 
+def test_scores_and_diagnosis_are_those_of_the_masked_model(model: nn.Module, masks: dict[str, Tensor]) -> None:
+    other = copy.deepcopy(model)
+    pbt_bench.apply(other, masks)
+    pbt_bench.enforce(model, masks, OPTIMIZERS["sgd"](model.parameters()))
+    for method in ("snip", "synflow", "grasp", "fts"):
+        first, second = (pbt_bench.score(each, [batch(0)], method=method) for each in (model, other))
+        assert all(torch.equal(first[name], second[name]) for name in masks), method
+    assert pbt_bench.diagnose(model, masks, batch(0)[0]) == pbt_bench.diagnose(other, masks, batch(0)[0])
+
+
 def test_gradients_accumulate(model: nn.Module, masks: dict[str, Tensor]) -> None:
     optimizer = OPTIMIZERS["adamw fused"](model.parameters())
     pbt_bench.enforce(model, masks, optimizer)
