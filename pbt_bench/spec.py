@@ -131,7 +131,7 @@ class RunSpec(Checked, frozen=True, kw_only=True):
     sanity: Annotated[str, one_of("none", "shuffle", "reinit", "invert")] = "none"
     warmup: Warmup = "none"
     rewind: bool = False
-    init: Annotated[str, one_of("default", "kaiming")] = "default"
+    init: Annotated[str, one_of("default", "kaiming", "orthogonal")] = "default"
     protocol: Annotated[str, one_of("common", "original")] = "common"
     recipe: Recipe = Recipe()
     scoring: Scoring = Scoring()

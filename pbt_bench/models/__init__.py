@@ -206,13 +206,14 @@ def build(
 
     init = "default": the initialisation of PyTorch or of the model's library. init = "kaiming": every prunable
     weight is normal with standard deviation sqrt(2 / fan_in), biases are zero (He et al. 2015,
-    arXiv:1502.01852, Eq. 10). Raises RequestError for an unknown name, and if `size` is needed but missing or invalid.
+    arXiv:1502.01852, Eq. 10). init = "orthogonal": every prunable weight, as a matrix with a row per output, is random
+    and orthogonal, times sqrt(2), biases are zero (Saxe et al. 2014, arXiv:1312.6120). Raises RequestError for an
+    unknown name, and if `size` is needed but missing or invalid.
     """
     import torch
     from torch import nn
-    from torch.nn.modules.conv import _ConvNd
 
-    from pbt_bench.models.prunable import weight_names
+    from pbt_bench.models.initial_weights import draw_weights
 
     entry = find(name)
     if entry.size == "needed" and size is None:
@@ -225,16 +226,6 @@ def build(
         if not isinstance(network, nn.Module):  # from a user's builder
             where = registry.origin(builder)
             raise RequestError(f"model {name!r} ({where}) is a {type(network).__name__}, not an nn.Module")
-        if init == "kaiming":
-            for module in network.modules():
-                if isinstance(module, nn.MultiheadAttention):
-                    for inner in weight_names(module):
-                        if (weight := module._parameters.get(inner)) is not None:
-                            nn.init.kaiming_normal_(weight, nonlinearity="relu")
-                    if module.in_proj_bias is not None:
-                        nn.init.zeros_(module.in_proj_bias)
-                elif isinstance(module, (nn.Linear, _ConvNd)):
-                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
+        if init != "default":
+            draw_weights(network, init)
     return network

@@ -12,7 +12,7 @@ from pbt_bench.pruning.masks import check_masks
 
 
 def to_torch_prune(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Parametrize `model`, in place, by `masks` as `torch.nn.utils.prune.custom_from_mask` does.
+    """Convert `masks` to the parametrization of `torch.nn.utils.prune` in `model`, as its `custom_from_mask` does.
 
     A weight becomes the product of a parameter `weight_orig` and a buffer `weight_mask` in each forward pass. All
     functions of `torch.nn.utils.prune`, such as `prune.remove`, can be used afterwards. Raises RequestError, naming the
