@@ -2,7 +2,7 @@
 
 scores = pbt_bench.score(model, batches, method="fts")
 masks = pbt_bench.prune(model, batches, method="fts", sparsity=0.98)
-pbt_bench.apply(model, masks)
+pbt_bench.enforce(model, masks, optimizer)  # in your own training loop
 print(pbt_bench.diagnose(model, masks, example))
 frame = pbt_bench.load_results("results/digits")
 """
@@ -14,11 +14,15 @@ from pbt_bench.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from pbt_bench.analysis.records.data_frame import load_results
-    from pbt_bench.pruning.api import apply, diagnose, prune, score
+    from pbt_bench.pruning.api import apply, diagnose, enforce, prune, score, to_torch_prune
+    from pbt_bench.running.mask_files import load_masks, save_masks
 
-__all__ = ["apply", "diagnose", "load_results", "prune", "score"]
+__all__ = [
+    "apply", "diagnose", "enforce", "load_masks", "load_results", "prune", "save_masks", "score", "to_torch_prune"
+]  # fmt: skip
 
-_HOMES = dict.fromkeys(("apply", "diagnose", "prune", "score"), "pbt_bench.pruning.api")
+_HOMES = dict.fromkeys(("apply", "diagnose", "enforce", "prune", "score", "to_torch_prune"), "pbt_bench.pruning.api")
+_HOMES |= dict.fromkeys(("load_masks", "save_masks"), "pbt_bench.running.mask_files")
 _HOMES["load_results"] = "pbt_bench.analysis.records.data_frame"
 
 

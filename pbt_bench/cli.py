@@ -126,6 +126,11 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("run_id", metavar="RUN_ID")
     show.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
 
+    masks = add("masks", _masks, "write the masks of a run to a safetensors file")
+    masks.add_argument("run_id", metavar="RUN_ID", help="its first digits suffice")
+    masks.add_argument("--out", required=True, type=Path, metavar="FILE", help="for example masks.safetensors")
+    masks.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+
     merge = add("merge", _merge, "put the records and masks of several results folders of one study together")
     merge.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="for example results/digits, or a pack")
     merge.add_argument("--into", required=True, type=Path, metavar="FOLDER", help="it keeps the records that it has")
@@ -310,6 +315,17 @@ def _show(options: argparse.Namespace) -> int:
     elif (today := current(record.spec).run_id) != record.run_id:
         print(f"note: migrated from an earlier version: the id of this run is {today} now", file=sys.stderr)
     print(printable_json(record.to_json().decode()), end="")
+    return 0
+
+
+def _masks(options: argparse.Namespace) -> int:
+    from pbt_bench.running.mask_files import export_masks
+    from pbt_bench.running.store import find
+
+    store, record = find(options.results, options.run_id)[0]
+    masks = export_masks(store, record, options.out).values()
+    kept, prunable = sum(int(mask.count_nonzero()) for mask in masks), sum(mask.numel() for mask in masks)
+    print(f"{options.out}: {counted(len(masks), 'mask')}, {kept} of {prunable} weights kept ({record.spec.label})")
     return 0
 
 

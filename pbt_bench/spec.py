@@ -33,6 +33,8 @@ EARLY_CROP = "early_crop"  # the warm-up that ends by the rule of EarlyCroP
 _WARMUPS = "'none', 'N epochs', 'N steps', 'early_crop' or 'early_crop F' with a decimal number F between 0 and 1"
 Warmup = Annotated[str, matching(rf"none|{_DURATION}|{EARLY_CROP}( 0\.\d*[1-9])?", _WARMUPS)]
 Rewind = Annotated[str, matching(rf"0|{_DURATION}", "'0', 'N epochs' or 'N steps'")]  # type of an option of a statistic
+_INITS = "'default', 'kaiming', 'orthogonal', 'pretrained' or 'pretrained FILE'"
+Init = Annotated[str, matching(r"default|kaiming|orthogonal|pretrained( \S.*)?", _INITS)]
 _FOLDER_TEXT = "letters, digits, '.', '_' or '-' (it names a folder)"
 PatternName = Annotated[str, Constraint("'none', 'channel' or 'N:M'", lambda value: parse(value) or True)]
 FolderName = Annotated[str, matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", _FOLDER_TEXT)]
@@ -131,7 +133,7 @@ class RunSpec(Checked, frozen=True, kw_only=True):
     sanity: Annotated[str, one_of("none", "shuffle", "reinit", "invert")] = "none"
     warmup: Warmup = "none"
     rewind: bool = False
-    init: Annotated[str, one_of("default", "kaiming")] = "default"
+    init: Init = "default"
     protocol: Annotated[str, one_of("common", "original")] = "common"
     recipe: Recipe = Recipe()
     scoring: Scoring = Scoring()

@@ -35,7 +35,8 @@ _AXES = {
     " d_e is the distance of all parameters from those after epoch 1, relative to their norm. F is 1 - sparsity, or the"
     " number of `early_crop F`, which all sparsities share. The notes of the record have the step and the distances",
     "rewind": "return to the initial weights after warm-up and scoring. Rewinding to a step is an option of `imp`",
-    "init": "initial weights: the default of each layer, or Kaiming normal",
+    "init": "initial weights: the default of each layer, Kaiming normal, random orthogonal matrices times √2, or"
+    " [pretrained weights](../guide/own_training.md#pretrained-weights)",
     "protocol": "use the settings of `[scoring]` for every method, or those of the published code of each method (see"
     " its page; if that code augments images, they are augmented according to `[recipe]`)",
     "pattern": "the weights that a mask prunes together: single weights, whole output channels, or M - N of every M"

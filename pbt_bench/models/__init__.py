@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -194,30 +195,52 @@ def find(name: str) -> Model:
     return models()[name]
 
 
+def check_pretrained(name: str) -> None:
+    """Raise RequestError if the model `name` is not of a library with pretrained weights."""
+    if name.partition("/")[0] not in LIBRARIES:
+        raise RequestError(
+            f"init = 'pretrained': {name!r} has no published weights (torchvision/NAME and timm/NAME have); "
+            "name a state file in the data folder: init = 'pretrained FILE'"
+        )
+
+
 def listing() -> dict[str, Model]:
     """Return the entries of all names; `torchvision/NAME` and `timm/NAME` represent the models of these libraries."""
     return dict(models().items()) | {f"{library}/NAME": entry for library, entry in LIBRARIES.items()}
 
 
 def build(
-    name: str, channels: int, classes: int, seed: int, init: str = "default", size: int | None = None
+    name: str,
+    channels: int,
+    classes: int,
+    seed: int,
+    init: str = "default",
+    size: int | None = None,
+    folder: Path = Path("data"),
 ) -> nn.Module:
     """Build the model `name` for square images of `size` pixels a side. Its initial weights depend on `seed` alone.
 
     init = "default": the initialisation of PyTorch or of the model's library. init = "kaiming": every prunable
     weight is normal with standard deviation sqrt(2 / fan_in), biases are zero (He et al. 2015,
-    arXiv:1502.01852, Eq. 10). Raises RequestError for an unknown name, and if `size` is needed but missing or invalid.
+    arXiv:1502.01852, Eq. 10). init = "orthogonal": every prunable weight, as a matrix with a row per output, is random
+    and orthogonal, times sqrt(2), biases are zero (Saxe et al. 2014, arXiv:1312.6120). init = "pretrained": the default
+    weights of torchvision or timm. init = "pretrained FILE": the weights in a state file of the data folder `folder`. A
+    classifier for another number of classes keeps its "default" weights. Raises RequestError for an unknown name, if
+    `size` is needed but missing or invalid, and if pretrained weights cannot be loaded.
     """
     import torch
     from torch import nn
-    from torch.nn.modules.conv import _ConvNd
 
-    from pbt_bench.models.prunable import weight_names
+    from pbt_bench.models.initial_weights import draw_weights
+    from pbt_bench.models.state_files import load_state, read_state
 
     entry = find(name)
     if entry.size == "needed" and size is None:
         raise RequestError(f"model {name!r} needs the size of the images")
     options = dict(entry.options) if entry.size == "any" else {**entry.options, "size": size}
+    if init == "pretrained":
+        check_pretrained(name)
+        options["pretrained"] = True
     builder = entry.own or getattr(import_module(f"pbt_bench.models.{entry.module}"), entry.function)
     with torch.random.fork_rng(devices=[]):  # module constructors draw from the global generator
         torch.default_generator.manual_seed(derive(seed, "init"))  # of the CPU; torch.manual_seed would seed GPUs too
@@ -225,16 +248,9 @@ def build(
         if not isinstance(network, nn.Module):  # from a user's builder
             where = registry.origin(builder)
             raise RequestError(f"model {name!r} ({where}) is a {type(network).__name__}, not an nn.Module")
-        if init == "kaiming":
-            for module in network.modules():
-                if isinstance(module, nn.MultiheadAttention):
-                    for inner in weight_names(module):
-                        if (weight := module._parameters.get(inner)) is not None:
-                            nn.init.kaiming_normal_(weight, nonlinearity="relu")
-                    if module.in_proj_bias is not None:
-                        nn.init.zeros_(module.in_proj_bias)
-                elif isinstance(module, (nn.Linear, _ConvNd)):
-                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
+        if init in ("kaiming", "orthogonal"):
+            draw_weights(network, init)
+        elif init.startswith("pretrained "):
+            file = folder / init.partition(" ")[2]
+            load_state(network, read_state(file), f"{file} for {name!r}")
     return network

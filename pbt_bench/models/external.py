@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pbt_bench.errors import RequestError, reason
+from pbt_bench.models.state_files import load_state
 
 
 def check(library: str, name: str) -> None:
@@ -26,27 +27,47 @@ def check(library: str, name: str) -> None:
         raise RequestError(f"unknown model '{library}/{name}' ({len(known)} in {library}{hint})")
 
 
-def torchvision(channels: int, classes: int, name: str, size: int | None = None) -> nn.Module:
-    """Build torchvision's `name`, untrained, with `classes` outputs and no auxiliary classifiers, for 3 channels."""
+def torchvision(channels: int, classes: int, name: str, size: int | None = None, pretrained: bool = False) -> nn.Module:
+    """Build torchvision's `name` with `classes` outputs and no auxiliary classifiers, for 3 channels."""
     if channels != 3:
         raise RequestError(f"torchvision's models take images of 3 channels, 'torchvision/{name}' got {channels}")
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):  # in training mode, these return a tuple
         options = {"aux_logits": False, "init_weights": True}
     model = _library("torchvision").models.get_model(name, weights=None, num_classes=classes, **options)
+    if pretrained:
+        state = _torchvision_state(name)
+        load_state(
+            model, {key: state[key] for key in state if not key.lower().startswith("aux")}, f"weights of {name!r}"
+        )
     return _fit(model, f"torchvision/{name}", channels, classes, size)
 
 
-def timm(channels: int, classes: int, name: str, size: int | None = None) -> nn.Module:
-    """Build timm's `name`, untrained, for `channels`, with `classes` outputs; for `size` if its input size is fixed."""
+def _torchvision_state(name: str) -> dict[str, Tensor]:
+    """Return the default weights of torchvision's `name`, which are downloaded once into the folder of torch.hub."""
+    weights = _library("torchvision").models.get_model_weights(name).DEFAULT
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise RequestError(
+            f"weights of 'torchvision/{name}' cannot be downloaded ({reason(error)}): "
+            f"save {weights.url} in {torch.hub.get_dir()}/checkpoints"
+        ) from error
+    return state
+
+
+def timm(channels: int, classes: int, name: str, size: int | None = None, pretrained: bool = False) -> nn.Module:
+    """Build timm's `name` for `channels`, with `classes` outputs; for `size` if its input size is fixed."""
     library = _library("timm")
     config = library.models.get_pretrained_cfg(name)
     options: dict[str, Any] = {}
     if size is not None and config is not None and config.fixed_input_size:
         options = {"img_size": size}
     try:
-        model = library.create_model(name, pretrained=False, in_chans=channels, num_classes=classes, **options)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        model = library.create_model(name, pretrained=pretrained, in_chans=channels, num_classes=classes, **options)
+    except (AssertionError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if pretrained:
+            raise RequestError(f"model 'timm/{name}' with its pretrained weights: {reason(error)}") from error
         raise RequestError(f"model 'timm/{name}' cannot be built for these images: {reason(error)}") from error
     return _fit(model, f"timm/{name}", channels, classes, size)
 

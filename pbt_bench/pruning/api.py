@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from pbt_bench.constraints import convert
 from pbt_bench.errors import RequestError, unknown
 from pbt_bench.pruning.diagnosis import diagnose
+from pbt_bench.pruning.enforcement import enforce
 from pbt_bench.pruning.masks import check_masks
 from pbt_bench.pruning.plugins import Method, Pruner, find_pruner, scopes
 from pbt_bench.pruning.scoring import NO_OPTIONS, Scorer
+from pbt_bench.pruning.torch_prune import to_torch_prune
 from pbt_bench.spec import Scoring
 
-__all__ = ["apply", "diagnose", "prune", "score"]
+__all__ = ["apply", "diagnose", "enforce", "prune", "score", "to_torch_prune"]
 
 BatchIterable = Iterable[tuple[Tensor, Tensor]]
 _OF_GRIDS = ("samples_per_class", "most_samples", "batch_size", "augment", "batches", "order", "new_batches")
@@ -74,14 +76,14 @@ def prune(
 
 
 def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set every pruned weight of `model` to exactly zero, in place.
+    """Set every pruned weight of `model` to exactly zero, in place. A later training step changes them: see `enforce`.
 
     Raises RequestError, naming the tensor, if a mask is not one of the model's or has another shape.
     """
     parameters = check_masks(masks, model)
     with torch.no_grad():
         for name, mask in masks.items():
-            parameters[name].masked_fill_(~mask, 0)
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
 
 
 def _scorer(

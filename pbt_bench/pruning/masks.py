@@ -133,11 +133,16 @@ def _shares(weight: Mapping[str, float], limit: Mapping[str, int], kept: int) ->
 
 
 def check_masks(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that `masks` belong to, of a plain network: see `check_network` and `masked_parameters`."""
+    check_network(model)
+    return masked_parameters(masks, model)
+
+
+def masked_parameters(masks: Mapping[str, Tensor], model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that `masks` belong to.
 
     Raises RequestError unless they are bool tensors by the names of parameters of `model`, each of its shape.
     """
-    check_network(model)
     if not isinstance(masks, Mapping):
         raise RequestError(f"masks are {type(masks).__name__}, not a mapping from parameter names to bool tensors")
     parameters = dict(model.named_parameters())

@@ -20,6 +20,7 @@ from torch import nn
 from pbt_bench.data import load
 from pbt_bench.data.images import Dataset
 from pbt_bench.data.run_data import Data
+from pbt_bench.models.state_files import state_digest
 from pbt_bench.pruning.diagnosis import realised_sparsity
 from pbt_bench.running.checkpoint import Checkpoint, saving
 from pbt_bench.running.claims import ClaimLost
@@ -91,6 +92,7 @@ class Executor:
             "seconds": sum(sessions),
             "sessions": len(sessions),
             "peak_memory_gib": _peak_memory_gib(self._device),
+            **state_digest(spec.init, self._folder),
         }
         return Executed(msgspec.structs.replace(executed.record, environment=environment), executed.masks)
 
@@ -151,7 +153,7 @@ class Executor:
         if self._shared is None or key != self._group:
             if spec.dataset not in self._datasets:
                 self._datasets[spec.dataset] = load(spec.dataset, self._folder)
-            self._shared = Group(spec, self._datasets[spec.dataset], self._device)
+            self._shared = Group(spec, self._datasets[spec.dataset], self._device, self._folder)
             self._group = key
         return self._shared
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import msgspec
 import torch
@@ -56,9 +57,10 @@ class MaskedNetwork:
 class Group:
     """The data, the model before pruning, and one scorer per `Scoring`, which the runs of a group share."""
 
-    def __init__(self, spec: RunSpec, dataset: Dataset, device: torch.device) -> None:
+    def __init__(self, spec: RunSpec, dataset: Dataset, device: torch.device, data_folder: Path = Path("data")) -> None:
         self.data = prepare(dataset, spec.recipe.validation_fraction, spec.recipe.split_seed, device)
-        self._build = partial(build, spec.model, dataset.channels, dataset.classes, init=spec.init, size=dataset.size)
+        shape = (dataset.channels, dataset.classes)
+        self._build = partial(build, spec.model, *shape, init=spec.init, size=dataset.size, folder=data_folder)
         self._device = device
         self.model = self.build(spec.seed)
         self._initial = copy.deepcopy(self.model.state_dict())

@@ -13,7 +13,7 @@ from pbt_bench.data import dataset_revision, datasets, load
 from pbt_bench.errors import RequestError, counted, shortened
 from pbt_bench.identity import ORIGINAL_REVISION, TRAINING_REVISION
 from pbt_bench.mask_update_schedules import SCHEDULES, schedule
-from pbt_bench.models import find, model_revision, models
+from pbt_bench.models import build, check_pretrained, find, model_revision, models
 from pbt_bench.pattern_names import parse
 from pbt_bench.pruning.options import checked_values, options_of
 from pbt_bench.pruning.plugins import Pruner, method_revisions, pruners, scope_revisions, scopes
@@ -40,6 +40,11 @@ def check_names(grid: Grid, where: str, store: Store | None = None) -> Grid:
         for name in grid.grid.model:
             if f"model {name}" not in gone.revisions:
                 find(name)
+        if given := [name for name in grid.grid.init if name.startswith("pretrained")]:
+            if "reinit" in grid.grid.sanity:
+                raise RequestError(f"sanity = 'reinit' cannot be combined with init = {given[0]!r}: nothing is drawn")
+            for name in grid.grid.model if "pretrained" in given else ():
+                check_pretrained(name)
         names_of_models = tuple(dict.fromkeys(map(models().name, grid.grid.model)))
         grid = msgspec.structs.replace(grid, grid=msgspec.structs.replace(grid.grid, model=names_of_models))
         for name in grid.grid.scope:
@@ -224,13 +229,16 @@ def _revisions(grid: Grid, entries: Sequence[Pruner], gone: Gone) -> dict[str, d
 def check_data(specs: Iterable[RunSpec], folder: Path) -> None:
     """Read or download every dataset of `specs` once, and check that it has enough images for the validation split.
 
-    Raises RequestError, before any run starts, if a dataset cannot be used.
+    Load all pretrained weights once. Raises RequestError, before any run starts, if data or weights cannot be used.
     """
     from pbt_bench.data.run_data import check_split
 
     fractions: dict[str, set[float]] = {}
+    pretrained: dict[str, set[tuple[str, str]]] = {}
     for spec in specs:
         fractions.setdefault(spec.dataset, set()).add(spec.recipe.validation_fraction)
+        if spec.init.startswith("pretrained"):
+            pretrained.setdefault(spec.dataset, set()).add((spec.model, spec.init))
     for name, values in fractions.items():
         dataset = load(name, folder)
         for fraction in values:
@@ -238,6 +246,8 @@ def check_data(specs: Iterable[RunSpec], folder: Path) -> None:
                 check_split(dataset.train, fraction)
             except RequestError as error:
                 raise RequestError(f"{name}: {error}") from None
+        for model, init in sorted(pretrained.get(name, ())):
+            build(model, dataset.channels, dataset.classes, 0, init, dataset.size, folder)
 
 
 @dataclass(frozen=True)

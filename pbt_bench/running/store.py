@@ -13,7 +13,7 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import time
 from typing import Any
@@ -278,21 +278,28 @@ def _current_id(store: Store, name: str) -> str:
 def find(results: Path, run_id: str) -> list[tuple[Store, RunRecord]]:
     """Return the record whose id begins with `run_id`, with its store, from every study below `results` that has it.
 
-    The id is the name of the file, or else the id that this version gives to the run.
-
     `results` may also be a packed file. Raises RequestError unless the records found are of exactly one run.
+    """
+    folders = {path.with_suffix("") if path.suffix == SUFFIX else path for path in results.glob("*")}
+    stores = [Store(results)] if results.is_file() else [Store(path) for path in sorted(folders)]
+    return select(stores, run_id, f"{results}/*/runs")
+
+
+def select(stores: Iterable[Store], run_id: str, where: str) -> list[tuple[Store, RunRecord]]:
+    """Return the record whose id begins with `run_id`, with its store, from every store that has it.
+
+    The id is the name of the file, or else the id that this version gives to the run. Raises RequestError, which names
+    `where`, unless the records found are of exactly one run.
     """
     if not run_id.isalnum():
         raise RequestError(f"{run_id!r} is not a run id (16 hex digits, or the first of them)")
-    folders = {path.with_suffix("") if path.suffix == SUFFIX else path for path in results.glob("*")}
-    stores = [Store(results)] if results.is_file() else [Store(path) for path in sorted(folders)]
     every = [(store, name) for store in stores for name in sorted(store.names())]
     found = [(store, name) for store, name in every if name.startswith(run_id)]
     found = found or [(store, name) for store, name in every if _current_id(store, name).startswith(run_id)]
     ids = list(dict.fromkeys(name for _, name in found))
     if len(ids) != 1:
         named = ", ".join(ids[:5]) or "none"
-        raise RequestError(f"run {run_id!r}: {len(ids)} records in {results}/*/runs begin with it ({named})")
+        raise RequestError(f"run {run_id!r}: {len(ids)} records in {where} begin with it ({named})")
     read = [(store, record) for store, name in found if (record := store.read(name))]
     if not read:
         raise RequestError(f"{found[0][0].path(ids[0])} cannot be read")

@@ -95,6 +95,18 @@ def test_timm_model_is_untrained_and_made_fit_for_scoring(timm: list[dict[str, A
     assert [(m.inplace, m.fused_attn) for m in model.modules() if isinstance(m, nn.ReLU)] == [(False, False)]
 
 
+def test_timm_loads_its_pretrained_weights(timm: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    build("timm/plain", 2, 5, 0, "pretrained", size=32)
+    assert [call["pretrained"] for call in timm] == [True]
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("no network\nat all")
+
+    monkeypatch.setattr(sys.modules["timm"], "create_model", offline)
+    with pytest.raises(RequestError, match=r"^model 'timm/plain' with its pretrained weights: no network$"):
+        build("timm/plain", 2, 5, 0, "pretrained", size=32)
+
+
 def test_timm_model_with_fixed_positions_gets_the_size(timm: list[dict[str, Any]]) -> None:
     build("timm/vit", 3, 5, 0, size=32)
     build("timm/vit", 3, 5, 0)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pbt_bench.models import build
-from pbt_bench.models.prunable import prunable
+from pbt_bench.models.prunable import packed_projections, prunable
 
 SMALL = ["resnet8", "vgg8", "resnet20", "resnet20-projection", "lenet-300-100", "lenet5", "vit-tiny"]
 
@@ -18,7 +18,7 @@ def weights(name: str, seed: int, init: str = "default") -> dict[str, torch.Tens
     return build(name, 3, 10, seed, init, size=32).state_dict()
 
 
-@pytest.mark.parametrize("init", ["default", "kaiming"])
+@pytest.mark.parametrize("init", ["default", "kaiming", "orthogonal"])
 @pytest.mark.parametrize("name", [*SMALL, "torchvision/mobilenet_v3_small"])
 def test_weights_follow_from_the_seed_and_not_from_the_global_generator(name: str, init: str) -> None:
     torch.manual_seed(0)
@@ -56,6 +56,19 @@ def test_kaiming_is_normal_with_the_variance_of_two_over_fan_in(name: str) -> No
         assert abs(weight.std().item() / deviation - 1) < 5 / sqrt(2 * n), key
         kurtosis = ((weight / deviation) ** 4).mean().item()
         assert abs(kurtosis - 3) < 5 * sqrt(96 / n) + 1e-3, key  # a uniform distribution has 1.8
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:
+            assert not module.bias.any()
+
+
+@pytest.mark.parametrize("name", ["resnet8", "lenet-300-100", "vit-tiny"])
+def test_orthogonal_matrices_are_orthogonal(name: str) -> None:
+    model = build(name, 3, 10, 0, "orthogonal", size=32)
+    packed = packed_projections(model)
+    for key, weight in prunable(model).items():
+        for matrix in weight.chunk(3) if key in packed else [weight.flatten(1)]:
+            short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+            torch.testing.assert_close(short @ short.T, 2 * torch.eye(len(short)), atol=1e-5, rtol=1e-5)
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:
             assert not module.bias.any()
