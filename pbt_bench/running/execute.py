@@ -24,7 +24,7 @@ from pbt_bench.pruning.diagnosis import realised_sparsity
 from pbt_bench.running.checkpoint import Checkpoint, saving
 from pbt_bench.running.claims import ClaimLost
 from pbt_bench.running.environment import describe
-from pbt_bench.running.group import Group, mask_updates
+from pbt_bench.running.group import Group, MaskedNetwork, mask_updates
 from pbt_bench.running.record import Epoch, Metrics, Pruning, RunRecord, Status, digest
 from pbt_bench.running.signals import Stopped
 from pbt_bench.running.source import method_source_digest
@@ -96,10 +96,20 @@ class Executor:
 
     def pruning(self, spec: RunSpec) -> Pruning:
         """Compute the pruning of `spec` from the specification alone."""
+        return self.mask(spec).pruning
+
+    def mask(self, spec: RunSpec) -> MaskedNetwork:
+        """Compute the masked network of `spec` before its training, from the specification alone."""
         _set_globals(spec)
         shared = self._prepare(spec)
         shared.warm_up(spec, None, None)
-        return shared.mask(spec).pruning
+        return shared.mask(spec)
+
+    def dataset(self, name: str) -> Dataset:
+        """Return a dataset, which is read once. Raises RequestError if it cannot be read."""
+        if name not in self._datasets:
+            self._datasets[name] = load(name, self._folder)
+        return self._datasets[name]
 
     def _execute(
         self,
@@ -149,9 +159,7 @@ class Executor:
     def _prepare(self, spec: RunSpec) -> Group:
         key = (*spec.group, spec.recipe.split_seed, spec.recipe.validation_fraction, spec.recipe.threads)
         if self._shared is None or key != self._group:
-            if spec.dataset not in self._datasets:
-                self._datasets[spec.dataset] = load(spec.dataset, self._folder)
-            self._shared = Group(spec, self._datasets[spec.dataset], self._device)
+            self._shared = Group(spec, self.dataset(spec.dataset), self._device)
             self._group = key
         return self._shared
 
