@@ -20,7 +20,7 @@ import torch
 from pbt_bench.errors import counted, printable, shortened
 from pbt_bench.running.audit_log import Extent, Kind, Verdict, add_verdicts
 from pbt_bench.running.consistency import References, copies, inconsistencies, same_masks
-from pbt_bench.running.environment import describe
+from pbt_bench.running.environment import MACHINE_PARTS, describe
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.matching import find_others, revision_note
 from pbt_bench.running.record import RunRecord, mask_metrics, numbers
@@ -126,7 +126,7 @@ def audit(
     # Runs of a group share data and statistics.
     for record in sorted(recomputed.values(), key=lambda record: repr(record.spec.group)):
         different, kind = _recompute(record, executor, store, retrain)
-        if kind in ("rounding", "undecided") and _machine(record.environment) != _machine(here):
+        if kind in ("rounding", "undecided") and _elsewhere(record.environment, here):
             elsewhere.append((record.spec, kind, different[-1]))
         else:
             faults += [(record.spec, fault) for fault in different]
@@ -153,7 +153,8 @@ def audit(
         notes.append(f"records are not compared with what is not there: {', '.join(sorted(references.missing))}")
     if not sample and groups:
         notes.append(f"{counted(len(groups), 'group')} of runs with different settings share a mask: recompute some")
-    machines = sorted({_machine(record.environment) for record in recomputed.values()} - {_machine(here)})
+    others_made = [record.environment for record in recomputed.values() if _elsewhere(record.environment, here)]
+    machines = sorted(set(map(_machine, others_made)))
     total = len(records) + len(unreadable)
     return Audit(
         name, len(specs), total, len(recomputed), uncommitted, tuple(machines), tuple(faults), tuple(notes),
@@ -204,10 +205,15 @@ def _is_record(store: Store, name: str) -> bool:
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
-    """Return the properties that decide the order of floating-point sums."""
-    names = ("torch", "device_name", "processor", "sparse_kernels")
-    text = " ".join(f"{name} {environment.get(name)}" for name in names)
+    """Name the properties that decide the order of floating-point sums."""
+    text = " ".join(f"{name} {environment[name]}" for name in MACHINE_PARTS if name in environment)
     return f"{text} and others" if environment.get("mixed") else text
+
+
+def _elsewhere(environment: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Return whether a run was made by another machine than `here`; records of early versions name no model."""
+    known = [name for name in MACHINE_PARTS if name in environment]
+    return bool(environment.get("mixed")) or any(environment[name] != here[name] for name in known)
 
 
 def _recompute(record: RunRecord, executor: Executor, store: Store, retrain: bool) -> tuple[list[str], Kind]:

@@ -13,7 +13,7 @@ from pbt_bench.running.store import Store, content
 
 Extent = Literal["record", "masks", "training"]  # recomputed: nothing, the masks, the whole training
 Kind = Literal["equal", "rounding", "undecided", "fault"]
-_ORDER: tuple[Extent, ...] = ("record", "masks", "training")
+_EXTENTS: tuple[Extent, ...] = ("record", "masks", "training")
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ def add_verdicts(store: Store, verdicts: Mapping[str, Verdict]) -> None:
     for run_id, verdict in verdicts.items():
         new = msgspec.structs.replace(verdict, record=_file_digest_of(store, run_id))
         old = known.get(run_id)
-        larger = old is not None and _ORDER.index(old.extent) > _ORDER.index(new.extent)
+        larger = old is not None and _EXTENTS.index(old.extent) > _EXTENTS.index(new.extent)
         if old is None or old.record != new.record or new.kind == "fault" or not larger:
             known[run_id] = new
     with suppress(OSError):

@@ -35,6 +35,8 @@ class Checkpoint:
         self._next = self._start + every
         self._stop, self._claims = stop, claims
         self._before: list[float] = []
+        self.environment: dict[str, Any] = {}  # of this session, which the executor sets
+        self.earlier: list[dict[str, Any]] = []  # environments of the sessions before this one
         self._phase: State = {}
 
     @property
@@ -60,6 +62,8 @@ class Checkpoint:
             ):
                 raise ValueError("it is incomplete")
             self._before = [float(seconds) for seconds in state["sessions"]]
+            # A state of an earlier version has no environments.
+            self.earlier = [dict(each) for each in state.get("environments", [{} for _ in self._before])]
             return state
         except FileNotFoundError:
             return None
@@ -72,7 +76,7 @@ class Checkpoint:
         path, why = self._store.checkpoint(self._run_id), printable(reason(error))
         text = f"{path} is not a checkpoint of this run ({why}); the run starts from the beginning"
         print(f"warning: {text}", file=sys.stderr)
-        self._before = []
+        self._before, self.earlier = [], []
 
     @contextmanager
     def saving(self, **phase: Any) -> Iterator[Saver]:
@@ -94,7 +98,9 @@ class Checkpoint:
     def save(self, training: State) -> None:
         """Write the state of the training. Raises Stopped after that if the process was asked to stop."""
         buffer = io.BytesIO()
-        torch.save({**self._phase, "sessions": self.sessions, "training": training}, buffer)
+        here = {**self.environment, "seconds": self.sessions[-1]}
+        made = {"sessions": self.sessions, "environments": [*self.earlier, here]}
+        torch.save({**self._phase, **made, "training": training}, buffer)
         content = buffer.getvalue()
         try:
             self._store.put(self._store.checkpoint(self._run_id), hashlib.sha256(content).digest() + content)

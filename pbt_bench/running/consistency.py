@@ -177,6 +177,8 @@ def _of_training(record: RunRecord, pruning: Pruning, metrics: Metrics) -> Itera
 def _of_data(record: RunRecord, metrics: Metrics, data: Dataset) -> Iterator[str]:
     """Yield contradictions to the numbers of images and classes: accuracies are shares of whole images."""
     recipe = record.spec.recipe
+    if record.data_digest not in (None, data.digest):
+        yield f"its dataset has the digest {record.data_digest}, but the one here {data.digest}"
     if metrics.chance_accuracy != 1 / data.classes:
         yield f"chance_accuracy is {metrics.chance_accuracy}, but {record.spec.dataset} has {data.classes} classes"
     validation = ceil(recipe.validation_fraction * len(data.train))

@@ -23,7 +23,7 @@ from pbt_bench.data.run_data import Data
 from pbt_bench.pruning.diagnosis import realised_sparsity
 from pbt_bench.running.checkpoint import Checkpoint, saving
 from pbt_bench.running.claims import ClaimLost
-from pbt_bench.running.environment import describe
+from pbt_bench.running.environment import describe, differing
 from pbt_bench.running.group import Group, MaskedNetwork, mask_updates
 from pbt_bench.running.record import Epoch, Metrics, Pruning, RunRecord, Status, digest
 from pbt_bench.running.signals import Stopped
@@ -68,6 +68,9 @@ class Executor:
         """
         started = datetime.now(UTC).isoformat(timespec="seconds")
         start = perf_counter()
+        here = describe(self._device)
+        if checkpoint:
+            checkpoint.environment = here
         _set_globals(spec)
         if self._device.type == "cuda":
             torch.backends.cudnn.deterministic = True
@@ -86,12 +89,15 @@ class Executor:
                 raise  # by the user; a worker ignores Ctrl-C, so in a worker a method raised it
             executed = Executed(RunRecord.new(spec, "failed", error=_traceback()))
         sessions = checkpoint.sessions if checkpoint else [perf_counter() - start]
-        environment = describe(self._device) | {
+        environment = here | {
             "started": started,
             "seconds": sum(sessions),
             "sessions": len(sessions),
             "peak_memory_gib": _peak_memory_gib(self._device),
         }
+        if checkpoint and checkpoint.earlier:
+            mixed = differing(checkpoint.earlier, here)
+            environment |= {"earlier_sessions": checkpoint.earlier} | ({"mixed": mixed} if mixed else {})
         return Executed(msgspec.structs.replace(executed.record, environment=environment), executed.masks)
 
     def pruning(self, spec: RunSpec) -> Pruning:
@@ -150,6 +156,7 @@ class Executor:
             spec,
             status,
             source_digest=method_source_digest(spec),
+            data_digest=self.dataset(spec.dataset).digest,
             metrics=_metrics(model, data, trained),
             pruning=msgspec.structs.replace(masked.pruning, realised_sparsity=realised),
             curve=tuple(Epoch(**asdict(epoch)) for epoch in trained.curve),
