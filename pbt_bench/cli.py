@@ -178,7 +178,7 @@ def _run(options: argparse.Namespace) -> int:
             pool.run(devices)
     state = summary(grid, store, ask_slurm=False)
     print(state.line())
-    return 1 if state.counts["failed"] or state.unfinished else 0
+    return 1 if state.counts["failed"] or state.counts["unreadable"] or state.unfinished else 0
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -202,7 +202,7 @@ def _status(options: argparse.Namespace) -> int:
     else:
         state = summary(grid, store)
         show(state, options.json)
-    return 1 if state.counts["failed"] or state.counts["lost"] else 0
+    return 1 if any(state.counts[name] for name in ("failed", "lost", "unreadable")) else 0
 
 
 def _cancel(options: argparse.Namespace) -> int:

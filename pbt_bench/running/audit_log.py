@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Literal
 
 import msgspec
 
-from pbt_bench.running.store import Store, content
+from pbt_bench.running.store import Store, content, set_aside
 
 Extent = Literal["record", "masks", "training"]  # recomputed: nothing, the masks, the whole training
 Kind = Literal["equal", "rounding", "undecided", "fault"]
@@ -31,9 +32,13 @@ _LOG_DECODER = msgspec.json.Decoder(dict[str, Verdict])
 def add_verdicts(store: Store, verdicts: Mapping[str, Verdict]) -> None:
     """Add the verdicts of an audit, by run id. Ignore a read-only folder.
 
-    A verdict without a fault does not replace one of a larger extent on the same record.
+    A verdict without a fault does not replace one of a larger extent on the same record. A file that has no verdicts is
+    kept under another name.
     """
-    known = _verdicts(store)
+    path, known = store.folder / "audits.json", _verdicts(store)
+    if not known and os.path.lexists(path):
+        with suppress(OSError):
+            set_aside(path)
     for run_id, verdict in verdicts.items():
         new = msgspec.structs.replace(verdict, record=_file_digest_of(store, run_id))
         old = known.get(run_id)
@@ -41,7 +46,7 @@ def add_verdicts(store: Store, verdicts: Mapping[str, Verdict]) -> None:
         if old is None or old.record != new.record or new.kind == "fault" or not larger:
             known[run_id] = new
     with suppress(OSError):
-        Store.put(store.folder / "audits.json", msgspec.json.encode(dict(sorted(known.items()))))
+        Store.put(path, msgspec.json.encode(dict(sorted(known.items()))))
 
 
 def audited_records(store: Store, run_ids: Collection[str]) -> dict[str, str]:
