@@ -6,6 +6,7 @@ Records that `pbt-bench pack` put into one file are read as if they were in the 
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import socket
@@ -161,7 +162,7 @@ class Store:
                 self.put(self.masks / f"{record.run_id}.bits", zlib.compress(packed.tobytes(), 6))
             self.put(self.path(record.run_id), record.to_json())
             if record.status != "failed":  # a retry continues from it
-                self.checkpoint(record.run_id).unlink(missing_ok=True)
+                remove(self.checkpoint(record.run_id))
         except OSError as error:
             raise StoreError(f"{self.unwritable(error)}; finished runs are kept") from None
 
@@ -190,6 +191,9 @@ class Store:
         """Write a file under a temporary name and rename it; create its folder, but not the parent of the folder."""
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{path.stem}.{MACHINE}.{os.getpid()}.tmp")
+        for other in (part, path):  # a pipe would block, a folder cannot be replaced
+            if os.path.lexists(other) and not other.is_file():
+                set_aside(other)
         try:
             with part.open("wb") as file:
                 file.write(content)
@@ -305,8 +309,17 @@ def content(path: Path, most_bytes: int | None = None) -> bytes:
         return file.read()
 
 
+def open_file(path: str, flags: int) -> int:
+    """Open a file for Python's `open`. Raises OSError for a pipe or a device, which would block or have no end."""
+    handle = _open_nonblocking(path, flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a file", path)
+    return handle
+
+
 def _open_nonblocking(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _age(path: Path) -> float:
