@@ -109,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     audit = add("audit", _audit, "check the records of a grid, and recompute a sample of them")
     add_grid(audit)
     audit.add_argument("--sample", type=int, default=10, metavar="N", help="records to recompute; default: 10")
+    audit.add_argument("--seed", type=int, metavar="N", help="draw the sample that an earlier audit drew")
+    audit.add_argument(
+        "--complete", action="store_true", help="fail if runs have no result, or files are no records of a run"
+    )
     audit.add_argument("--retrain", action="store_true", help="recompute the whole training, not only the masks")
     audit.add_argument("--device", default="cpu", metavar="D", help="device that made the records; default: cpu")
     audit.add_argument(
@@ -179,7 +183,7 @@ def _run(options: argparse.Namespace) -> int:
             pool.run(devices)
     state = summary(grid, store, ask_slurm=False)
     print(state.line())
-    return 1 if state.counts["failed"] or state.unfinished else 0
+    return 1 if state.counts["failed"] or state.counts["unreadable"] or state.unfinished else 0
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -203,7 +207,7 @@ def _status(options: argparse.Namespace) -> int:
     else:
         state = summary(grid, store)
         show(state, options.json)
-    return 1 if state.counts["failed"] or state.counts["lost"] else 0
+    return 1 if any(state.counts[name] for name in ("failed", "lost", "unreadable")) else 0
 
 
 def _cancel(options: argparse.Namespace) -> int:
@@ -248,11 +252,14 @@ def _audit(options: argparse.Namespace) -> int:
     from pbt_bench.running.audit import audit
     from pbt_bench.running.pool import select_devices
 
+    if options.sample < 0:
+        raise RequestError(f"--sample {options.sample}: must be at least 0")
     grid, store = _load(options, reading=not options.retrain)
     (device,) = select_devices(options.device, 1)
-    found = audit(grid.name, grid.runs(), store, options.data, device, options.sample, options.retrain)
+    words = options.data, device, options.sample, options.retrain, options.seed
+    found = audit(grid.name, grid.runs(), store, *words)
     print(found.text())
-    return 1 if found.faults else 0
+    return 1 if found.faults or (options.complete and found.absent) else 0
 
 
 def _list(options: argparse.Namespace) -> int:

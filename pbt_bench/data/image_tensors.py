@@ -37,6 +37,11 @@ class Images:
         """Return the first image, [1, channels, height, width]."""
         return self.pixels[:1]
 
+    def contents(self) -> Iterator[bytes]:
+        """Yield the bytes of all pixels."""
+        for part in self.pixels.split(4096):
+            yield part.contiguous().numpy().tobytes()
+
     def in_order(self, size: int) -> Iterator[Images]:
         """Iterate over all images in batches of `size`."""
         return map(Images, self.pixels.split(size), self.targets.split(size))

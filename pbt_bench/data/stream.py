@@ -58,6 +58,13 @@ class Streamed:
         """Return the first image, [1, 3, side, side]."""
         return _ImageReader(self.paths, self.side, None)[0][None].to(self.device)
 
+    def contents(self) -> Iterator[bytes]:
+        """Yield folder, name and size of every file."""
+        for path in map(os.fsdecode, self.paths):
+            yield f"{Path(path).parent.name}/{Path(path).name} {os.stat(path).st_size}\n".encode(
+                errors="surrogateescape"
+            )
+
     def in_order(self, size: int) -> Iterator[Images]:
         """Iterate over all images in batches of `size`."""
         parts = [slice(start, start + size) for start in range(0, len(self), size)]

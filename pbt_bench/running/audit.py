@@ -1,7 +1,7 @@
 """Check that repeating the runs of a study would give the same records.
 
-Every record is checked against itself and its mask file. The pruning of a sample of runs is recomputed from their
-specifications alone; on request the whole training is repeated too.
+Every record is checked against itself, its mask file, its dataset and the other records. The pruning of a sample of
+runs is recomputed from their specifications alone; on request the whole training is repeated too.
 """
 
 from __future__ import annotations
@@ -10,27 +10,26 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isclose
+from math import isclose, sqrt
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
-from pbt_bench.errors import counted, printable
-from pbt_bench.pattern_names import parse
-from pbt_bench.pruning.masks import pruned_count
-from pbt_bench.pruning.patterns import n_of_m_kept
-from pbt_bench.running.audit_log import add_audited
-from pbt_bench.running.environment import describe
+from pbt_bench.errors import counted, printable, shortened
+from pbt_bench.running.audit_log import Extent, Kind, Verdict, add_verdicts
+from pbt_bench.running.consistency import References, copies, inconsistencies, same_masks
+from pbt_bench.running.environment import MACHINE_PARTS, describe
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.matching import find_others, revision_note
-from pbt_bench.running.record import Metrics, Pruning, RunRecord, mask_metrics, numbers
+from pbt_bench.running.record import RunRecord, mask_metrics, numbers
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
-_ROUNDED = 5e-3  # accuracy: rounding may change the answer for one or two validation images
 _ROUNDED_METRIC = 1e-3  # relative: rounding may change the side of a rectifier for a few activations
+_ROUNDED_MASK = 0.02  # share of the kept weights
+_DEVIATIONS = 3  # standard deviations of the difference of two accuracies
 _SHOWN = 3  # differing values of one record that are named
 
 
@@ -46,39 +45,55 @@ class Audit:
     other_machines: tuple[str, ...]  # different machines that made the recomputed records
     faults: tuple[tuple[RunSpec, str], ...]
     notes: tuple[str, ...] = ()  # on records that are not of these runs as this version executes them
+    elsewhere: tuple[tuple[RunSpec, Kind, str], ...] = ()  # made on another machine, with other bits but no fault
+    absent: tuple[str, ...] = ()  # what a complete study has not: runs without a result, unrecognised files
+    seed: int | None = None  # of the sample, if there is one
 
     def text(self) -> str:
         """Return a summary line, notes, and one line per fault."""
         bad = len({spec.run_id for spec, _ in self.faults})
         lines = [f"{self.name}: {self.records - bad} of {self.records} verified, {self.recomputed} of them recomputed"]
-        if self.records < self.runs:
-            lines.append(f"note: {self.runs - self.records} of {self.runs} runs have no result")
-        lines += [f"note: {note}" for note in self.notes]
+        if self.seed is not None:
+            lines.append(f"note: --seed {self.seed} draws the same sample")
+        lines += [f"note: {text}" for text in (*self.absent, *self.notes)]
         if self.uncommitted:
             lines.append(f"note: {self.uncommitted} were made by code with uncommitted changes")
-        if self.other_machines and self.faults:
+        if self.other_machines and (self.faults or self.elsewhere):
             made = ", ".join(self.other_machines)
             lines.append(f"note: made with {made}; on this machine the last bits of a score may differ")
+        lines += [f"{kind}: {spec.label} ({spec.run_id}): {text}" for spec, kind, text in self.elsewhere]
         lines += [f"fault: {spec.label} ({spec.run_id}): {fault}" for spec, fault in self.faults]
         return "\n".join(map(printable, lines))
 
 
 def audit(
-    name: str, specs: Sequence[RunSpec], store: Store, data: Path, device: str, sample: int, retrain: bool
+    name: str,
+    specs: Sequence[RunSpec],
+    store: Store,
+    data: Path,
+    device: str,
+    sample: int,
+    retrain: bool,
+    seed: int | None = None,
 ) -> Audit:
     """Check all records of `specs` and recompute `sample` of them; with `retrain`, repeat their training too.
 
-    The sample is the same in every call. A record that cannot be read, or whose content belongs to another run, is a
-    fault. Reports say which records were recomputed without a fault. Superseded records, and records of methods, models
-    and datasets whose file is gone, are checked against themselves alone.
+    The sample is drawn from `seed`, by default a fresh one, so that it has every method, model and sparsity as equally
+    often as it can. Of records that share a mask although their settings differ, two are recomputed in addition. A
+    record that cannot be read, or whose content belongs to another run, is a fault. The verdicts are kept beside the
+    records. Superseded records, and records of methods, models and datasets whose file is gone, are checked against
+    themselves alone.
     """
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     wanted = {spec.run_id: spec for spec in specs}
     others = find_others(store, wanted)
     present = store.names() | store.migrated.keys()
-    newer = 0
+    newer = failed = 0
     records: list[RunRecord] = []
     unreadable: list[RunSpec] = []
     faults: list[tuple[RunSpec, str]] = []
+    executor = Executor(data, torch.device(device))
+    references = References(executor.dataset)
     for spec in specs:
         if spec.run_id not in present:
             continue
@@ -88,137 +103,182 @@ def audit(
         elif record is None:
             unreadable.append(spec)
             faults.append((spec, "the record cannot be read, or belongs to another run"))
-        elif record.status != "failed":
+        elif record.status == "failed":
+            failed += 1
+        else:
             records.append(record)
-            faults += [(spec, fault) for fault in inconsistencies(record, store)]
+    gone = {record.run_id for record in records if "unknown" in revision_note(record.spec)}
+    for record in records:
+        found = inconsistencies(record, store, None if record.run_id in gone else references)
+        faults += [(record.spec, fault) for fault in found]
     for file, _ in others.superseded.values():
         if record := store.read(file):
             faults += [(record.spec, fault) for fault in inconsistencies(record, store)]
-    gone = {record.run_id for record in records if "unknown" in revision_note(record.spec)}
+    faults += [(record.spec, fault) for record, fault in copies(records)]
     whole = [record for record in records if record.pruning and record.metrics and record.run_id not in gone]
-    chosen = random.Random(0).sample(whole, min(sample, len(whole)))
-    executor = Executor(data, torch.device(device))
-    for record in sorted(chosen, key=lambda record: repr(record.spec.group)):  # groups share data and statistics
-        faults += [(record.spec, fault) for fault in _recompute(record, executor, retrain)]
-    bad = {spec.run_id for spec, _ in faults}
-    sound = [record.run_id for record in chosen if record.run_id not in bad]
-    add_audited(store, sound, "training" if retrain else "masks")
+    draws = random.Random(seed)
+    chosen = _stratified(whole, sample, draws)
+    groups = same_masks(whole)
+    suspects = [each for group in draws.sample(groups, min(sample, len(groups))) for each in draws.sample(group, 2)]
+    recomputed = {record.run_id: record for record in (*chosen, *suspects)}
+    here = describe(torch.device(device))
+    elsewhere: list[tuple[RunSpec, Kind, str]] = []
+    # Runs of a group share data and statistics.
+    for record in sorted(recomputed.values(), key=lambda record: repr(record.spec.group)):
+        different, kind = _recompute(record, executor, store, retrain)
+        if kind in ("rounding", "undecided") and _elsewhere(record.environment, here):
+            elsewhere.append((record.spec, kind, different[-1]))
+        else:
+            faults += [(record.spec, fault) for fault in different]
     uncommitted = sum(
         bool(record.environment.get("dirty")) or str(record.environment.get("commit")).endswith("+changes")
         for record in records
     )
+    extent: Extent = "training" if retrain else "masks"
+    verdicts = {record.run_id: Verdict(extent if record.run_id in recomputed else "record") for record in records}
+    verdicts |= {spec.run_id: Verdict(extent, kind, text) for spec, kind, text in elsewhere}
+    for spec, text in reversed(faults):
+        verdicts[spec.run_id] = Verdict(verdicts.get(spec.run_id, Verdict("record")).extent, "fault", text)
+    add_verdicts(store, verdicts)
     reasons = Counter(why for _, why in others.superseded.values()).most_common()
     notes = [f"{counted(count, 'record')} superseded: {why}" for why, count in reasons]
+    mixed = sum(bool(record.environment.get("mixed")) for record in records)
     notes += [f"{counted(count, 'record')} {text}" for count, text in (
         (len(others.migrated), "migrated from an earlier version"),
         (newer, "written by a newer pbt-bench, and not checked"),
         (len(gone), "not recomputed: the file of the method, model or dataset is gone"),
+        (mixed, "continued by other code or on another kind of processor"),
     ) if count]  # fmt: skip
-    machines = sorted({_machine(record.environment) for record in chosen} - {_machine(describe(torch.device(device)))})
-    found = len(records) + len(unreadable)
-    return Audit(name, len(specs), found, len(chosen), uncommitted, tuple(machines), tuple(faults), tuple(notes))
+    if references.missing:
+        notes.append(f"records are not compared with what is not there: {', '.join(sorted(references.missing))}")
+    if not sample and groups:
+        notes.append(f"{counted(len(groups), 'group')} of runs with different settings share a mask: recompute some")
+    others_made = [record.environment for record in recomputed.values() if _elsewhere(record.environment, here)]
+    machines = sorted(set(map(_machine, others_made)))
+    total = len(records) + len(unreadable)
+    return Audit(
+        name, len(specs), total, len(recomputed), uncommitted, tuple(machines), tuple(faults), tuple(notes),
+        tuple(elsewhere), tuple(_absent(specs, store, others.superseded, total, failed, newer)),
+        seed if recomputed else None,
+    )  # fmt: skip
+
+
+def _stratified(records: Sequence[RunRecord], size: int, draws: random.Random) -> list[RunRecord]:
+    """Draw `size` records, each of the method, then the sparsity, then the model that were drawn least so far."""
+    left = sorted(records, key=lambda record: record.run_id)
+    draws.shuffle(left)
+    seen: Counter[object] = Counter()
+
+    def parts(record: RunRecord) -> list[object]:
+        spec = record.spec
+        return [("method", spec.variant), ("sparsity", spec.sparsity), ("model", spec.dataset, spec.model)]
+
+    chosen: list[RunRecord] = []
+    while left and len(chosen) < size:
+        record = min(left, key=lambda record: [seen[part] for part in parts(record)])
+        left.remove(record)
+        seen.update(parts(record))
+        chosen.append(record)
+    return chosen
+
+
+def _absent(
+    specs: Sequence[RunSpec],
+    store: Store,
+    superseded: Mapping[str, tuple[str, str]],
+    records: int,
+    failed: int,
+    newer: int,
+) -> Iterator[str]:
+    """Yield what a complete study has not: runs without a result, and files that are no records of a run."""
+    if records < len(specs):
+        why = [f"{count} {what}" for count, what in ((failed, "failed"), (newer, "newer")) if count]
+        yield f"{len(specs) - records} of {len(specs)} runs have no result" + (f" ({', '.join(why)})" if why else "")
+    known = {spec.run_id for spec in specs} | set(store.migrated.values()) | {name for name, _ in superseded.values()}
+    unknown = [name for name in sorted(store.names() - known) if not _is_record(store, name)]
+    if unknown:
+        yield f"{counted(len(unknown), 'file')} in {store.runs} no records of a run: {shortened(unknown)}"
+
+
+def _is_record(store: Store, name: str) -> bool:
+    return store.is_newer(name) or store.read(name) is not None
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
-    """Return the properties that decide the order of floating-point sums."""
-    names = ("torch", "device_name", "processor", "sparse_kernels")
-    return " ".join(f"{name} {environment.get(name)}" for name in names)
+    """Name the properties that decide the order of floating-point sums."""
+    text = " ".join(f"{name} {environment[name]}" for name in MACHINE_PARTS if name in environment)
+    return f"{text} and others" if environment.get("mixed") else text
 
 
-def inconsistencies(record: RunRecord, store: Store) -> list[str]:
-    """Return the contradictions of `record` to itself, its specification and its mask file."""
-    pruning, metrics = record.pruning, record.metrics
-    if pruning is None or metrics is None:
-        return ["it has no pruning or no metrics"]
-    found = []
-    if not _number_as_requested(record.spec, pruning):
-        found.append(f"{pruning.prunable - pruning.kept} of {pruning.prunable} weights pruned")
-    updated = pruning.initial_mask_digest is not None  # weights that grew are zero until their next step
-    if pruning.realised_sparsity < pruning.sparsity or (pruning.realised_sparsity > pruning.sparsity and not updated):
-        found.append(f"sparsity {pruning.sparsity} of the masks, {pruning.realised_sparsity} of the weights")
-    for epoch in record.curve:
-        if epoch.realised_sparsity != pruning.sparsity and not updated:
-            found.append(f"sparsity {epoch.realised_sparsity} of the weights after epoch {epoch.epoch}")
-    sums = [sum(layer.prunable for layer in pruning.layers), sum(layer.kept for layer in pruning.layers)]
-    if sums != [pruning.prunable, pruning.kept]:
-        found.append("the sums over its layers are not its totals")
-    masks = store.read_masks(record)
-    if masks is None:
-        found.append("its mask file is missing or has another digest")
-    elif [int(mask.sum()) for mask in masks.values()] != [layer.kept for layer in pruning.layers]:
-        found.append("its masks keep other numbers of weights than its layers state")
-    stated = {**msgspec.structs.asdict(pruning), **msgspec.structs.asdict(metrics)}
-    found += [
-        f"{name} is {stated[name]}, but its layers and epochs give {value}"
-        for name, value in {**_from_layers(pruning), **_from_epochs(record, metrics)}.items()
-        if stated[name] != value
-    ]
-    epochs = [epoch.epoch for epoch in record.curve]
-    least = record.spec.recipe.epochs if record.status == "done" else 0
-    most = {"done": least, "collapsed": 0}.get(record.status, record.spec.recipe.epochs - 1)
-    if epochs:  # a run that is rewound to an epoch begins with that epoch
-        begin = epochs[0] - 1 if record.spec.options.get("rewind") else 0
-        epochs = [*range(1, begin + 1), *epochs]
-    if epochs != list(range(1, len(epochs) + 1)) or not least <= len(epochs) <= most:
-        found.append(f"{record.status} after {len(epochs)} of {record.spec.recipe.epochs} epochs")
-    if not record.environment.get("pbt_bench"):
-        found.append("the version of the code that made it is missing")
-    return found
+def _elsewhere(environment: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Return whether a run was made by another machine than `here`; records of early versions name no model."""
+    known = [name for name in MACHINE_PARTS if name in environment]
+    return bool(environment.get("mixed")) or any(environment[name] != here[name] for name in known)
 
 
-def _from_layers(pruning: Pruning) -> dict[str, Any]:
-    """Recompute totals from the layers."""
-    weights = max(1, pruning.prunable)
-    return {
-        "sparsity": 1 - pruning.kept / weights,
-        "collapsed_layers": sum(layer.kept == 0 for layer in pruning.layers),
-        "zero_score_share": sum(layer.zero_scores for layer in pruning.layers) / weights,
-    }
-
-
-def _from_epochs(record: RunRecord, metrics: Metrics) -> dict[str, Any]:
-    """Recompute metrics from the curve."""
-    curve = record.curve
-    held = [epoch.validation_accuracy for epoch in curve if epoch.validation_accuracy is not None]
-    best = curve[0].epoch + held.index(max(held)) if held else None
-    found: dict[str, Any] = {
-        "train_loss": curve[-1].train_loss if curve else None,
-        "best_validation_epoch": best,
-        "test_accuracy_at_best_validation": metrics.test_accuracy_at_best_validation if best else None,
-    }
-    if record.status == "done" and curve:  # the final metrics are of the last epoch's weights
-        # An epoch evaluates on the live channels only, which rounds differently.
-        for name in ("validation_accuracy", "validation_loss"):
-            stated, last = getattr(metrics, name), getattr(curve[-1], name)
-            close = None not in (stated, last) and isclose(stated, last, rel_tol=1e-3, abs_tol=_ROUNDED)
-            found[name] = stated if close else last
-        if best == curve[-1].epoch:
-            found["test_accuracy_at_best_validation"] = metrics.test_accuracy
-    return found
-
-
-def _recompute(record: RunRecord, executor: Executor, retrain: bool) -> list[str]:
-    if retrain:
-        other = executor.execute(record.spec).record
-        if other.status == "failed":
-            return [f"recomputing it failed: {other.error_line}"]
-    else:
-        try:
-            pruning = executor.pruning(record.spec)
+def _recompute(record: RunRecord, executor: Executor, store: Store, retrain: bool) -> tuple[list[str], Kind]:
+    """Recompute a record. Return the differences, of which the last says how large they are, and their kind."""
+    try:
+        if retrain:
+            executed = executor.execute(record.spec)
+            other, masks = executed.record, executed.masks
+            if other.status == "failed":
+                return [f"recomputing it failed: {other.error_line}"], "fault"
+        else:
+            network = executor.mask(record.spec)
+            pruning = network.pruning
+            masks = {name: mask.cpu().numpy() for name, mask in network.masks.items()}
             if record.pruning and record.pruning.initial_mask_digest:  # of the final masks only the training decides
                 digest = pruning.mask_digest
-                pruning = msgspec.structs.replace(record.pruning, initial_mask_digest=digest)
+                pruning, masks = msgspec.structs.replace(record.pruning, initial_mask_digest=digest), None
             other = msgspec.structs.replace(record, pruning=pruning)
-        except Exception as error:  # for example, the dataset is missing or the method changed
-            return [f"recomputing it failed: {type(error).__name__}: {error}"]
+    except Exception as error:  # for example, the dataset is missing or the method changed
+        return [f"recomputing it failed: {type(error).__name__}: {error}"], "fault"
     old, new = (dict(_leaves(numbers(each))) for each in (record, other))
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if mask_metrics(record):
         metrics = [dict(_leaves(mask_metrics(each))) for each in (record, other)]
         differing += [name for name, value in metrics[0].items() if not _close(value, metrics[1].get(name))]
         old, new = old | metrics[0], new | metrics[1]
+    if not differing:
+        return [], "equal"
     found = [f"recomputed, its {name} is {new.get(name)}, not {old.get(name)}" for name in differing[:_SHOWN]]
-    return found + [f"and {len(differing) - _SHOWN} more values"] * (len(differing) > _SHOWN)
+    found += [f"and {len(differing) - _SHOWN} more values"] * (len(differing) > _SHOWN)
+    images = len(executor.dataset(record.spec.dataset).test)
+    text, kind = _size(record, other, store.read_masks(record), masks, images)
+    return [*found, *filter(None, [text])], kind
+
+
+def _size(
+    old: RunRecord,
+    new: RunRecord,
+    old_masks: Mapping[str, Any] | None,
+    new_masks: Mapping[str, Any] | None,
+    images: int,
+) -> tuple[str, Kind]:
+    """Describe the differences of masks and accuracies, and say whether the rounding of another processor gives them.
+
+    Rounding changes the rank of a few weights near the threshold. Rounds of scores, and a training, magnify it: the
+    masks can then be as different as those of two seeds, and accuracies on `images` differ by chance at least.
+    """
+    assert old.pruning
+    assert old.metrics
+    assert new.metrics
+    if old_masks is None or new_masks is None or old_masks.keys() != new_masks.keys():
+        return "", "fault"
+    count = sum(int((old_masks[name] != new_masks[name]).sum()) for name in old_masks)
+    few = count <= _ROUNDED_MASK * old.pruning.kept
+    magnified = old.pruning.rounds > 1 or old.pruning.initial_mask_digest is not None
+    text = f"masks differ in {count} of {old.pruning.prunable} weights" if count else "masks are equal"
+    if new.metrics is old.metrics:  # masks alone were recomputed
+        return text, "rounding" if few and count else "undecided" if magnified and count else "fault"
+    before, after = old.metrics.test_accuracy, new.metrics.test_accuracy
+    variance = (before * (1 - before) + after * (1 - after)) / images
+    within = abs(before - after) <= _DEVIATIONS * sqrt(variance) + 1 / images
+    text += f"; accuracy {after}, not {before}, {'within' if within else 'beyond'} what another processor gives"
+    if few or magnified:
+        return text, "rounding" if within else "fault" if few else "undecided"
+    return text, "fault"
 
 
 def _close(old: float | None, new: float | None) -> bool:
@@ -233,14 +293,3 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(inner, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
-
-
-def _number_as_requested(spec: RunSpec, pruning: Pruning) -> bool:
-    """Return whether the number of pruned weights is the one that sparsity and pattern define."""
-    pruned, expected = pruning.prunable - pruning.kept, pruned_count(spec.sparsity, pruning.prunable)
-    pattern = parse(spec.pattern) if spec.sparsity else None
-    if pattern is None:
-        return pruned == expected
-    if pattern.group is None:
-        return pruned >= expected
-    return pruning.kept == n_of_m_kept({layer.name: layer.shape for layer in pruning.layers}, *pattern.group)

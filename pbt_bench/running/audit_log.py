@@ -1,50 +1,72 @@
-"""The log of recomputed records, `<study>/audits.json`, which audits write and reports read."""
+"""The verdicts of audits on records, `<study>/audits.json`, which audits write and reports read."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+import os
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Literal
 
 import msgspec
 
-from pbt_bench.running.store import Store
+from pbt_bench.running.store import Store, content, set_aside
 
-Extent = Literal["masks", "training"]
+Extent = Literal["record", "masks", "training"]  # recomputed: nothing, the masks, the whole training
+Kind = Literal["equal", "rounding", "undecided", "fault"]
+_EXTENTS: tuple[Extent, ...] = ("record", "masks", "training")
 
 
-class _Entry(msgspec.Struct, frozen=True):
-    record: str  # digest of the record's file
+class Verdict(msgspec.Struct, frozen=True):
+    """The verdict of an audit on one record: its extent, and whether a recomputation gave the same."""
+
     extent: Extent
+    kind: Kind = "equal"  # rounding, undecided: another machine gave other bits, as rounding makes them, or may
+    text: str = ""  # the differences
+    record: str = ""  # digest of the record's file
 
 
-_LOG_DECODER = msgspec.json.Decoder(dict[str, _Entry])
+_LOG_DECODER = msgspec.json.Decoder(dict[str, Verdict])
 
 
-def add_audited(store: Store, run_ids: Iterable[str], extent: Extent) -> None:
-    """Add runs whose masks, or whole training, an audit has recomputed without a fault. Ignore a read-only folder."""
-    known = _entries(store)
-    for run_id in run_ids:
-        entry = _Entry(_file_digest_of(store, run_id), extent)
-        before = known.get(run_id)
-        if before is None or before.record != entry.record or extent == "training":
-            known[run_id] = entry
+def add_verdicts(store: Store, verdicts: Mapping[str, Verdict]) -> None:
+    """Add the verdicts of an audit, by run id. Ignore a read-only folder.
+
+    A verdict without a fault does not replace one of a larger extent on the same record. A file that has no verdicts is
+    kept under another name.
+    """
+    path, known = store.folder / "audits.json", _verdicts(store)
+    if not known and os.path.lexists(path):
+        with suppress(OSError):
+            set_aside(path)
+    for run_id, verdict in verdicts.items():
+        new = msgspec.structs.replace(verdict, record=_file_digest_of(store, run_id))
+        old = known.get(run_id)
+        larger = old is not None and _EXTENTS.index(old.extent) > _EXTENTS.index(new.extent)
+        if old is None or old.record != new.record or new.kind == "fault" or not larger:
+            known[run_id] = new
     with suppress(OSError):
-        Store.put(store.folder / "audits.json", msgspec.json.encode(dict(sorted(known.items()))))
+        Store.put(path, msgspec.json.encode(dict(sorted(known.items()))))
 
 
-def recomputed_records(store: Store, run_ids: Collection[str]) -> dict[str, Extent]:
-    """Return what an audit has recomputed of those of `run_ids` whose record is unchanged since."""
+def audited_records(store: Store, run_ids: Collection[str]) -> dict[str, str]:
+    """Return the verdicts on those of `run_ids` whose record is unchanged since, and was recomputed or has a fault.
+
+    A verdict is "rounding", "undecided", "fault", or, for equal values, what was recomputed: "masks" or "training".
+    """
     wanted = set(run_ids)
-    entries = {run_id: entry for run_id, entry in _entries(store).items() if run_id in wanted}
-    return {run_id: entry.extent for run_id, entry in entries.items() if entry.record == _file_digest_of(store, run_id)}
+    found = {run_id: verdict for run_id, verdict in _verdicts(store).items() if run_id in wanted}
+    return {
+        run_id: verdict.extent if verdict.kind == "equal" else verdict.kind
+        for run_id, verdict in found.items()
+        if (verdict.kind, verdict.extent) != ("equal", "record") and verdict.record == _file_digest_of(store, run_id)
+    }
 
 
-def _entries(store: Store) -> dict[str, _Entry]:
+def _verdicts(store: Store) -> dict[str, Verdict]:
     try:
-        return _LOG_DECODER.decode((store.folder / "audits.json").read_bytes())
-    except (OSError, ValueError):
+        return _LOG_DECODER.decode(content(store.folder / "audits.json"))
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

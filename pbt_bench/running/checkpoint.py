@@ -10,7 +10,7 @@ import hashlib
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from time import monotonic
 from typing import Any
 
@@ -19,11 +19,12 @@ import torch
 from pbt_bench.errors import printable, reason
 from pbt_bench.running.claims import ClaimLost, Claims
 from pbt_bench.running.signals import Stopped, StopSignal
-from pbt_bench.running.store import Store
+from pbt_bench.running.store import Store, content, set_aside
 from pbt_bench.training.loop import Saver
 from pbt_bench.training.stepper import State
 
 _CHECKSUM = hashlib.sha256().digest_size
+_MOST_BYTES = 2**36  # of a state: 64 GiB
 
 
 class Checkpoint:
@@ -35,6 +36,8 @@ class Checkpoint:
         self._next = self._start + every
         self._stop, self._claims = stop, claims
         self._before: list[float] = []
+        self.environment: dict[str, Any] = {}  # of this session, which the executor sets
+        self.earlier: list[dict[str, Any]] = []  # environments of the sessions before this one
         self._phase: State = {}
 
     @property
@@ -46,11 +49,10 @@ class Checkpoint:
         """Return the saved state; None if there is no valid one, and the run starts from the beginning."""
         path = self._store.checkpoint(self._run_id)
         try:
-            with path.open("rb") as file:
-                checksum, content = file.read(_CHECKSUM), file.read()
-            if hashlib.sha256(content).digest() != checksum:
+            stored = memoryview(content(path, _MOST_BYTES))
+            if hashlib.sha256(stored[_CHECKSUM:]).digest() != stored[:_CHECKSUM]:
                 raise ValueError("it is damaged")
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(stored[_CHECKSUM:]), map_location="cpu", weights_only=True)
             if not isinstance(state, dict) or state.get("run_id") != self._run_id:
                 raise ValueError("it belongs to another run")
             if not isinstance(state.get("training"), dict) or state.get("phase") not in (
@@ -60,6 +62,8 @@ class Checkpoint:
             ):
                 raise ValueError("it is incomplete")
             self._before = [float(seconds) for seconds in state["sessions"]]
+            # A state of an earlier version has no environments.
+            self.earlier = [dict(each) for each in state.get("environments", [{} for _ in self._before])]
             return state
         except FileNotFoundError:
             return None
@@ -68,11 +72,13 @@ class Checkpoint:
             return None
 
     def refuse(self, error: Exception) -> None:
-        """Warn that the file cannot be used."""
+        """Warn that the file cannot be used, and keep it under another name."""
         path, why = self._store.checkpoint(self._run_id), printable(reason(error))
         text = f"{path} is not a checkpoint of this run ({why}); the run starts from the beginning"
         print(f"warning: {text}", file=sys.stderr)
-        self._before = []
+        with suppress(OSError):
+            set_aside(path)
+        self._before, self.earlier = [], []
 
     @contextmanager
     def saving(self, **phase: Any) -> Iterator[Saver]:
@@ -94,10 +100,12 @@ class Checkpoint:
     def save(self, training: State) -> None:
         """Write the state of the training. Raises Stopped after that if the process was asked to stop."""
         buffer = io.BytesIO()
-        torch.save({**self._phase, "sessions": self.sessions, "training": training}, buffer)
-        content = buffer.getvalue()
+        here = {**self.environment, "seconds": self.sessions[-1]}
+        made = {"sessions": self.sessions, "environments": [*self.earlier, here]}
+        torch.save({**self._phase, **made, "training": training}, buffer)
+        saved = buffer.getvalue()
         try:
-            self._store.put(self._store.checkpoint(self._run_id), hashlib.sha256(content).digest() + content)
+            self._store.put(self._store.checkpoint(self._run_id), hashlib.sha256(saved).digest() + saved)
         except OSError as error:  # the training itself is intact; if the disk stays full, writing the record fails
             print(f"warning: the state of {self._run_id} is not saved: {error}", file=sys.stderr)
         self._next = monotonic() + self._every

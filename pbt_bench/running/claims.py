@@ -21,7 +21,7 @@ from time import monotonic, time
 import msgspec
 
 from pbt_bench.errors import RequestError
-from pbt_bench.running.store import HOST, MACHINE
+from pbt_bench.running.store import HOST, MACHINE, content
 
 
 def _stale_seconds(text: str) -> float:
@@ -34,6 +34,9 @@ def _stale_seconds(text: str) -> float:
 
 STALE = _stale_seconds(os.environ.get("PBT_BENCH_STALE_SECONDS", "40"))  # same for all workers
 BEAT = STALE / 5  # seconds between renewals
+
+
+_MOST_BYTES = 10_000  # of a claim
 
 
 class ClaimLost(Exception):
@@ -138,8 +141,12 @@ class Claims:
     def _age(self, run_id: str, generation: int) -> float | None:
         """Return the seconds since the claim was renewed, below 0 if the clock was set back; None without a claim."""
         try:
-            with self._path(run_id, generation).open("rb") as file:
-                return self._now() - os.fstat(file.fileno()).st_mtime
+            # A pipe in place of a claim would block without O_NONBLOCK; a folder opens too.
+            handle = os.open(self._path(run_id, generation), os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                return self._now() - os.fstat(handle).st_mtime
+            finally:
+                os.close(handle)
         except FileNotFoundError:
             return None
 
@@ -212,6 +219,6 @@ def owner(study: Path, run_id: str) -> Owner | None:
     """Return the current or last owner of `run_id`; None if there is no readable claim."""
     found = _claims(study / "claims", run_id)
     try:
-        return msgspec.json.decode(found[-1][2].read_bytes(), type=Owner) if found else None
-    except (OSError, ValueError):
+        return msgspec.json.decode(content(found[-1][2], _MOST_BYTES), type=Owner) if found else None
+    except (OSError, ValueError, RecursionError):
         return None

@@ -18,7 +18,10 @@ from pbt_bench.running.status import Run, Summary
 
 _MOST_ROWS = 20  # rows of each kind; --json prints all
 
-_STATUS_COLOURS = {"failed": "red", "lost": "red", "running": "green", "pending": "yellow", "superseded": "yellow"}
+_STATUS_COLOURS = {
+    "failed": "red", "unreadable": "red", "lost": "red", "running": "green", "pending": "yellow", "damaged": "yellow",
+    "superseded": "yellow",
+}  # fmt: skip
 
 
 def plain(state: Summary) -> str:
@@ -75,11 +78,13 @@ def _rows_of(state: Summary, kind: str) -> list[tuple[str, str]]:
     """Return (title, detail) rows of one kind; a row without a title belongs to the row above."""
     runs = state.of(kind)
     describe = {
-        "failed": _failed_rows, "running": _running_rows, "lost": _lost_rows,
+        "failed": _failed_rows, "unreadable": _failed_rows, "damaged": _failed_rows,
+        "running": _running_rows, "lost": _lost_rows,
         "pending": _reason_rows, "superseded": _reason_rows,
     }[kind]  # fmt: skip
-    rows = describe(runs[:_MOST_ROWS] if kind in ("failed", "running") else runs)
-    if kind in ("failed", "running") and len(runs) > _MOST_ROWS:
+    each_run = kind in ("failed", "unreadable", "damaged", "running")
+    rows = describe(runs[:_MOST_ROWS] if each_run else runs)
+    if each_run and len(runs) > _MOST_ROWS:
         rows.append(("", f"and {len(runs) - _MOST_ROWS} more (--json prints all)"))
     return [(printable(title), printable(detail)) for title, detail in rows]
 

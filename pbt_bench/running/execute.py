@@ -24,8 +24,8 @@ from pbt_bench.models.state_files import state_digest
 from pbt_bench.pruning.diagnosis import realised_sparsity
 from pbt_bench.running.checkpoint import Checkpoint, saving
 from pbt_bench.running.claims import ClaimLost
-from pbt_bench.running.environment import describe
-from pbt_bench.running.group import Group, mask_updates
+from pbt_bench.running.environment import describe, differing
+from pbt_bench.running.group import Group, MaskedNetwork, mask_updates
 from pbt_bench.running.record import Epoch, Metrics, Pruning, RunRecord, Status, digest
 from pbt_bench.running.signals import Stopped
 from pbt_bench.running.source import method_source_digest
@@ -69,6 +69,9 @@ class Executor:
         """
         started = datetime.now(UTC).isoformat(timespec="seconds")
         start = perf_counter()
+        here = describe(self._device)
+        if checkpoint:
+            checkpoint.environment = here
         _set_globals(spec)
         if self._device.type == "cuda":
             torch.backends.cudnn.deterministic = True
@@ -87,21 +90,34 @@ class Executor:
                 raise  # by the user; a worker ignores Ctrl-C, so in a worker a method raised it
             executed = Executed(RunRecord.new(spec, "failed", error=_traceback()))
         sessions = checkpoint.sessions if checkpoint else [perf_counter() - start]
-        environment = describe(self._device) | {
+        environment = here | {
             "started": started,
             "seconds": sum(sessions),
             "sessions": len(sessions),
             "peak_memory_gib": _peak_memory_gib(self._device),
             **state_digest(spec.init, self._folder),
         }
+        if checkpoint and checkpoint.earlier:
+            mixed = differing(checkpoint.earlier, here)
+            environment |= {"earlier_sessions": checkpoint.earlier} | ({"mixed": mixed} if mixed else {})
         return Executed(msgspec.structs.replace(executed.record, environment=environment), executed.masks)
 
     def pruning(self, spec: RunSpec) -> Pruning:
         """Compute the pruning of `spec` from the specification alone."""
+        return self.mask(spec).pruning
+
+    def mask(self, spec: RunSpec) -> MaskedNetwork:
+        """Compute the masked network of `spec` before its training, from the specification alone."""
         _set_globals(spec)
         shared = self._prepare(spec)
         shared.warm_up(spec, None, None)
-        return shared.mask(spec).pruning
+        return shared.mask(spec)
+
+    def dataset(self, name: str) -> Dataset:
+        """Return a dataset, which is read once. Raises RequestError if it cannot be read."""
+        if name not in self._datasets:
+            self._datasets[name] = load(name, self._folder)
+        return self._datasets[name]
 
     def _execute(
         self,
@@ -142,6 +158,7 @@ class Executor:
             spec,
             status,
             source_digest=method_source_digest(spec),
+            data_digest=self.dataset(spec.dataset).digest,
             metrics=_metrics(model, data, trained),
             pruning=msgspec.structs.replace(masked.pruning, realised_sparsity=realised),
             curve=tuple(Epoch(**asdict(epoch)) for epoch in trained.curve),
@@ -151,9 +168,7 @@ class Executor:
     def _prepare(self, spec: RunSpec) -> Group:
         key = (*spec.group, spec.recipe.split_seed, spec.recipe.validation_fraction, spec.recipe.threads)
         if self._shared is None or key != self._group:
-            if spec.dataset not in self._datasets:
-                self._datasets[spec.dataset] = load(spec.dataset, self._folder)
-            self._shared = Group(spec, self._datasets[spec.dataset], self._device, self._folder)
+            self._shared = Group(spec, self.dataset(spec.dataset), self._device, self._folder)
             self._group = key
         return self._shared
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pbt_bench.running.claims import slurm_job
-from pbt_bench.running.store import HOST
+from pbt_bench.running.store import HOST, open_file
 from pbt_bench.spec import RunSpec
 
 _TAIL_BYTES = 16_384
@@ -38,8 +38,8 @@ class RunLog:
 
     def append(self, text: str) -> None:
         """Append `text` unchanged."""
-        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8", errors="replace") as file:
-            file.write(text)
+        with contextlib.suppress(OSError), open(self._path, "ab", opener=open_file) as file:
+            file.write(text.encode(errors="replace"))
 
 
 class _Tee(io.TextIOBase):
@@ -77,10 +77,10 @@ def logged(study: Path, spec: RunSpec, device: str) -> Iterator[RunLog]:
 def tail(path: Path, lines: int) -> list[str]:
     """Return the last lines of a log; an empty list if there is no log."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=open_file) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
+            text = file.read(_TAIL_BYTES).decode(errors="replace")
+    except (OSError, ValueError):
         return []
     return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pbt_bench.errors import RequestError, printable
+from pbt_bench.errors import RequestError, note_once, printable
 from pbt_bench.identity import with_options, written_id
 from pbt_bench.running.source import code_revisions, difference
 from pbt_bench.running.store import Store
@@ -63,7 +63,12 @@ def find_others(store: Store, specs: Mapping[str, RunSpec]) -> Others:
             head = _HEAD_DECODER.decode(text)
             wanted = cells.get(head.spec)
             spec = specification(text, name) if wanted and head.run_id == name else None
-        except (OSError, ValueError, RecursionError):
+        except OSError as error:
+            note_once(
+                f"{store.path(name)} cannot be read ({error.strerror or error}); it may be of a run of this study"
+            )
+            continue
+        except (ValueError, RecursionError):
             continue
         if wanted is None or spec is None:
             continue

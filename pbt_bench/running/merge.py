@@ -16,6 +16,10 @@ from pbt_bench.running.store import NewerRecord, Store, decoded
 _NAMED = ("host", "processor", "sparse_kernels", "torch", "numpy", "pbt_bench", "commit")  # of an environment
 
 
+class SourceError(Exception):
+    """Raised if a file of a source cannot be read."""
+
+
 @dataclass
 class Merged:
     """The result of a merge."""
@@ -57,7 +61,7 @@ def merge(folders: Sequence[Path], into: Path) -> Merged:
         for name in sorted(source.names()):
             try:
                 _add(source, name, target, name in present, found)
-            except (ValueError, RecursionError) as error:
+            except (ValueError, RecursionError, SourceError) as error:
                 found.unreadable.append(f"{source.path(name)} ({error})")
             except OSError as error:
                 raise StoreError(target.unwritable(error)) from None
@@ -73,8 +77,11 @@ def _records_of(folder: Path) -> Store:
 
 
 def _add(source: Store, name: str, target: Store, present: bool, found: Merged) -> None:
-    """Add one record. Raises ValueError if it cannot be read."""
-    text = source.content(name)
+    """Add one record. Raises ValueError or SourceError if it cannot be read, OSError if it cannot be written."""
+    try:
+        text = source.content(name)
+    except OSError as error:
+        raise SourceError(error.strerror or str(error)) from None
     record = _unless_newer(text, name)
     if not present:
         _copy(source, name, text, target)
@@ -82,10 +89,10 @@ def _add(source: Store, name: str, target: Store, present: bool, found: Merged) 
             found.newer.append(str(source.path(name)))
         found.added += record is not None
         return
-    there = target.content(name)
     try:
+        there = target.content(name)
         other = _unless_newer(there, name)
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         found.unreadable.append(f"{target.path(name)} ({error}), in the way of {source.path(name)}")
         return
     if text == there or (record and other and numbers(record) == numbers(other)):
@@ -139,10 +146,10 @@ def pack(folder: Path, out: Path | None = None) -> tuple[Path, int, int]:
         for run_id in masks:
             yield f"masks/{run_id}.bits", store.mask_content(run_id)
         for run_id in records:
-            text = store.content(run_id)
             try:
+                text = store.content(run_id)
                 _unless_newer(text, run_id)
-            except (ValueError, RecursionError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise RequestError(f"{store.path(run_id)} is not a record ({error}): move it away first") from None
             yield f"runs/{run_id}.json", text
 

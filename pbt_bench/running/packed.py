@@ -6,6 +6,7 @@ Its members are `runs/<run_id>.json` and `masks/<run_id>.bits`, the files of the
 from __future__ import annotations
 
 import os
+import secrets
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -67,7 +68,7 @@ def _opened(path: Path, state: tuple[int, int], process: int) -> zipfile.ZipFile
 
 def write(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     """Write `members`, (name, content) sorted by name, completely or not at all. Masks are compressed already."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two hosts may have one process id
     try:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=_ZIP_LEVEL) as archive:
             for name, content in members:

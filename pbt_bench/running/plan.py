@@ -260,10 +260,11 @@ class Plan:
     retry_failed: bool = False
     superseded: int = 0  # missing runs with a record of another revision
     newer: tuple[str, ...] = ()  # runs with a record of a newer version, which is kept
+    odd: tuple[str, ...] = ()  # files that are no records, or cannot be read, and why
 
     def notes(self) -> list[str]:
         """Return what a user should know about records before the runs start, one line each."""
-        found = []
+        found = [f"warning: {why}" for why in self.odd]
         if self.superseded:
             found.append(f"note: {counted(self.superseded, 'record')} superseded by another revision of the code")
         if self.newer:
@@ -279,17 +280,21 @@ class Plan:
 def plan(grid: Grid, store: Store, retry_failed: bool = False) -> Plan:
     """Compare the runs of `grid` with the records in `store`; with `retry_failed`, failed runs are missing.
 
-    A run with a superseded record is missing; a run with a migrated record, or one of a newer version, is not.
+    A run with a superseded or damaged record is missing; a run with a migrated record, one of a newer version, or a
+    file that cannot be read, is not.
     """
     specs = {spec.run_id: spec for spec in grid.runs()}
     others = find_others(store, specs)
-    records = {record.run_id: record for record in store.records(specs)}
-    unread = (specs.keys() - records.keys()) & store.names()
-    newer = tuple(sorted(run_id for run_id in unread if store.is_newer(run_id)))
+    present = store.names() | store.migrated.keys()
+    looked = {run_id: store.lookup(run_id) for run_id in specs if run_id in present}
+    records = {run_id: found.record for run_id, found in looked.items() if found.record}
+    kept = {run_id for run_id, found in looked.items() if found.state in ("newer", "unreadable")}
     missing = [
         spec
         for run_id, spec in specs.items()
-        if run_id not in newer
+        if run_id not in kept
         and ((record := records.get(run_id)) is None or (retry_failed and record.status == "failed"))
     ]
-    return Plan(list(specs.values()), records, missing, retry_failed, len(others.superseded), newer)
+    newer = tuple(sorted(run_id for run_id, found in looked.items() if found.state == "newer"))
+    odd = tuple(found.why for found in looked.values() if found.state in ("damaged", "unreadable"))
+    return Plan(list(specs.values()), records, missing, retry_failed, len(others.superseded), newer, odd)

@@ -101,10 +101,13 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     spec: RunSpec  # everything that the result depends on
     revisions: dict[str, int | str] = {}  # those of the spec: of the code, where they are not 1
     source_digest: str | None = None  # of the files of the method, its statistics and its scope
+    data_digest: str | None = None  # of the images and labels of the dataset; None in records of earlier versions
     metrics: Metrics | None = None  # None for a failed run
     pruning: Pruning | None = None
     curve: tuple[Epoch, ...] = ()  # a row per epoch
-    environment: dict[str, Any] = {}  # versions, commit, dirty (uncommitted code), device, host, seconds
+    # versions, commit, dirty (uncommitted code), device, host, seconds; of a run that was continued, earlier_sessions,
+    # and mixed: the properties in which they differ
+    environment: dict[str, Any] = {}
     error: str | None = None  # the traceback of a failed run
 
     def __post_init__(self) -> None:
@@ -145,7 +148,7 @@ def numbers(record: RunRecord) -> dict[str, Any]:
     which earlier versions did not record.
     """
     found: dict[str, Any] = msgspec.to_builtins(record)
-    for name in ("format", "environment", "error", "source_digest", "revisions", "spec"):
+    for name in ("format", "environment", "error", "source_digest", "data_digest", "revisions", "spec"):
         found.pop(name)
     for row, name in ((found["pruning"] or {}, "scoring_seconds"), *((row, "seconds") for row in found["curve"])):
         row.pop(name, None)

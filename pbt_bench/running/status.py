@@ -12,7 +12,7 @@ from pbt_bench.running.claims import Owner, active
 from pbt_bench.running.estimate import estimate
 from pbt_bench.running.log import last_job, log_path, position, tail
 from pbt_bench.running.matching import find_others
-from pbt_bench.running.outcomes import outcomes
+from pbt_bench.running.outcomes import Outcome, outcomes
 from pbt_bench.running.progress import duration
 from pbt_bench.running.slurm.view import LastJob, view
 from pbt_bench.running.store import Store
@@ -20,14 +20,14 @@ from pbt_bench.spec import Grid, RunSpec
 
 LOG_LINES = 3  # of a lost run
 
-RECORDED = ("done", "collapsed", "diverged", "failed", "newer")
+RECORDED = ("done", "collapsed", "diverged", "failed", "newer", "unreadable")
 _REASONS = {"None": "not yet considered by the scheduler", "": "waiting"}
-UNFINISHED = ("running", "pending", "lost", "superseded", "missing")
-_ORDER = ("failed", "lost", "running", "pending", "superseded")  # of states in a list of runs
+UNFINISHED = ("running", "pending", "lost", "superseded", "damaged", "missing")
+_ORDER = ("failed", "unreadable", "lost", "running", "pending", "damaged", "superseded")  # of states in a list of runs
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One run that is failed, lost, running, pending or superseded; unknown values are None."""
+    """One run whose state is not a result, and is not missing; unknown values are None."""
 
     run_id: str
     label: str
@@ -44,10 +44,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts by state, which add up to `total`, and every run that is failed, running, pending, lost or superseded.
+    """Counts by state, which add up to `total`, and every run that has neither a result nor is missing.
 
     `pending`: in Slurm's queue, or in a job that executes other runs. `lost`: its job ended without leaving a record.
     `superseded`: with a record of another revision of the code only. `missing`: without a record, a claim or a job.
+    `damaged`: with a file that is no record. `unreadable`: with a file that cannot be read, and may be a record.
     `newer`: with a record of a newer version of pbt-bench. `migrated` records count by their state too.
     """
 
@@ -106,27 +107,35 @@ def summary(grid: Grid, store: Store, ask_slurm: bool = True) -> Summary:
     """Determine the state of `grid` from files and Slurm's present answers, without waiting for jobs."""
     specs = {spec.run_id: spec for spec in grid.runs()}
     others = find_others(store, specs)
-    found = outcomes(store, specs)
+    found, damaged = _split(outcomes(store, specs))
     running = {run: owner for run, owner in active(store.folder).items() if run in specs and run not in found}
     rest = [run for run in specs if run not in found and run not in running]
     seen = view(grid.name, store.folder, rest if ask_slurm else ())
     if seen.jobs:  # a run and its job may have ended between reading the records and Slurm's answer
-        found |= outcomes(store, rest)
+        found |= _split(outcomes(store, rest))[0]
         rest = [run for run in rest if run not in found]
     runs = [
-        *(Run(run_id=run, label=specs[run].label, state="failed", why=o.error_line)
-          for run, o in found.items() if o.status == "failed"),
+        *(Run(run_id=run, label=specs[run].label, state=o.status, why=o.error_line)
+          for run, o in found.items() if o.status in ("failed", "unreadable")),
         *(_running(store, specs[run], owner) for run, owner in running.items()),
         *(_submitted(store, specs[run], seen.jobs[run], bool(seen.error)) for run in rest if run in seen.jobs),
+        *(Run(run_id=run, label=specs[run].label, state="damaged", why=damaged[run].error_line)
+          for run in rest if run in damaged and run not in seen.jobs),
         *(Run(run_id=run, label=specs[run].label, state="superseded", why=others.superseded[run][1])
           for run in rest if run in others.superseded and run not in seen.jobs),
     ]  # fmt: skip
     runs.sort(key=lambda run: (_ORDER.index(run.state), run.label))
     counts: Counter[str] = Counter(outcome.status for outcome in found.values())
-    counts.update(run.state for run in runs if run.state != "failed")
+    counts.update(run.state for run in runs if run.state not in RECORDED)
     counts["missing"] = len(specs) - counts.total()
     left = estimate(list(specs.values()), [spec for run, spec in specs.items() if run not in found], found).seconds
     return Summary(grid.name, len(specs), counts, left, tuple(runs), seen.error, len(others.migrated))
+
+
+def _split(found: dict[str, Outcome]) -> tuple[dict[str, Outcome], dict[str, Outcome]]:
+    """Separate the runs that need no execution from those with a damaged file, which do."""
+    damaged = {run: outcome for run, outcome in found.items() if outcome.status == "damaged"}
+    return {run: outcome for run, outcome in found.items() if run not in damaged}, damaged
 
 
 def _running(store: Store, spec: RunSpec, owner: Owner) -> Run:

@@ -6,6 +6,7 @@ Records that `pbt-bench pack` put into one file are read as if they were in the 
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import socket
@@ -14,9 +15,10 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import time
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,6 +31,8 @@ from pbt_bench.running.record import FORMAT, Layer, RunRecord, digest
 from pbt_bench.spec import Recipe, RunSpec, Scoring
 
 FOREIGN_SECONDS = 3600.0  # age at which another machine's incomplete file counts as abandoned
+_NOT_THERE = (FileNotFoundError, NotADirectoryError)  # every other error is of a file that is there
+_MOST_WEIGHTS = 10**9  # of the masks of one network: one byte each when they are read
 MOST_BYTES = 10**9  # size of the largest file that is read
 HOST = socket.gethostname().split(".")[0]
 
@@ -52,6 +56,14 @@ class NewerRecord(ValueError):
 
     def __init__(self) -> None:
         super().__init__("it was written by a newer pbt-bench")
+
+
+class Lookup(NamedTuple):
+    """What a store has of a run: a record, or a file that is none, and why."""
+
+    record: RunRecord | None = None
+    state: Literal["record", "absent", "newer", "damaged", "unreadable"] = "record"
+    why: str = ""  # one line with the file, unless there is a record or no file
 
 
 class Store:
@@ -86,11 +98,16 @@ class Store:
         return self.runs / f"{run_id}.json"
 
     def names(self) -> set[str]:
-        """Return the names of the files of all records, which are run ids, in the folder and in the packed file."""
+        """Return the names of the files of all records, which are run ids, in the folder and in the packed file.
+
+        Raises StoreError if the folder is there and cannot be read.
+        """
         try:
             found = {name.removesuffix(".json") for name in os.listdir(self.runs) if name.endswith(".json")}
-        except (FileNotFoundError, NotADirectoryError):
+        except _NOT_THERE:
             found = set()
+        except OSError as error:
+            raise StoreError(f"{self.runs}: records cannot be read: {error.strerror or error}") from None
         return found | self.packed.names["runs/"] if self.packed else found
 
     def masked(self) -> set[str]:
@@ -104,7 +121,7 @@ class Store:
         name = f"{kind}{self.migrated.get(run_id, run_id)}{suffix}"
         try:
             return content(self.folder / name)
-        except (FileNotFoundError, NotADirectoryError):
+        except _NOT_THERE:
             if self.packed is None:
                 raise
             return self.packed.content(name, MOST_BYTES)
@@ -118,26 +135,34 @@ class Store:
         return self.folder / "checkpoints" / f"{run_id}.pt"
 
     def finished(self, run_id: str, retry_failed: bool = False) -> RunRecord | None:
-        """Return the record of `run_id`; None if the run has to be executed."""
-        known = self.path(run_id).exists() or (self.packed and run_id in self.packed.names["runs/"])
-        record = self.read(run_id) if known or run_id in self.migrated else None
+        """Return the record of `run_id`; None if the run has to be executed.
+
+        Raises StoreError if its file is there and cannot be read: the run may be finished.
+        """
+        found = self.lookup(run_id)
+        if found.state == "unreadable":
+            raise StoreError(found.why)
+        record = found.record
         return None if record is None or (retry_failed and record.status == "failed") else record
 
     def write(self, record: RunRecord, masks: Mapping[str, NDArray[np.bool_]] | None = None) -> None:
         """Write the masks, if given, and then `record`, each completely or not at all.
 
-        Remove the checkpoint unless the run failed. Raises StoreError if the folder cannot be written, or if the
-        record there was written by a newer version.
+        Remove the checkpoint unless the run failed. A file that is no record is kept under another name. Raises
+        StoreError if the folder cannot be written, or if the record there was written by a newer version.
         """
-        if self.path(record.run_id).exists() and self.is_newer(record.run_id):
+        before = self.lookup(record.run_id)
+        if before.state == "newer":
             raise StoreError(f"{self.path(record.run_id)}: {NewerRecord()}, and is kept")
         try:
+            if before.state in ("damaged", "unreadable"):
+                set_aside(self.path(record.run_id))
             if masks is not None:
                 packed = np.packbits(np.concatenate([mask.ravel() for mask in masks.values()]))
                 self.put(self.masks / f"{record.run_id}.bits", zlib.compress(packed.tobytes(), 6))
             self.put(self.path(record.run_id), record.to_json())
             if record.status != "failed":  # a retry continues from it
-                self.checkpoint(record.run_id).unlink(missing_ok=True)
+                remove(self.checkpoint(record.run_id))
         except OSError as error:
             raise StoreError(f"{self.unwritable(error)}; finished runs are kept") from None
 
@@ -151,8 +176,10 @@ class Store:
         try:
             stored = self.mask_content(run_id)
             prunable = sum(layer.prunable for layer in layers)
+            if prunable > _MOST_WEIGHTS:
+                raise ValueError(f"more than {_MOST_WEIGHTS} weights")
             packed = zlib.decompressobj().decompress(stored, prunable // 8 + 1)
-            bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).astype(bool)[:prunable]
+            bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8)).view(bool)[:prunable]
             parts = np.split(bits, np.cumsum([layer.prunable for layer in layers])[:-1])
             masks = {layer.name: part.reshape(layer.shape) for layer, part in zip(layers, parts, strict=True)}
         except (OSError, zlib.error, ValueError):
@@ -164,6 +191,9 @@ class Store:
         """Write a file under a temporary name and rename it; create its folder, but not the parent of the folder."""
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(f".{path.stem}.{MACHINE}.{os.getpid()}.tmp")
+        for other in (part, path):  # a pipe would block, a folder cannot be replaced
+            if os.path.lexists(other) and not other.is_file():
+                set_aside(other)
         try:
             with part.open("wb") as file:
                 file.write(content)
@@ -180,10 +210,11 @@ class Store:
             machine, pid = part.name.split(".")[-3:-1]
             ours = machine == MACHINE
             if (ours and not Path(f"/proc/{pid}").exists()) or (not ours and _age(part) > FOREIGN_SECONDS):
-                part.unlink(missing_ok=True)
-        for left in (*self.folder.glob("checkpoints/*.pt"), *self.folder.glob("claims/*.*")):
-            if self.finished(left.stem, retry_failed=True):
-                left.unlink(missing_ok=True)
+                remove(part)
+        for left in (*self.folder.glob("checkpoints/*.pt*"), *self.folder.glob("claims/*.*")):
+            record = self.lookup(left.name.split(".")[0]).record
+            if record and record.status != "failed":
+                remove(left)
 
     def records(self, ids: Collection[str] | None = None) -> list[RunRecord]:
         """Return the readable records of all runs, or of `ids`, by run id; name unreadable ones on stderr."""
@@ -191,29 +222,47 @@ class Store:
         found = (self.read(run_id) for run_id in sorted(present if ids is None else present & set(ids)))
         return [record for record in found if record is not None]
 
-    def read(self, run_id: str) -> RunRecord | None:
-        """Read the record of `run_id`; return None, with a warning on stderr, if its file is damaged or newer."""
+    def lookup(self, run_id: str) -> Lookup:
+        """Return what there is of `run_id`. Every reader of records uses it, so that all agree."""
         name = self.migrated.get(run_id, run_id)
-        path = self.path(name)
+        path = printable(str(self.path(name)))
         try:
             record = decoded(self.content(name), name)
-            return record if name == run_id else msgspec.structs.replace(record, run_id=run_id)
+        except _NOT_THERE:
+            return Lookup(None, "absent")
         except NewerRecord as error:
-            print(f"warning: {path}: {error}; it is kept", file=sys.stderr)
-        except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-            text = f"{path} is not a record ({printable(str(error))}); ignored, its run counts as missing"
-            print(f"warning: {text}", file=sys.stderr)
-        return None
+            return Lookup(None, "newer", f"{path}: {error}; it is kept")
+        except OSError as error:
+            why = f"{path} cannot be read ({error.strerror or error}); it is kept, and its run is not repeated"
+            return Lookup(None, "unreadable", why)
+        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+            return Lookup(None, "damaged", f"{path} is not a record ({printable(str(error))}); its run is repeated")
+        return Lookup(record if name == run_id else msgspec.structs.replace(record, run_id=run_id))
+
+    def read(self, run_id: str) -> RunRecord | None:
+        """Return the record of `run_id`; None, with a warning on stderr, if its file is none of this version."""
+        found = self.lookup(run_id)
+        if found.why:
+            print(f"warning: {found.why}", file=sys.stderr)
+        return found.record
 
     def is_newer(self, run_id: str) -> bool:
         """Return whether the record of `run_id` was written by a newer version."""
-        try:
-            decoded(self.content(run_id))
-        except NewerRecord:
-            return True
-        except (OSError, ValueError, RecursionError):
-            pass
-        return False
+        return self.lookup(run_id).state == "newer"
+
+
+def set_aside(path: Path) -> None:
+    """Keep a file that cannot be used under another name, NAME.unreadable-N."""
+    number = 1
+    while os.path.lexists(other := path.with_name(f"{path.name}.unreadable-{number}")):
+        number += 1
+    path.rename(other)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there; leave a folder."""
+    with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+        path.unlink()
 
 
 def decoded(text: bytes, name: str = "") -> RunRecord:
@@ -247,17 +296,30 @@ def is_newer(format_: object, spec: dict[str, Any]) -> bool:
     return unknown or (isinstance(format_, int) and format_ > FORMAT)
 
 
-def content(path: Path) -> bytes:
-    """Read a whole file. Raises ValueError for a pipe, which would block, and for a file above `MOST_BYTES`."""
+def content(path: Path, most_bytes: int | None = None) -> bytes:
+    """Read a whole file. Raises ValueError for a pipe, which would block, and for a file of more than `most_bytes`.
+
+    By default these are `MOST_BYTES`.
+    """
+    most = MOST_BYTES if most_bytes is None else most_bytes
     with open(path, "rb", buffering=0, opener=_open_nonblocking) as file:
         found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
-            raise ValueError(f"not a file of at most {MOST_BYTES} bytes")
+        if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+            raise ValueError(f"not a file of at most {most} bytes")
         return file.read()
 
 
+def open_file(path: str, flags: int) -> int:
+    """Open a file for Python's `open`. Raises OSError for a pipe or a device, which would block or have no end."""
+    handle = _open_nonblocking(path, flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a file", path)
+    return handle
+
+
 def _open_nonblocking(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _age(path: Path) -> float:

@@ -23,6 +23,13 @@ from pbt_bench.training.optimizer import learning_rate, optimizer
 State = dict[str, Any]  # tensors and plain values only: loading a state executes no code
 
 
+def batches(images: int, size: int) -> Iterator[slice]:
+    """Yield the slices of an epoch's batches, without a last batch of one image if there are others."""
+    for start in range(0, images, size):
+        if start == 0 or images - start > 1:  # batch normalisation needs at least two samples
+            yield slice(start, start + size)
+
+
 class Stepper:
     """Take optimiser steps on a model whose pruned weights stay exactly zero.
 
@@ -48,7 +55,7 @@ class Stepper:
         self._updates = updates
         self.update_count, self.grown_weights = 0, 0  # so far: mask updates, and weights that they added
         self._set_masks(masks)
-        self.steps_per_epoch = len(list(self._batches(len(data.train))))
+        self.steps_per_epoch = len(list(batches(len(data.train), recipe.batch_size)))
         self.step = 0
         self._now: _Epoch | None = None
 
@@ -106,12 +113,6 @@ class Stepper:
         if self._weights:
             torch._foreach_mul_(self._weights, self._masks)
 
-    def _batches(self, n: int) -> Iterator[slice]:
-        size = self.recipe.batch_size
-        for start in range(0, n, size):
-            if start == 0 or n - start > 1:  # batch normalisation needs at least two samples
-                yield slice(start, start + size)
-
     def epoch(
         self, number: int, most_steps: int | None = None, after_step: Callable[[], None] = lambda: None
     ) -> tuple[Tensor, Tensor]:
@@ -127,7 +128,7 @@ class Stepper:
         self.model.train()
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             now.set_dropout()
-            parts = list(self._batches(len(train)))[now.steps : most_steps]
+            parts = list(batches(len(train), recipe.batch_size))[now.steps : most_steps]
             augmentation = Augmentation(recipe.augment, recipe.crop_padding, now.augmentation)
             for batch in train.batches(order, parts, augmentation):
                 inputs = self.data.inputs(batch.pixels)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pbt_bench.running.audit import Audit, audit
-from pbt_bench.running.audit_log import recomputed_records
+from pbt_bench.running.audit_log import audited_records
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
@@ -109,26 +109,32 @@ def found_in(folder: Path, change: Callable[[RunRecord], RunRecord], **audited_a
 BY_ITSELF: dict[str, tuple[Callable[[RunRecord], RunRecord], str]] = {
     "kept": (changed(kept=1), "weights pruned"),
     "prunable": (changed(prunable=80000), "of 80000 weights pruned"),
-    "sparsity": (changed(sparsity=0.95), "sparsity is 0.95, but its layers and epochs give 0.9"),
+    "sparsity": (changed(sparsity=0.95), "sparsity is 0.95, but its layers, epochs and specification give 0.9"),
     "realised": (changed(realised_sparsity=0.0), "of the masks, 0.0 of the weights"),
     "epoch": (changed("curve", realised_sparsity=0.0), "sparsity 0.0 of the weights after epoch 1"),
     "digest": (changed(mask_digest="0" * 64), "its mask file is missing or has another digest"),
     "no layers": (changed(layers=()), "the sums over its layers are not its totals"),
     "other layers": (more_kept, "its masks keep other numbers of weights than its layers state"),
-    "collapsed": (changed(collapsed_layers=3), "collapsed_layers is 3, but its layers and epochs give 0"),
-    "zeros": (changed(zero_score_share=0.75), "zero_score_share is 0.75, but its layers and epochs give 0."),
+    "collapsed": (
+        changed(collapsed_layers=3),
+        "collapsed_layers is 3, but its layers, epochs and specification give 0",
+    ),
+    "zeros": (
+        changed(zero_score_share=0.75),
+        "zero_score_share is 0.75, but its layers, epochs and specification give 0.",
+    ),
     "curve": (changed("record", curve=()), "done after 0 of 1 epochs"),
     "count": (changed("curve", epoch=2), "done after 1 of 1 epochs"),
     "status": (changed("record", status="collapsed"), "collapsed after 1 of 1 epochs"),
     "diverged": (changed("record", status="diverged"), "diverged after 1 of 1 epochs"),
-    "loss": (changed("metrics", train_loss=0.5), "train_loss is 0.5, but its layers and epochs give"),
+    "loss": (changed("metrics", train_loss=0.5), "train_loss is 0.5, but its layers, epochs and specification give"),
     "held": (
         changed("metrics", validation_accuracy=0.99),
-        "validation_accuracy is 0.99, but its layers and epochs give",
+        "validation_accuracy is 0.99, but its layers, epochs and specification give",
     ),
     "best": (
         changed("metrics", best_validation_epoch=7),
-        "best_validation_epoch is 7, but its layers and epochs give 1",
+        "best_validation_epoch is 7, but its layers, epochs and specification give 1",
     ),
     "accuracy": (changed("metrics", test_accuracy=0.99), "test_accuracy_at_best_validation is"),
     "no metrics": (changed("record", metrics=None), "it has no pruning or no metrics"),
@@ -214,17 +220,17 @@ def test_what_an_audit_recomputed_is_kept_until_the_record_changes(made: Path) -
     store = Store(made)
     ids = [spec.run_id for spec in SPECS]
     (made / "audits.json").unlink(missing_ok=True)
-    assert recomputed_records(store, ids) == {}
+    assert audited_records(store, ids) == {}
     audit("study", SPECS, store, made, "cpu", 1, True)
-    ((trained, extent),) = recomputed_records(store, ids).items()
+    ((trained, extent),) = audited_records(store, ids).items()
     assert extent == "training"
     audit("study", SPECS, store, made, "cpu", len(SPECS), False)
-    found = recomputed_records(store, ids)
+    found = audited_records(store, ids)
     assert found == dict.fromkeys(ids, "masks") | {trained: "training"}
     path = store.path(trained)
     before = path.read_bytes()
     path.write_bytes(before + b" ")
-    assert set(recomputed_records(store, ids)) == set(ids) - {trained}
+    assert set(audited_records(store, ids)) == set(ids) - {trained}
     path.write_bytes(before)
     (made / "audits.json").write_text("[]")
-    assert recomputed_records(store, ids) == {}
+    assert audited_records(store, ids) == {}

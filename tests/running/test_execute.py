@@ -75,8 +75,8 @@ def test_the_record_has_every_promised_field() -> None:
     record = executor().execute(spec()).record
     plain = msgspec.json.decode(record.to_json())
     assert list(plain) == [
-        "run_id", "status", "format", "spec", "revisions", "source_digest", "metrics", "pruning", "curve",
-        "environment", "error",
+        "run_id", "status", "format", "spec", "revisions", "source_digest", "data_digest", "metrics", "pruning",
+        "curve", "environment", "error",
     ]  # fmt: skip
     assert plain["format"] == 2
     assert len(plain["source_digest"]) == 12

@@ -34,6 +34,7 @@ class Kept:
     """A checkpoint in memory, which keeps every state that a run saves."""
 
     sessions = (0.0,)
+    earlier = ()
 
     def __init__(self, state: Any = None) -> None:
         self.states: list[Any] = []

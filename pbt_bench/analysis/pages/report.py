@@ -21,7 +21,7 @@ from pbt_bench.analysis.statistics import run_facts
 from pbt_bench.analysis.statistics.jaccard import Masks
 from pbt_bench.analysis.statistics.missing import missing_runs, time_left
 from pbt_bench.analysis.statistics.study import assemble
-from pbt_bench.running.audit_log import recomputed_records
+from pbt_bench.running.audit_log import audited_records
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
@@ -72,7 +72,7 @@ def write_report(
         results=shown,
         tables=tables,
         audit=run_facts.mask_audit(table),
-        audited=Counter(recomputed_records(store, table["run_id"]).values()),
+        audited=Counter(audited_records(store, table["run_id"]).values()),
         scores=run_facts.scoring_summary(table),
         zeros=[(panel.title, run_facts.layer_zeros(panel)) for panel in study.panels],
         environments=(environments := run_facts.environments(table)),

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from pbt_bench.analysis.records.columns import SCHEMA, encode, uncollected
 from pbt_bench.analysis.records.forks import FORK, processes, without_fork_warning
-from pbt_bench.errors import printable
+from pbt_bench.errors import StoreError, printable
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import MOST_BYTES, Store
 from pbt_bench.version import __version__
@@ -69,10 +69,19 @@ def _files(store: Store) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     if packed := store.packed:
         found = {run_id: packed.state(f"runs/{run_id}.json") for run_id in packed.names["runs/"]}
-    with suppress(OSError), os.scandir(store.runs) as entries:
+    try:
+        entries = os.scandir(store.runs)
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    except OSError as error:
+        raise StoreError(f"{store.runs}: records cannot be read: {error.strerror or error}") from None
+    with entries:
         for entry in entries:
             if entry.name.endswith(".json"):
-                state = entry.stat()
+                try:
+                    state = entry.stat()
+                except OSError:  # a link to nowhere: reading the record names the file
+                    state = entry.stat(follow_symlinks=False)
                 found[entry.name.removesuffix(".json")] = (state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     return found
 
@@ -110,7 +119,7 @@ def _fits(record: RunRecord, store: Store) -> bool:
         encode([record])
     except (OverflowError, ValueError) as error:
         text = f"{store.path(record.run_id)} is not a record ({printable(str(error))})"
-        print(f"warning: {text}; ignored, its run counts as missing", file=sys.stderr)
+        print(f"warning: {text}; it is left out", file=sys.stderr)
         return False
     return True
 

@@ -23,7 +23,13 @@ from pbt_bench.spec import Recipe, RunSpec, Scoring
 
 T = TypeVar("T")
 MISSING = "missing"
-PER_RUN = ("started", "seconds", "peak_memory_gib", "pid")  # fields of the environment that differ between runs
+PER_RUN = (
+    "started",
+    "seconds",
+    "peak_memory_gib",
+    "pid",
+    "earlier_sessions",
+)  # fields of the environment that differ between runs
 
 _RENAMED = {"sparsity": "mask_sparsity"}  # fields of Pruning; the column `sparsity` is the nominal sparsity of the spec
 _WORDS = pa.dictionary(pa.int32(), pa.string())

@@ -61,7 +61,7 @@ def _missing(spec: RunSpec, store: Store, retried: dict[str, str]) -> bool:
     path = store.path(spec.run_id)
     if spec.run_id in retried:
         return not path.exists() or file_digest(path) == retried[spec.run_id]
-    return store.read(spec.run_id) is None if path.exists() else True
+    return store.lookup(spec.run_id).state in ("absent", "damaged")
 
 
 def _install_handlers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ def request(
     found = outcomes(store, ids)
 
     def wanted() -> list[str]:
-        return [run for run in ids if run not in found or (retry_failed and found[run].status == "failed")]
+        again = ("damaged", "failed") if retry_failed else ("damaged",)
+        return [run for run in ids if run not in found or found[run].status in again]
 
     seen = _settled(grid.name, store.folder, wanted())
     if seen.error and not dry_run:
@@ -53,6 +55,9 @@ def request(
         words.append(f"{failed} failed (--retry-failed runs them again)")
     if superseded := others.superseded.keys() & set(todo):
         words.append(f"{len(superseded)} of the submitted superseded by another revision of the code")
+    for outcome in found.values():
+        if outcome.status in ("damaged", "unreadable"):
+            print(f"warning: {outcome.error_line}", file=sys.stderr)
     if newer := sum(outcome.status == "newer" for outcome in found.values()):
         words.append(f"{newer} written by a newer pbt-bench")
     counts = ", ".join([f"{len(todo)} to submit", f"{len(found)} with a record", *words])

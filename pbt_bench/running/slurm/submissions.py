@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from pbt_bench.running.slurm.pack import Element
-from pbt_bench.running.store import Store
+from pbt_bench.running.store import Store, content
 from pbt_bench.spec import RunSpec
 
 
@@ -68,18 +68,18 @@ class Submission:
     @property
     def settings(self) -> Settings:
         """The settings at the time of the submission."""
-        return msgspec.json.decode((self.folder / "submission.json").read_bytes(), type=Settings)
+        return msgspec.json.decode(content(self.folder / "submission.json"), type=Settings)
 
     @cached_property
     def elements(self) -> list[list[list[str]]]:
         """Array -> element -> run ids."""
-        return msgspec.json.decode((self.folder / "elements.json").read_bytes(), type=list[list[list[str]]])
+        return msgspec.json.decode(content(self.folder / "elements.json"), type=list[list[list[str]]])
 
     @cached_property
     def jobs(self) -> dict[int, str]:
         """Array -> Slurm's job id, for accepted arrays."""
         try:
-            lines = (self.folder / "jobs").read_text().splitlines()
+            lines = content(self.folder / "jobs").decode().splitlines()
         except FileNotFoundError:
             return {}
         return {int(array): job for array, job in (line.split() for line in lines)}
