@@ -101,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     add_grid(report)
     report.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/NAME/report")
 
+    export = add("export", _export, "write the finished records of a grid, with their curves, for other programs")
+    add_grid(export)
+    export.add_argument("--csv", type=Path, metavar="FILE", help="a line per run; FILE_curves has a line per epoch")
+    export.add_argument("--tensorboard", type=Path, metavar="DIR", help="a folder of events per run")
+    export.add_argument("--wandb", type=Path, metavar="DIR", help="offline runs of Weights & Biases")
+
     paper = add("paper", _paper, "draw every table and figure of the papers from the available results")
     paper.add_argument("--grids", type=Path, default=Path("grids"), metavar="DIR", help="default: grids")
     paper.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
@@ -234,6 +240,25 @@ def _report(options: argparse.Namespace) -> int:
     left = time_left(specs, table)
     if left:
         print(f"runs are missing, the page lists them. {left}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pbt_bench.analysis.records.export import finished_records, write_csv, write_tensorboard, write_wandb
+
+    if not (options.csv or options.tensorboard or options.wandb):
+        raise RequestError("export: give at least one of --csv FILE, --tensorboard DIR, --wandb DIR")
+    grid, store = _load(options, reading=True)
+    records = finished_records(grid.runs(), store)
+    print(f"{grid.name}: {counted(len(records), 'finished run')}")
+    if options.csv:
+        print(f"csv: {options.csv} and {write_csv(records, options.csv)}")
+    if options.tensorboard:
+        print(
+            f"tensorboard: {options.tensorboard}, {counted(write_tensorboard(records, options.tensorboard), 'new run')}"
+        )
+    if options.wandb:
+        print(f"wandb: {options.wandb}, {counted(write_wandb(records, options.wandb, grid.name), 'offline run')}")
     return 0
 
 

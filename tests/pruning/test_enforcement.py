@@ -97,30 +97,41 @@ def test_pruned_weights_are_zero_in_every_forward_pass_and_after_every_step(
         assert not torch.equal(model.get_parameter(name), before[name]), name
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_kept_weights_are_trained_as_if_the_pruned_ones_did_not_exist(
-    kind: str, model: nn.Module, masks: dict[str, Tensor]
-) -> None:
-    """Compare with a network that multiplies every weight by its mask, and clip gradients by their common norm."""
+def is_for_dense_gradients(name: str) -> bool:
+    kind = getattr(torch.optim, name)
+    return isinstance(kind, type) and issubclass(kind, Optimizer) and name not in ("Optimizer", "SparseAdam")
 
-    class Masked(nn.Module):
-        def __init__(self, mask: Tensor) -> None:
-            super().__init__()
-            self.mask = nn.Buffer(mask.float())
 
-        def forward(self, weight: Tensor) -> Tensor:
-            return weight * self.mask
+class Masked(nn.Module):
+    """The parametrization of a weight by its product with a mask."""
 
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask.float())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+
+def parametrized(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
     other = copy.deepcopy(model)
     pbt_bench.apply(other, masks)
     for name, mask in masks.items():
         module = other.get_submodule(name.rpartition(".")[0])
         nn.utils.parametrize.register_parametrization(module, "weight", Masked(mask))
-    results = []
-    for each in (model, other):
-        optimizer = OPTIMIZERS[kind](each.parameters())
-        if each is model:
-            pbt_bench.enforce(model, masks, optimizer)
+    return other
+
+
+def outputs_after_clipped_steps(
+    model: nn.Module, masks: dict[str, Tensor], make: Callable[[Iterator[nn.Parameter]], Optimizer]
+) -> list[Tensor]:
+    """Return outputs of two trained copies of `model`: with enforced masks, and with weights multiplied by masks."""
+    enforced, other = copy.deepcopy(model), parametrized(model, masks)
+    outputs = []
+    for each in (enforced, other):
+        optimizer = make(each.parameters())
+        if each is enforced:
+            pbt_bench.enforce(each, masks, optimizer)
         for seed in range(3):
             closure = closure_of(each, optimizer, seed, lambda: None)
 
@@ -130,8 +141,26 @@ def test_kept_weights_are_trained_as_if_the_pruned_ones_did_not_exist(
                 return loss
 
             optimizer.step(clipped)
-        results.append(each(batch(9)[0]))
-    assert torch.equal(*results)
+        outputs.append(each(batch(9)[0]))
+    assert zero(enforced, masks)
+    return outputs
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_kept_weights_are_trained_as_if_the_pruned_ones_did_not_exist(
+    kind: str, model: nn.Module, masks: dict[str, Tensor]
+) -> None:
+    assert torch.equal(*outputs_after_clipped_steps(model, masks, OPTIMIZERS[kind]))
+
+
+@pytest.mark.parametrize("kind", [name for name in torch.optim.__all__ if is_for_dense_gradients(name)])
+def test_every_optimizer_of_torch(kind: str) -> None:
+    """Some of them combine the weights of a matrix: Muon makes its update orthogonal, Adafactor factorizes it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8, bias=False), nn.Tanh(), nn.Linear(8, 3, bias=False))
+    masks = {name: torch.rand_like(p) < 0.4 for name, p in model.named_parameters()}
+    make = getattr(torch.optim, kind)
+    assert torch.equal(*outputs_after_clipped_steps(model, masks, lambda parameters: make(parameters, lr=0.01)))
 
 
 def test_momentum_of_pruned_weights_is_gone_and_nothing_leaks_after_loading(
