@@ -29,7 +29,6 @@ def empty_layers_sentence(panel: Panel, method: str, sparsities: Sequence[float]
     more = [f"{len(of_any) - len(shown)} more"] * (len(of_any) > len(shown))
     at = joined([tick_label(sparsity) for sparsity in sorted({sparsity for sparsity, _ in hit})])
     return (
-        f"{method} keeps no weight in {counted(len(of_any), 'layer')} of {len(names)} ({joined([*shown, *more])}) in "
-        f"{len(hit)} of {counted(len(empty), 'trained run')} at {at}: the remaining layers still join input to output, "
-        "so these networks train."
+        f"{method} keeps no weight in {len(of_any)} of {counted(len(names), 'layer')} ({joined([*shown, *more])}) in "
+        f"{len(hit)} of {counted(len(empty), 'trained run')} at {at}; the others still join input to output."
     )

@@ -89,8 +89,8 @@ def test_a_leader_with_empty_layers_is_explained(record: Callable[..., RunRecord
     runs[1] = emptied(runs[1], 2, 5)
     (found,), _ = concluded(runs)
     assert found.sentence == (
-        "snip (91.00 %) is better than every other method. snip keeps no weight in 2 layers of 7 (2.conv and 5.conv) "
-        "in 1 of 3 trained runs at 0.9: the remaining layers still join input to output, so these networks train."
+        "snip (91.00 %) is better than every other method. snip keeps no weight in 2 of 7 layers (2.conv and 5.conv) "
+        "in 1 of 3 trained runs at 0.9; the others still join input to output."
     )
 
 

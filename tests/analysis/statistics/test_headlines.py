@@ -31,7 +31,7 @@ def test_a_network_names_the_winner_where_there_is_one(record: Callable[..., Run
         "at 0.95 no method is better than every other (highest means: fts)."
     )
     (remark,) = network.remarks
-    assert remark.startswith("snip keeps no weight in 1 layer of 7 (3.conv) in 1 of 3 trained runs at 0.9: ")
+    assert remark.startswith("snip keeps no weight in 1 of 7 layers (3.conv) in 1 of 3 trained runs at 0.9; ")
     assert study.startswith("Over 3 settings, fts has the highest mean accuracy (")
 
 
