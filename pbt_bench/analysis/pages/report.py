@@ -97,6 +97,7 @@ def write_report(
     for each in (*results, *changes):
         save_table(each.table, out / "tables" / each.slug)
     shown = [each for each, panel in zip(results, study.panels, strict=True) if recorded or len(panel.printed)]
+    transformed = {panel.slug for panel in study.panels if panel.runs["sanity"].ne("none").any()}  # checks, not results
     present = {
         "Accuracy tables": shown,
         "Conclusions": recorded,
@@ -129,6 +130,7 @@ def write_report(
         sections=found,
         first=FIRST,
         headline=study_headline(study.pooled),
+        headlines=[each.headline for each in sorted(shown, key=lambda each: each.slug in transformed)],
         results=shown,
         tables={"Accuracy tables": shown, "What the variants change": changes},
         test_sets=study_facts.image_worth_sentences(table),
