@@ -226,14 +226,15 @@ def _cancel(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from pbt_bench.analysis.pages.report import write_report
+    from pbt_bench.analysis.pages.report import GridFile, write_report
     from pbt_bench.analysis.records.data_frame import study_frame
     from pbt_bench.analysis.statistics.missing import time_left
 
     grid, store = _load(options, reading=True)
     specs = grid.runs()
     table = study_frame(specs, store)
-    page = write_report(grid.name, specs, store, options.out or store.folder / "report", table)
+    grid_file = GridFile(Path(options.grid), options.overrides)
+    page = write_report(grid.name, specs, store, options.out or store.folder / "report", table, grid_file)
     print(f"report: {page}")
     for why, count in table.attrs["superseded"].items():
         print(f"{counted(count, 'superseded record')} left out: {why}")

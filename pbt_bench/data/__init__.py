@@ -27,6 +27,7 @@ class Source:
     summary: str
     origin: str
     revision: int = 1  # raised when its arrays change on purpose
+    test_images: int | None = None  # size of the test set, where it is always the same
 
     def load(self, folder: Path) -> Dataset:
         """Read the dataset from `folder`. Raises RequestError, one line, if it cannot be read, downloaded or used.
@@ -50,12 +51,17 @@ class Source:
 _SOURCES: registry.Registry[Source] = registry.Registry("dataset")
 
 
-def dataset(*, cite: str, name: str = "", revision: int = 1) -> Callable[[Reader], Reader]:
-    """Register a function of the data folder as a dataset, under `name` or the function's name; see `Source.load`."""
+def dataset(
+    *, cite: str, name: str = "", revision: int = 1, test_images: int | None = None
+) -> Callable[[Reader], Reader]:
+    """Register a function of the data folder as a dataset, under `name` or the function's name; see `Source.load`.
+
+    A report states what one of `test_images` is worth, if the recorded accuracies are multiples of it.
+    """
 
     def register(read: Reader) -> Reader:
         summary = (read.__doc__ or "").strip().split("\n", 1)[0]
-        source = Source(name or read.__name__, read, cite, summary, registry.origin(read), revision)
+        source = Source(name or read.__name__, read, cite, summary, registry.origin(read), revision, test_images)
         _SOURCES.add(source.name, source, source.origin)
         return read
 

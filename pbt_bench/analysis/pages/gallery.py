@@ -20,6 +20,8 @@ from pbt_bench.analysis.figures import Drawing, source
 from pbt_bench.analysis.figures.style import save
 from pbt_bench.analysis.records.forks import FORK, processes, without_fork_warning
 
+_PIXELS_OF_COLUMN = 400  # CSS pixels: more than the width of a figure of one column of a paper, 3.5 inches
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -40,6 +42,11 @@ class Picture:
         points = [re.search(rb'<svg[^>]* %s="([0-9.]+)pt"' % side, self._svg) for side in (b"width", b"height")]
         width, height = (round(float(found[1]) * 4 / 3) if found else 0 for found in points)
         return width, height
+
+    @property
+    def wide(self) -> bool:
+        """True if the figure needs the width of the page; others stand side by side."""
+        return self.size[0] > _PIXELS_OF_COLUMN
 
     @cached_property
     def _svg(self) -> bytes:

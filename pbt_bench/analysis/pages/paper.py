@@ -8,11 +8,12 @@ from pathlib import Path
 
 from pbt_bench.analysis.figures import figures
 from pbt_bench.analysis.pages.rendering import render
-from pbt_bench.analysis.pages.report import write_report
+from pbt_bench.analysis.pages.report import Anchors, GridFile, write_report
 from pbt_bench.analysis.pages.table_files import Results, accuracy_tables, latex_text, variant_tables
 from pbt_bench.analysis.records.columns import MISSING
 from pbt_bench.analysis.records.data_frame import study_frame
 from pbt_bench.analysis.records.published import Published, load_published, published_folder
+from pbt_bench.analysis.statistics.headlines import study_headline
 from pbt_bench.analysis.statistics.missing import time_left
 from pbt_bench.analysis.statistics.study import assemble
 from pbt_bench.analysis.statistics.tables import PUBLISHED
@@ -54,6 +55,7 @@ class StudyEntry:
     runs: int
     recorded: int
     left: str  # estimated time of the missing runs
+    headline: str  # "" without a run
     page: str  # "" for a study with neither a run nor a published number
     figures: list[str]
     tables: list[Results]  # those with at least one number
@@ -62,8 +64,9 @@ class StudyEntry:
 def write_paper(grids: Path, results: Path, out: Path) -> list[StudyEntry]:
     """Write a report of every study in the folder `grids`, a page of all studies, and their tables in LaTeX.
 
-    The page is `out`/index.html, and the tables are in `out`/tables.tex. A study with neither a run nor a published
-    number has no report; the page only names and describes it. Raise RequestError if `grids` has no study file.
+    The page is `out`/index.html, and the tables are in `out`/tables.tex. Studies with runs come first, then those with
+    published numbers alone. A study with neither has no report; the page only names and describes it. Raise
+    RequestError if `grids` has no study file.
     """
     files = sorted(grids.glob("*.toml"))
     if not files:
@@ -72,7 +75,7 @@ def write_paper(grids: Path, results: Path, out: Path) -> list[StudyEntry]:
     studies = [_entry(path, results, out, published) for path in files]
     studies.sort(key=lambda study: (not study.page, not study.recorded))
     out.mkdir(parents=True, exist_ok=True)
-    (out / "index.html").write_text(render("paper.html.j2", studies=studies), encoding="utf-8")
+    (out / "index.html").write_text(render("paper.html.j2", studies=studies, anchor=Anchors()), encoding="utf-8")
     tables = [_latex_of(study.name, each) for study in studies for each in study.tables]
     (out / "tables.tex").write_text(_DOCUMENT % "\n".join(tables), encoding="utf-8")
     return studies
@@ -96,15 +99,17 @@ def _entry(path: Path, results: Path, out: Path, published: Published) -> StudyE
         if each.conclusions or any(row.kind == PUBLISHED and len(row.cells) > 1 for row in each.table.rows)
     ]
     shown = [*tables, *variant_tables(study)]
-    page = write_report(grid.name, specs, store, out / grid.name, runs) if shown else None
+    recorded = int(runs["status"].ne(MISSING).sum())
+    page = write_report(grid.name, specs, store, out / grid.name, runs, GridFile(path)) if shown else None
     drawings = [drawing for entry in figures() if entry.paper for drawing in entry.drawings(study) if drawing.drawn]
     return StudyEntry(
         name=grid.name,
         file=path,
         about=_head(path),
         runs=len(specs),
-        recorded=int(runs["status"].ne(MISSING).sum()),
+        recorded=recorded,
         left=time_left(specs, runs),
+        headline=study_headline(study.pooled) if recorded else "",
         page=page.relative_to(out).as_posix() if page else "",
         figures=[f"{grid.name}/figures/{drawing.slug}.svg" for drawing in drawings if page],
         tables=shown,

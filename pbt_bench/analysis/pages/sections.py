@@ -11,7 +11,8 @@ from pbt_bench.analysis.pages.gallery import Gallery, Picture
 from pbt_bench.analysis.pages.table_files import spreadsheet
 from pbt_bench.analysis.statistics.study import Study
 
-_PIXELS_OF_COLUMN = 360  # CSS pixels: a little more than the width of a figure of one column
+FIRST = ("Accuracy against sparsity", "Accuracy tables")  # the answer: always open, and first on the page
+LAST = "All runs"  # open, too
 
 
 @dataclass
@@ -24,11 +25,9 @@ class Section:
     figures: list[tuple[figure, list[tuple[Drawing, Picture | None]]]] = field(default_factory=list)
 
     @property
-    def narrow(self) -> bool:
-        """True if the section is one figure of one column's width, which the page shows beside another."""
-        drawings = [drawing for _, drawings in self.figures for drawing in drawings]
-        plain = not self.part and len(self.figures) == 1 and not any(drawing.text for drawing, _ in drawings)
-        return plain and all(picture and picture.size[0] <= _PIXELS_OF_COLUMN for _, picture in drawings)
+    def open(self) -> bool:
+        """True if the page shows the section without a click."""
+        return self.heading in (*FIRST, LAST)
 
 
 def sections(study: Study, gallery: Gallery, tables: Path, parts: Mapping[str, tuple[int, str]]) -> list[Section]:

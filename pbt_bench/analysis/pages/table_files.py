@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from pbt_bench.analysis.statistics.conclusions import Conclusion, conclude, main_conclusions
+from pbt_bench.analysis.statistics.headlines import Headline, panel_headline
 from pbt_bench.analysis.statistics.paired import standings
 from pbt_bench.analysis.statistics.panel import slug
 from pbt_bench.analysis.statistics.study import Study
@@ -35,13 +36,20 @@ class Results:
     table: Table
     sentences: list[str]
     conclusions: Sequence[Conclusion] = ()  # one for each sparsity with an accuracy
+    headline: Headline | None = None  # of a panel
 
 
 def accuracy_tables(study: Study) -> list[Results]:
     """Return the table and the conclusions of every panel."""
     found = [(panel, standings(panel)) for panel in study.panels]
     return [
-        Results(panel.slug, accuracy_table(panel, order), main_conclusions(panel, order), conclude(panel, order))
+        Results(
+            panel.slug,
+            accuracy_table(panel, order),
+            main_conclusions(panel, order),
+            conclude(panel, order),
+            panel_headline(panel, order),
+        )
         for panel, order in found
     ]
 

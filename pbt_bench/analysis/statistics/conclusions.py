@@ -9,6 +9,7 @@ from math import isinf, isnan
 
 import pandas as pd
 
+from pbt_bench.analysis.statistics.empty_layers import empty_layers_sentence
 from pbt_bench.analysis.statistics.labels import counted, joined, points, tick_label
 from pbt_bench.analysis.statistics.paired import FEWEST, MARGIN, Comparison, Standing
 from pbt_bench.analysis.statistics.panel import Panel, summarise
@@ -20,7 +21,7 @@ class Conclusion:
 
     sparsity: str
     sentence: str
-    nearest: str  # the compared method with the highest mean after the leader's; "" for none
+    nearest: str  # the compared method with the highest mean after the leader's, or that all others are at chance
     difference: str  # leader - nearest, with its 95% interval
     p: str  # p value of the paired t test of leader and nearest
     detectable: str  # the smallest difference to the nearest that these seeds find with probability 0.8
@@ -37,8 +38,8 @@ def conclude(panel: Panel, found: Sequence[Standing]) -> list[Conclusion]:
         said.append(
             Conclusion(
                 sparsity=tick_label(standing.sparsity),
-                sentence=_sentence(standing, f"{standing.leader} ({mean:.2f} %)"),
-                nearest=first.other if first else "",
+                sentence=_sentence(panel, standing, f"{standing.leader} ({mean:.2f} %)"),
+                nearest=first.other if first else "all at chance" if standing.at_chance else "",
                 difference=_difference(first) if first else "",
                 p="" if first is None or isnan(first.p) else "< 0.001" if first.p < 0.001 else f"{first.p:.3f}",
                 detectable="" if first is None or isnan(first.detectable) else f"{100 * first.detectable:.2f}",
@@ -58,24 +59,31 @@ def main_conclusions(panel: Panel, found: Sequence[Standing]) -> list[str]:
         wins.setdefault("no single method" if tie else standing.leader, []).append(i)
     sparsities = [tick_label(standing.sparsity) for standing in found]
     ranked = sorted(wins.items(), key=lambda win: -len(win[1]))
-    said = [f"Highest mean accuracy: {'; '.join(f'{method} at {_spans(at, sparsities)}' for method, at in ranked)}."]
-    settled = [i for i, standing in enumerate(found) if standing.settled]
+    said = [f"Highest mean accuracy: {'; '.join(f'{method} at {spans(at, sparsities)}' for method, at in ranked)}."]
+    settled = [i for i, standing in enumerate(found) if standing.settled and standing.against]
+    alone = [i for i, standing in enumerate(found) if standing.settled and not standing.against]
+    if alone:
+        said.append(f"Every method but the leader is at chance in every run at {spans(alone, sparsities)}.")
     if settled:
-        rest = "." if len(settled) == len(found) else "; elsewhere the order at the top is not settled."
-        said.append(f"The leader is better than every other method at {_spans(settled, sparsities)}{rest}")
+        rest = "." if len(settled) + len(alone) == len(found) else "; elsewhere the order at the top is not settled."
+        said.append(f"The leader is better than every other method at {spans(settled, sparsities)}{rest}")
     elif any(standing.against for standing in found):
         said.append("At no sparsity is the leader better than every other method by more than chance explains.")
     return said + _against_dense(panel) + _ends(panel.runs) + _collapses(panel.runs)
 
 
-def _sentence(standing: Standing, leader: str) -> str:
-    said = _order(standing, leader)
-    if standing.at_chance:
-        said += f" At chance in every run: {joined(standing.at_chance)}."
-    return said
+def _sentence(panel: Panel, standing: Standing, leader: str) -> str:
+    said = [_verdict(standing, leader)]
+    if standing.at_chance and standing.against:
+        said.append(f"At chance in every run: {joined(standing.at_chance)}.")
+    said.append(empty_layers_sentence(panel, standing.leader, [standing.sparsity]))
+    return " ".join(filter(None, said))
 
 
-def _order(standing: Standing, leader: str) -> str:
+def _verdict(standing: Standing, leader: str) -> str:
+    if standing.at_chance and not standing.against:
+        verb = "are" if len(standing.at_chance) > 1 else "is"
+        return f"{leader} is above chance, and {joined(standing.at_chance)} {verb} at chance in every run."
     if standing.settled:
         return f"{leader} is better than every other method."
     if not standing.against:
@@ -143,8 +151,8 @@ def _collapses(runs: pd.DataFrame) -> list[str]:
     return ["No method prunes a whole layer away."] if len(diagnosed) else []
 
 
-def _spans(chosen: Sequence[int], names: Sequence[str]) -> str:
-    """Join the chosen names and write three or more consecutive names as a span: `0.5 and 0.9 to 0.98`."""
+def spans(chosen: Sequence[int], names: Sequence[str]) -> str:
+    """Join the names at the chosen indices; three or more consecutive ones are a span: `0.5 and 0.9 to 0.98`."""
     parts: list[str] = []
     for _, group in itertools.groupby(enumerate(chosen), key=lambda pair: pair[1] - pair[0]):
         run = [names[i] for _, i in group]

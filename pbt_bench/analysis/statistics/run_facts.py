@@ -105,7 +105,7 @@ def layer_zeros(panel: Panel) -> Zeros:
     """
     runs = panel.diagnosed
     shares = {
-        method: np.mean([layers.zero_scores / layers.prunable for layers in own["layers"]], axis=0)
+        method: np.mean([layers.zero_scores / np.maximum(layers.prunable, 1) for layers in own["layers"]], axis=0)
         for method, own in runs.groupby("method")
     }
     methods = [method for method in panel.methods if method in shares]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import pandas as pd
@@ -12,6 +12,7 @@ from pbt_bench.analysis.records.published import Published
 from pbt_bench.analysis.statistics.jaccard import Masks, mask_overlaps
 from pbt_bench.analysis.statistics.literature import with_published
 from pbt_bench.analysis.statistics.method_styles import LOTTERY_TICKET, PRUNED_AFTER_TRAINING
+from pbt_bench.analysis.statistics.odd_records import odd_records
 from pbt_bench.analysis.statistics.panel import Panel, panels
 from pbt_bench.analysis.statistics.pooled import Pooled, pool
 from pbt_bench.analysis.statistics.variant_effects import AXES, Variant, find_variants
@@ -31,6 +32,7 @@ class Study:
     """The panels of one study; figures of the whole study take this object."""
 
     panels: Sequence[Panel]
+    left_out: Mapping[str, str] = field(default_factory=dict)  # run id -> reason, from `odd_records`
 
     @property
     def recorded(self) -> bool:
@@ -57,9 +59,14 @@ class Study:
 
 
 def assemble(table: pd.DataFrame, published: Published, read: Callable[[str], Masks | None]) -> Study:
-    """Divide a study's runs into panels, with published numbers, upper bounds, and overlaps of masks from `read`."""
-    parts = with_bounds(with_published(panels(table), published))
-    return Study([replace(panel, overlaps=mask_overlaps(panel.runs, read)) for panel in parts])
+    """Divide a study's runs into panels, with published numbers, upper bounds, and overlaps of masks from `read`.
+
+    Odd records are left out. So is a panel that has neither a run nor a published number, unless no panel has any.
+    """
+    odd = odd_records(table)
+    parts = with_bounds(with_published(panels(table[~table["run_id"].isin(odd)]), published))
+    parts = [panel for panel in parts if panel.recorded or len(panel.printed)] or parts
+    return Study([replace(panel, overlaps=mask_overlaps(panel.runs, read)) for panel in parts], odd)
 
 
 def with_bounds(parts: Sequence[Panel]) -> list[Panel]:

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from pbt_bench.data.images import Dataset
 
 
-@dataset(cite="Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits, in scikit-learn")
+@dataset(
+    cite="Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits, in scikit-learn", test_images=450
+)
 def digits(folder: Path) -> Dataset:
     """1,797 real 8x8 grey images of handwritten digits, 10 classes; a quarter is the test set, stratified, fixed."""
     from sklearn.datasets import load_digits

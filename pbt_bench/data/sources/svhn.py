@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from pbt_bench.data.images import Dataset
 
 
-@dataset(cite="Netzer et al. 2011, Reading Digits in Natural Images with Unsupervised Feature Learning")
+@dataset(
+    cite="Netzer et al. 2011, Reading Digits in Natural Images with Unsupervised Feature Learning", test_images=26_032
+)
 def svhn(folder: Path) -> Dataset:
     """99,289 colour images of 32x32 pixels, house numbers, 10 classes; 26,032 are the test set; "extra" is not used."""
     from torchvision.datasets import SVHN

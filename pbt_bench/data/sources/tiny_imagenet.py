@@ -23,7 +23,11 @@ SIDE = 64
 CLASSES = 200
 
 
-@dataset(cite="Le and Yang 2015, Tiny ImageNet Visual Recognition Challenge, Stanford CS231N", name="tiny-imagenet")
+@dataset(
+    cite="Le and Yang 2015, Tiny ImageNet Visual Recognition Challenge, Stanford CS231N",
+    name="tiny-imagenet",
+    test_images=10_000,
+)
 def tiny_imagenet(folder: Path) -> Dataset:
     """110,000 colour images of 64x64 pixels, 200 classes; 10,000, its labelled "val", are the test set.
 

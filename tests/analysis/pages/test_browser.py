@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import WebDriverWait
 
 from pbt_bench.analysis.pages.report import write_report
 from pbt_bench.running.record import RunRecord
@@ -74,8 +75,18 @@ def column(browser: webdriver.Chrome, name: str) -> list[str]:
     return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, cells)]
 
 
-def choose(browser: webdriver.Chrome, name: str, text: str) -> None:
-    Select(browser.find_element(By.NAME, name)).select_by_visible_text(text)
+def choose(browser: webdriver.Chrome, name: str, *texts: str) -> None:
+    """Mark the boxes of these values, and no other, in the list of a column."""
+    part = browser.find_element(By.CSS_SELECTOR, f".filters [data-filter={name}]")
+    part.find_element(By.TAG_NAME, "summary").click()
+    for box in part.find_elements(By.TAG_NAME, "input"):
+        if box.is_selected() != (box.get_attribute("value") in texts):
+            box.click()
+    part.find_element(By.TAG_NAME, "summary").click()
+
+
+def open_sections(browser: webdriver.Chrome) -> None:
+    browser.find_element(By.ID, "open-all").click()
 
 
 def sort(browser: webdriver.Chrome, name: str) -> None:
@@ -93,7 +104,9 @@ def test_the_page_loads_without_a_complaint_or_a_request(browser: webdriver.Chro
     browser.execute_script(
         "for (const image of document.images) image.loading = 'eager'"
     )  # as if they were scrolled to
-    whole = "return [...document.images].filter(i => i.naturalWidth && Math.abs(i.naturalWidth - i.width) < 2).length"
+    open_sections(browser)
+    whole = """return [...document.images].filter(i => i.naturalWidth && i.width > 300
+               && Math.abs(i.naturalHeight / i.naturalWidth - i.height / i.width) < .01).length"""
     WebDriverWait(browser, 10).until(lambda b: b.execute_script(whole) == figures)
 
 
@@ -120,13 +133,64 @@ def test_filters_narrow_the_table(browser: webdriver.Chrome, page: Path) -> None
     assert browser.find_element(By.ID, "run-count").text == "6 of 42 runs"
     choose(browser, "sparsity", "0.98")
     assert column(browser, "sparsity") == ["0.98"] * 3
-    for name in ("method", "model", "sparsity"):
-        choose(browser, name, "all")
+    choose(browser, "method", "snip", "magnitude")
+    assert set(column(browser, "method")) == {"snip", "magnitude"}
+    assert browser.find_element(By.CSS_SELECTOR, "[data-filter=method] summary").text == "method: magnitude, snip"
+    browser.find_element(By.XPATH, "//button[text()='reset']").click()
     assert len(column(browser, "run")) == everything
     choose(browser, "status", "missing")
     assert column(browser, "test_accuracy") == ["–"]
     head = browser.find_element(By.CSS_SELECTOR, "#run-table th[data-column=test_accuracy]")
     assert head.text == "test accuracy (%), as recorded", "elsewhere some count at chance"
+
+
+def test_a_search_finds_words_in_runs_and_in_errors(browser: webdriver.Chrome, page: Path) -> None:
+    load(browser, page)
+    box = browser.find_element(By.NAME, "search")
+    box.send_keys("VGG8  snip")
+    assert set(zip(column(browser, "model"), column(browser, "method"), strict=True)) == {("vgg8", "snip")}
+    assert browser.find_element(By.ID, "run-count").text == "6 of 42 runs"
+    box.clear()
+    box.send_keys("<img failed")
+    assert (column(browser, "method"), column(browser, "status")) == ([HOSTILE], ["failed"])
+
+
+def test_runs_stand_by_network_and_sparsity_at_first(browser: webdriver.Chrome, page: Path) -> None:
+    load(browser, page)
+    rows = list(zip(column(browser, "model"), map(float, column(browser, "sparsity")), strict=True))
+    assert rows == sorted(rows)
+
+
+def test_the_chosen_rows_are_downloaded_as_csv(browser: webdriver.Chrome, page: Path, tmp_path: Path) -> None:
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    load(browser, page)
+    choose(browser, "status", "failed", "collapsed")
+    browser.find_element(By.ID, "download-runs").click()
+    WebDriverWait(browser, 10).until(lambda _: list(tmp_path.glob("*.csv")))
+    (path,) = tmp_path.glob("*.csv")
+    assert "<" not in path.name
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == column(browser, "run")
+    assert sorted(row["status"] for row in rows) == ["collapsed", "failed"]
+    failed = next(row for row in rows if row["status"] == "failed")
+    assert (failed["error"], failed["method"], failed["test_accuracy"]) == (HOSTILE, HOSTILE, "")
+    assert browser.get_log("browser") == []
+
+
+def test_an_address_opens_its_section(browser: webdriver.Chrome, page: Path) -> None:
+    load(browser, page)
+    link = browser.find_element(By.LINK_TEXT, "Training curves")
+    anchor = link.get_attribute("href").partition("#")[2]
+    part = f"return document.getElementById('{anchor}').closest('details').open"
+    assert not browser.execute_script(part)
+    link.click()
+    WebDriverWait(browser, 5).until(lambda b: b.execute_script(part))
+    load(browser, page)
+    browser.execute_script("location.hash = '#settings'; location.reload()")
+    WebDriverWait(browser, 10).until(
+        lambda b: b.execute_script("return document.getElementById('settings')?.closest('details').open")
+    )
 
 
 def test_a_sort_sorts_both_ways_and_keeps_what_has_no_number_last(browser: webdriver.Chrome, page: Path) -> None:
@@ -174,7 +238,7 @@ def test_text_can_be_read_in_light_and_dark(browser: webdriver.Chrome, page: Pat
     media: dict[str, Any] = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     load(browser, page)
-    for selector in ("body", "#run-table button", ".soft", "select"):
+    for selector in ("body", "#run-table button", ".soft", ".filters summary", "input"):
         text, back = browser.execute_script(
             """const style = getComputedStyle(document.querySelector(arguments[0]));
                const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(x => ((x / 255 + .055) / 1.055) ** 2.4)
@@ -196,7 +260,7 @@ def test_the_page_prints_without_its_controls(browser: webdriver.Chrome, page: P
     assert set(browser.execute_script(style, "#run-table th button", "display")) == {"contents"}, (
         "else heads repeat blank"
     )
-    heights = browser.execute_script(style, "figure img", "maxHeight")
+    heights = browser.execute_script(style, "details figure img", "maxHeight")
     assert {round(float(height.removesuffix("px")) / 96 * 2.54, 1) for height in heights} == {20}, (
         "a page has room for head and text too"
     )

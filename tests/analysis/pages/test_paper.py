@@ -70,10 +70,15 @@ def test_every_study_is_listed_with_what_there_is(folder: Path, studies: list[St
     )
     assert '<span class="">90.55</span>' in page, "the table itself is on the page"
     assert "Highest mean accuracy: " in page
+    assert "Over 1 setting, " in page, "the one that has a run of both methods"
+    run, _, folded = page.partition("<details")
+    assert '<h2 id="own">' in run, "what was run here comes first"
+    assert '<h2 id="printed">' in folded
+    assert folded.index("<b>nothing</b>") > folded.index('<h2 id="printed">')
 
 
 def test_every_link_leads_somewhere(folder: Path, studies: list[StudyEntry]) -> None:
-    links = re.findall(r'(?:href|src)="([^"]+)"', (folder / "out/index.html").read_text())
+    links = re.findall(r'(?:href|src)="([^#"]+)"', (folder / "out/index.html").read_text())
     assert len(links) == 1 + 2 * (1 + 4) + 4 + 2, "tables.tex; per study its page and four table files; figures"
     for link in links:
         assert (folder / "out" / link).stat().st_size > 0

@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
+from analysis.conftest import SIZES
 
-from pbt_bench.analysis.pages.report import write_report
+from pbt_bench.analysis.pages.report import GridFile, write_report
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import Grid, RunSpec
@@ -26,6 +27,7 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[str] = []
+        self.ids: list[str] = []
         self.links: list[str] = []
         self.heads: list[str] = []
         self.text = ""
@@ -34,12 +36,13 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
         self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
 
     def handle_data(self, data: str) -> None:
         self.text += data
         if self.tags and self.tags[-1] == "h2" and data.strip():
-            self.heads.append(data)
+            self.heads.append(data.strip())
             self.tags.append("")
 
 
@@ -63,7 +66,9 @@ def study(
 def test_the_page_asks_the_network_for_nothing(study: tuple[list[RunSpec], Store, Path]) -> None:
     text = study[2].read_text()
     page = Page(text)
-    assert [link for link in page.links if re.match(r"(\w+:)?//", link)] == []
+    outside = [link for link in page.links if re.match(r"(\w+:)?//", link)]
+    assert outside, "the papers of the methods, opened by a click alone"
+    assert all(re.fullmatch(r"https://arxiv[.]org/abs/\d{4}[.]\d{4,5}", link) for link in outside)
     assert not {"link", "iframe", "object", "base"} & set(page.tags)
     assert page.tags.count("script") == 2  # its data and its own code, which the policy allows by its hash
     assert "default-src 'none'" in text
@@ -80,7 +85,7 @@ def test_the_page_asks_the_network_for_nothing(study: tuple[list[RunSpec], Store
 
 def test_every_file_the_page_links_to_is_there(study: tuple[list[RunSpec], Store, Path]) -> None:
     path = study[2]
-    files = [link for link in Page(path.read_text()).links if not link.startswith("data:")]
+    files = [link for link in Page(path.read_text()).links if not link.startswith(("data:", "#", "https://"))]
     assert (
         len(files) == 2 * 16 + 4 * 2 + 1
     )  # png and svg of 16 figures; csv, md, tex and numbers of two tables; all settings together
@@ -151,7 +156,7 @@ def test_without_a_single_record_the_page_says_so(tmp_path: Path, grid: Callable
     text = Page(path.read_text()).text
     assert f"{len(specs)} missing" in text
     assert f"Nothing to report yet: {len(specs)} of {len(specs)} runs are missing" in text
-    assert Page(path.read_text()).heads == ["All runs", "Settings"], "what is empty is not shown"
+    assert Page(path.read_text()).heads == ["What was run", "Settings", "All runs"], "what is empty is not shown"
 
 
 def test_without_a_record_the_published_table_comes_first(tmp_path: Path, grid: Callable[..., Grid]) -> None:
@@ -160,11 +165,11 @@ def test_without_a_record_the_published_table_comes_first(tmp_path: Path, grid: 
     page = Page(path.read_text())
     assert f"No run yet, published numbers only: {len(specs)} of {len(specs)} runs are missing" in page.text
     assert "Every number below" not in page.text
-    accuracy = ["Accuracy tables", "Accuracy against sparsity", "Accuracy against compression"]
-    assert page.heads == [*accuracy, "All runs", "Settings"]
+    accuracy = ["Accuracy tables", "Accuracy against sparsity", "What was run", "Accuracy against compression"]
+    assert page.heads == [*accuracy, "Settings", "All runs"]
     assert "Test accuracy in percent as papers printed it" in page.text
-    assert "<h3>cifar10 / resnet18</h3>" in path.read_text()
-    assert "<h3>cifar10 / vgg8</h3>" not in path.read_text(), "nothing is printed of it"
+    assert "cifar10 / resnet18 #" in page.text
+    assert "cifar10 / vgg8 #" not in page.text, "nothing is printed of it"
 
 
 def test_records_of_other_runs_in_the_folder_are_left_out(
@@ -217,3 +222,43 @@ def test_a_page_says_when_its_runs_have_different_environments(
     page = write_report("same", specs, stored(tmp_path / "same", same), tmp_path / "out").read_text()
     assert "The tables mix" not in page
     assert "uncommitted" not in page
+
+
+def test_every_heading_has_an_anchor_of_its_own(study: tuple[list[RunSpec], Store, Path]) -> None:
+    page = Page(study[2].read_text())
+    assert len(page.ids) == len(set(page.ids))
+    inside = [link.removeprefix("#") for link in page.links if link.startswith("#")]
+    assert set(inside) <= set(page.ids)
+    headings = len([tag for tag in page.tags if tag in ("h2", "h3")])
+    assert len(inside) == headings + len(page.heads), "one at each heading, one for each section in the contents"
+    assert page.heads[:4] == ["Accuracy against sparsity", "Accuracy tables", "Conclusions", "What was run"]
+
+
+def test_a_reader_learns_what_an_image_a_network_and_a_method_are(study: tuple[list[RunSpec], Store, Path]) -> None:
+    text = Page(study[2].read_text()).text
+    total = sum(SIZES)
+    assert f"{total:,}2,000,000{total - int(0.9 * total):,}" in text, "prunable weights, FLOPs, kept at 0.9"
+    assert "snip|θ·g|: the first-order change of the loss when the weight is removed.Lee et al. 2019" in text
+    assert "Over 6 settings, " in text
+    assert "digits / resnet8: " in text
+
+
+def test_the_page_says_what_was_left_out_and_how_to_make_it_again(
+    tmp_path: Path, grid: Callable[..., Grid], record: Callable[..., RunRecord], stored: Callable[..., Store]
+) -> None:
+    specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9,), seed=(0, 1)).runs()
+    made = {"started": "2026-01-02T03:04:05+00:00", "seconds": 30.0, "commit": "0123456789abcdef", "dirty": False}
+    runs = [record(spec, environment=made) for spec in specs]
+    fewer = msgspec.structs.replace(runs[-1].pruning, layers=runs[-1].pruning.layers[:-1])
+    runs[-1] = msgspec.structs.replace(runs[-1], pruning=fewer)
+    (tmp_path / "demo.toml").write_text('name = "<demo>"\n')
+    grid_file = GridFile(tmp_path / "demo.toml", ["recipe.epochs=2"])
+    page = write_report("demo", specs, stored(tmp_path / "in", runs), tmp_path / "out", grid_file=grid_file)
+    text = Page(page.read_text()).text
+    assert "1 record left out of all figures and tables:" in text
+    assert f"{specs[-1].run_id}: it has 6 layers; 3 runs of digits / vgg8 have 7" in text
+    assert "date: 2026-01-02; time of all runs: 2 min 00 s (4 runs, added up); commit: 0123456789ab (clean)." in text
+    assert "pbt-bench run demo.toml --set recipe.epochs=2 pbt-bench report demo.toml" in text
+    assert 'name = "<demo>"' in text
+    assert str(tmp_path) not in page.read_text()
+    assert GridFile(Path("grids/x y.toml")).commands[0] == "pbt-bench run 'grids/x y.toml'"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from pbt_bench.analysis.records.data_frame import frame
@@ -66,8 +67,11 @@ def test_the_last_sparsity_near_the_dense_network_is_named(record: Callable[...,
 def test_runs_that_ended_at_chance_count_there_and_are_named(record: Callable[..., RunRecord], status: str) -> None:
     runs = cell(record, "snip", 0.9, [0.50, 0.51, 0.52]) + cell(record, "fts", 0.9, [0.9, 0.9, 0.95], status)
     found, said = concluded(runs)
-    said_of_it = "snip (51.00 %) is better than every other method. At chance in every run: fts."
+    said_of_it = "snip (51.00 %) is above chance, and fts is at chance in every run."
     assert found[0].sentence == said_of_it, "fts counts as 0.1, not 0.9"
+    assert (found[0].nearest, found[0].p) == ("all at chance", ""), "no runner-up to be better than"
+    assert "Every method but the leader is at chance in every run at 0.9." in said
+    assert "better than every other method" not in said
     assert f"Counted at chance accuracy because they {status}: 3 of fts." in said
 
 
@@ -78,3 +82,22 @@ def test_a_method_at_chance_in_every_run_is_named_and_corrects_nothing(record: C
     assert found[0].sentence == (
         "snip (51.00 %) has the highest mean; better than random, undecided: synflow. At chance in every run: fts."
     )
+
+
+def test_a_leader_with_empty_layers_is_explained(record: Callable[..., RunRecord]) -> None:
+    runs = cell(record, "snip", 0.9, [0.90, 0.91, 0.92]) + cell(record, "fts", 0.9, [0.60, 0.61, 0.63])
+    runs[1] = emptied(runs[1], 2, 5)
+    (found,), _ = concluded(runs)
+    assert found.sentence == (
+        "snip (91.00 %) is better than every other method. snip keeps no weight in 2 of 7 layers (2.conv and 5.conv) "
+        "in 1 of 3 trained runs at 0.9; the others still join input to output."
+    )
+
+
+def emptied(run: RunRecord, *layers: int) -> RunRecord:
+    """The record with no kept weight in some layers."""
+    assert run.pruning is not None
+    found = tuple(
+        msgspec.structs.replace(layer, kept=0) if i in layers else layer for i, layer in enumerate(run.pruning.layers)
+    )
+    return msgspec.structs.replace(run, pruning=msgspec.structs.replace(run.pruning, layers=found))

@@ -1,13 +1,39 @@
 "use strict";
+// Sections are folded. The address of a heading opens its section, and so does printing.
+{
+  const folded = () => document.querySelectorAll("details");
+  const show = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+    if (target) target.scrollIntoView();
+  };
+  addEventListener("hashchange", show);
+  show();
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...folded()].filter((part) => !part.open);
+    for (const part of closed) part.open = true;
+    for (const image of document.images) image.loading = "eager";
+  });
+  addEventListener("afterprint", () => { for (const part of closed) part.open = false; });
+  const all = document.createElement("button");
+  all.type = "button";
+  all.id = "open-all";
+  all.textContent = "open all sections";
+  all.addEventListener("click", () => { for (const part of document.querySelectorAll("details.section")) part.open = true; });
+  document.getElementById("contents").append(all);
+}
+
 // The run table of the report: filters, sorts, and opens one run. Texts enter by textContent only, so none is ever markup.
 (async () => {
-  const SHOWN = 100; // rows at a time
+  const SHOWN = 50; // rows at a time
   const LABELS = { run: "run", status: "status", dataset: "dataset", model: "model", method: "method",
     setting: "setting", sparsity: "sparsity", seed: "seed", test_accuracy: "test accuracy (%), as recorded",
     validation_accuracy: "validation accuracy (%), as recorded", realised_sparsity: "realised sparsity",
     effective_sparsity: "effective sparsity", collapsed_layers: "empty layers", scoring_seconds: "scoring (s)", host: "host" };
   const IN_TABLE = ["run", "status", "dataset", "model", "method", "setting", "sparsity", "seed", "test_accuracy",
     "effective_sparsity", "collapsed_layers"];
+  const ORDER = ["dataset", "model", "setting", "sparsity"]; // of the table before a head is chosen; methods stand together
   const FILTERS = ["dataset", "model", "method", "setting", "sparsity", "status"];
   const PERCENT = new Set(["test_accuracy", "validation_accuracy"]);
 
@@ -39,28 +65,70 @@
   };
   const used = (name) => !FILTERS.includes(name) || new Set(columns[name]).size > 1;
   const heads = IN_TABLE.filter(used);
-  const chosen = {};
+  const chosen = {}; // column -> set of keys
+  let wanted = []; // words of the search, in lower case
   let sorted = null; // [column, 1 or -1]
   let most = SHOWN;
+  const whole = Array.from({ length: total }, (_, row) => row);
+  whole.sort((a, b) => { // keys are indices of sorted words, or numbers
+    for (const name of ORDER) if (columns[name][a] !== columns[name][b]) return columns[name][a] < columns[name][b] ? -1 : 1;
+    return a - b;
+  });
 
-  const controls = make("form", undefined, { class: "filters" });
+  const controls = make("form", undefined, { class: "filters", role: "search" });
   controls.addEventListener("submit", (event) => event.preventDefault());
+  const changed = () => { most = SHOWN; refresh(); };
+  const search = make("input", undefined, { type: "search", name: "search", placeholder: "search", "aria-label": "search the runs" });
+  search.addEventListener("input", () => { wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean); changed(); });
+  controls.append(search);
+  const clears = [];
   for (const name of FILTERS.filter(used)) {
-    const label = make("label", `${LABELS[name]} `);
-    const select = make("select", undefined, { name });
-    select.append(make("option", "all", { value: "" }));
     const values = words[name] ? words[name].map((word, i) => [i, word])
-      : [...new Set(columns[name])].sort((a, b) => a - b).map((number) => [number, number]);
-    for (const [key, text] of values) select.append(make("option", text === "" ? "(plain)" : text, { value: key }));
-    select.addEventListener("change", () => {
-      if (select.value === "") delete chosen[name];
-      else chosen[name] = Number(select.value);
-      most = SHOWN;
-      refresh();
-    });
-    label.append(select);
-    controls.append(label);
+      : [...new Set(columns[name])].sort((a, b) => a - b).map((number) => [number, String(number)]);
+    const present = new Set(columns[name]);
+    const summary = make("summary", `${LABELS[name]}: all`);
+    const list = make("div");
+    const boxes = [];
+    const apply = () => {
+      const marked = boxes.filter(([box]) => box.checked);
+      if (marked.length) chosen[name] = new Set(marked.map(([, key]) => key));
+      else delete chosen[name];
+      summary.textContent = `${LABELS[name]}: ${marked.length > 2 ? `${marked.length} values` : marked.map(([, , text]) => text).join(", ") || "all"}`;
+      summary.className = marked.length ? "used" : "";
+    };
+    for (const [key, word] of values.filter(([key]) => present.has(key))) {
+      const text = word === "" ? "(plain)" : word;
+      const label = make("label");
+      const box = make("input", undefined, { type: "checkbox", name, value: text });
+      box.addEventListener("change", () => { apply(); changed(); });
+      boxes.push([box, key, text]);
+      label.append(box, ` ${text}`);
+      list.append(label);
+    }
+    clears.push(() => { for (const [box] of boxes) box.checked = false; apply(); });
+    const part = make("details", undefined, { "data-filter": name });
+    part.append(summary, list);
+    controls.append(part);
   }
+  document.addEventListener("click", (event) => { // a list closes on a click outside
+    for (const part of controls.querySelectorAll("details[open]")) if (!part.contains(event.target)) part.open = false;
+  });
+  const reset = make("button", "reset", { type: "button" });
+  reset.addEventListener("click", () => {
+    search.value = "";
+    wanted = [];
+    sorted = null;
+    for (const clear of clears) clear();
+    changed();
+  });
+  const download = make("button", "download as csv", { type: "button", id: "download-runs" });
+  download.addEventListener("click", () => {
+    const link = make("a", undefined, { download: `${document.title.split(" – ")[0].replace(/[^\w.-]+/g, "-")}-runs.csv` });
+    link.href = URL.createObjectURL(new Blob([csv(rows())], { type: "text/csv" }));
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+  controls.append(reset, download);
   const count = make("p", undefined, { class: "soft", role: "status", id: "run-count" });
   const table = make("table", undefined, { id: "run-table" });
   const head = make("tr");
@@ -85,19 +153,34 @@
   const opened = make("section", undefined, { id: "one-run", hidden: "", "aria-live": "polite" });
   box.replaceChildren(controls, count, opened, scroll, more);
 
+  const texts = []; // of each row, in lower case, for the search
+  const matches = (row) => {
+    if (!wanted.length) return true;
+    texts[row] ??= [...Object.keys(LABELS).map((name) => shown(name, row)), errors[row] ?? ""].join(" ").toLowerCase();
+    return wanted.every((word) => texts[row].includes(word));
+  };
+
+  const csv = (found) => {
+    const names = Object.keys(LABELS);
+    const cell = (item) => {
+      let text = item === null || item === undefined ? "" : String(item);
+      if (typeof item === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`; // else a spreadsheet executes it
+      return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    };
+    const lines = found.map((row) => [...names.map((name) => value(name, row)), errors[row]].map(cell).join(","));
+    return `${[...names, "error"].join(",")}\n${lines.join("\n")}\n`;
+  };
+
   const rows = () => {
     const names = Object.keys(chosen);
-    const found = [];
-    for (let row = 0; row < total; row++) {
-      if (names.every((name) => columns[name][row] === chosen[name])) found.push(row);
-    }
+    const found = whole.filter((row) => names.every((name) => chosen[name].has(columns[name][row])) && matches(row));
     if (sorted) {
       const [name, way] = sorted;
       const keys = columns[name]; // the words of a dictionary are sorted, so are their indices
       const missing = (key) => key === null || key === undefined;
       found.sort((a, b) => {
         if (missing(keys[a]) || missing(keys[b])) return missing(keys[a]) - missing(keys[b]); // last either way
-        return way * (keys[a] < keys[b] ? -1 : keys[a] > keys[b] ? 1 : 0) || a - b;
+        return way * (keys[a] < keys[b] ? -1 : keys[a] > keys[b] ? 1 : 0); // a sort is stable: equal keys keep their order
       });
     }
     return found;
