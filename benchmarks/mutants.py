@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "results", "build", "__pycache__", "*.egg-info")
 LOOP = "training/test_loop.py training/test_steps.py"
+STORE = "running/test_store.py"
 IMAGES, EXECUTE = "data/test_images.py", "running/test_execute.py"
 
 
@@ -102,6 +103,22 @@ DEFECTS = (
         "for inputs, _ in batches:",
         "for inputs, _ in batches[:1]:",
         "pruning/test_statistics.py",
+    ),
+    Defect("records-written-in-place", "running/store.py", "part = path.with_name(", "part = path or (", STORE),
+    Defect(
+        "no-second-look-after-claiming",
+        "running/worker.py",
+        "if not (record := store.finished(run_id, job.retry_failed)):\n                    try:",
+        "if True:\n                    try:",
+        "running/test_worker.py",
+    ),
+    Defect("no-claim-check-before-writing", "running/worker.py", "claims.check()", "pass", "running/test_worker.py"),
+    Defect(
+        "claims-released-newest-first",
+        "running/claims.py",
+        "for generation in range(1, held[1] + 1):",
+        "for generation in range(held[1], 0, -1):",
+        "running/test_claims.py",
     ),
     Defect("run-ids-of-8-digits", "identity.py", "hexdigest()[:16]", "hexdigest()[:8]", "test_spec.py"),
 )

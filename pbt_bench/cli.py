@@ -15,11 +15,15 @@ from pbt_bench.grid_file import load_grid
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import Grid
 
+_MOST_CHARACTERS = 300  # of a path in a message
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0 success, 1 failed runs, 2 invalid request, 130 interrupted."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup makes it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
         return verb(options)
@@ -30,11 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pbt-bench: error: {printable_lines(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a further one would interrupt the end of this process
         print("\npbt-bench: interrupted; finished runs are kept, and the same command continues", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of the pipe has closed it: print nothing more
         return 0
+    except OSError as error:  # of a path that the user gave: not writable, or too long
+        path = "" if error.filename is None else f"{str(error.filename)[:_MOST_CHARACTERS]}: "
+        print(f"pbt-bench: error: {printable(f'{path}{error.strerror or error}')}", file=sys.stderr)
+        return 1
 
 
 class _Version(argparse.Action):
@@ -158,6 +167,8 @@ def _load(options: argparse.Namespace, reading: bool = False) -> tuple[Grid, Any
     from pbt_bench.running.store import Store
 
     grid = load_grid(options.grid, options.overrides)
+    if options.results.exists() and not options.results.is_dir() and not packed_file(options.results):
+        raise RequestError(f"--results {options.results}: neither a folder nor a packed study")
     store = Store(options.results if packed_file(options.results) == options.results else options.results / grid.name)
     return check_names(grid, options.grid, store if reading else None), store
 
@@ -169,6 +180,8 @@ def _run(options: argparse.Namespace) -> int:
     from pbt_bench.running.progress import Progress
     from pbt_bench.running.status import summary
 
+    if not 0 <= options.checkpoint_minutes < float("inf"):
+        raise RequestError(f"--checkpoint-minutes {options.checkpoint_minutes}: must be finite and at least 0")
     grid, store = _load(options)
     store.prepare()
     todo = plan(grid, store, options.retry_failed)

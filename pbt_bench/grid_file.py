@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from pbt_bench.errors import RequestError, unknown
 from pbt_bench.identity import LATER_OPTIONS, OPTIONS_OF_FORMAT_1
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import READ_BY, Axes, FolderName, Grid, Recipe, Scoring
+
+_MOST_RUNS = 250_000  # of a study: their ids are computed in seconds
+_OTHER_FOLDERS = {"published": "published numbers", "paper": "the papers' page"}
 
 
 class _GridFile(Checked, frozen=True, kw_only=True):
@@ -73,6 +77,12 @@ def check_grid(table: Mapping[str, Any], where: str) -> Grid:
             for value in values
         ]
         varied[key] = tuple(getattr(getattr(each, part), name) for each in checked)
+    if file.name in _OTHER_FOLDERS:
+        content = _OTHER_FOLDERS[file.name]
+        raise RequestError(f"{where}: name = {file.name!r}: the folder results/{file.name} has {content}")
+    axes = [len(getattr(file.grid, name)) for name in file.grid.__struct_fields__]
+    if (runs := prod([*axes, *map(len, varied.values())])) > _MOST_RUNS:
+        raise RequestError(f"{where}: {runs:,} runs; a study has at most {_MOST_RUNS:,}")
     grid = Grid(
         name=file.name,
         grid=file.grid,

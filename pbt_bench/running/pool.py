@@ -153,7 +153,7 @@ class WorkerPool:
         self._stops[spec.run_id] += 1
         code = worker.process.exitcode
         # A signal ends a worker that has not installed its handlers yet.
-        asked = code in (STOPPED, -signal.SIGTERM, -signal.SIGUSR2)
+        asked = code in (STOPPED, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGUSR2)
         if asked and self._stops[spec.run_id] < _MAX_STOPS:
             self._backlog.put(spec)
         else:

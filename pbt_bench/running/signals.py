@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from time import monotonic
 
@@ -24,7 +25,7 @@ class StopSignal:
         self.received = False
         self.can_save = False
 
-    def __call__(self, *signal: object) -> None:
+    def __call__(self, *arguments: object) -> None:
         """Handle the signal."""
         self.received = True
         self.check()
@@ -36,10 +37,19 @@ class StopSignal:
 
 
 def join_or_kill(workers: Sequence[BaseProcess]) -> None:
-    """Wait until `workers`, which were asked to stop, have ended; kill them after `SAVE_SECONDS`."""
+    """Wait until `workers`, which were asked to stop, have ended; kill them after `SAVE_SECONDS` or at Ctrl-C."""
     end = monotonic() + SAVE_SECONDS
-    for worker in workers:
-        worker.join(max(0.0, end - monotonic()))
-        if worker.is_alive():
-            worker.kill()
-            worker.join()
+    try:
+        for worker in workers:
+            worker.join(max(0.0, end - monotonic()))
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
+
+
+def handle_hangup(handler: Callable[..., object]) -> None:
+    """Call `handler` when the terminal is closed, unless nohup has made this process ignore that."""
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)

@@ -1,6 +1,7 @@
 """A worker process: claims and executes the runs assigned to it, writes their records, and reports each one.
 
-It ignores Ctrl-C, which the parent handles. On SIGTERM, SIGUSR2 or the parent's death it saves its state and stops.
+It ignores Ctrl-C, which the parent handles. On SIGTERM, SIGHUP, SIGUSR2 or the parent's death it saves its state and
+stops.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pbt_bench.errors import RequestError, StoreError
 from pbt_bench.running import tuning
 from pbt_bench.running.messages import Advanced, Assignment, Claimed, Finished, Full
 from pbt_bench.running.record import RunRecord
-from pbt_bench.running.signals import SAVE_SECONDS, STOPPED, StopSignal
+from pbt_bench.running.signals import SAVE_SECONDS, STOPPED, StopSignal, handle_hangup
 from pbt_bench.spec import RunSpec
 
 
@@ -29,6 +30,7 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
     """Execute each `Assignment` received on `link` until None is received."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
+    handle_hangup(lambda *_: sys.exit(STOPPED))
     _follow_parent()
     keep_freed_memory()
     from pbt_bench.running.source import check_revisions, code_state
@@ -46,6 +48,7 @@ def work(link: Connection, results: Path, data: Path, device: str, checkpoint_se
     stop = StopSignal()
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, stop)
+    handle_hangup(stop)
     data, results = data.absolute(), results.absolute()  # a method may change the working directory
     executor = Executor(data, torch.device(device))
     store, claims = Store(results), Claims(results)

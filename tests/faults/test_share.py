@@ -54,7 +54,7 @@ def test_three_calls_share_the_work_and_one_of_them_killed_is_replaced(
     assert list((folder / "results/study/checkpoints").glob("*")) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_interrupted_call_saves_and_the_next_goes_on(folder: Path, start: Any, number: int) -> None:
     slow = ("--set", "recipe.epochs=40", "--set", "grid.method=['snip']", "--set", "grid.warmup=['none']")
     call = start("run", "study.toml", "--workers", "1", "--checkpoint-minutes", "0.002", *slow)
@@ -63,7 +63,7 @@ def test_an_interrupted_call_saves_and_the_next_goes_on(folder: Path, start: Any
     os.killpg(call.pid, number)
     asked = time.time()
     _, err = call.communicate(timeout=60)
-    assert call.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[signal.Signals(number)], err
+    assert call.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}[signal.Signals(number)], err
     assert list(study.glob("claims/*")) == []
     (saved,) = study.glob("checkpoints/*.pt")
     assert saved.stat().st_mtime > asked - 0.1
@@ -74,3 +74,15 @@ def test_an_interrupted_call_saves_and_the_next_goes_on(folder: Path, start: Any
     assert record is not None
     assert record.environment["sessions"] == 2
     assert list(study.glob("checkpoints/*")) == []
+
+
+def test_repeated_interruptions_end_the_call_without_a_traceback(folder: Path, start: Any) -> None:
+    call = start("run", "study.toml", "--workers", "2", "--set", "recipe.epochs=40")
+    wait_for(lambda: list((folder / "results/study").glob("claims/*.1")))
+    for _ in range(20):
+        if call.poll() is None:
+            os.killpg(call.pid, signal.SIGINT)
+        time.sleep(0.05)
+    _, err = call.communicate(timeout=60)
+    assert call.returncode == 130, err
+    assert "Traceback" not in err

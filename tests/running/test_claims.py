@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pbt_bench.running import claims as claims_module
 from pbt_bench.running.claims import ClaimLost, Claims, Owner, active, owner, slurm_job
 
 RUN = "0123456789abcdef"
@@ -164,3 +165,19 @@ def test_a_claim_from_the_future_is_nobodys(tmp_path: Path) -> None:
     assert mine.take(RUN)
     mine.close()
     dead.close()
+
+
+def test_claims_are_released_oldest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker that looks at any moment sees the renewed claim, and never takes a stale one for the newest."""
+    removed: list[str] = []
+    for generation in (1, 2):
+        dead = Claims(tmp_path)
+        assert dead.take(RUN)
+        dead._held = None
+        age(tmp_path, f"{RUN}.{generation}", 100)
+    mine = Claims(tmp_path)
+    assert mine.take(RUN)
+    monkeypatch.setattr(claims_module, "_remove", lambda path: removed.append(path.name))
+    mine.release()
+    assert removed == [f"{RUN}.{generation}" for generation in (1, 2, 3)]
+    mine.close()

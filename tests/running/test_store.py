@@ -77,6 +77,15 @@ def test_a_failed_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyP
     assert os.listdir(store.runs) == []
 
 
+def test_a_record_is_never_written_in_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(record(error="first"))
+    seen: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: seen.append(store.path(record().run_id).read_bytes()))
+    store.write(record(error="second"))
+    assert b"first" in seen[0]
+    assert b"second" in store.path(record().run_id).read_bytes()
+
+
 def done(seed: int = 0, masks: dict[str, np.ndarray] | None = None) -> RunRecord:
     masks = masks or {"a": np.ones(2, dtype=bool)}
     layers = tuple(
