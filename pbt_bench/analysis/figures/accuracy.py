@@ -18,7 +18,7 @@ from pbt_bench.analysis.statistics.method_styles import method_order, method_sty
 from pbt_bench.analysis.statistics.panel import Panel, counted_accuracy, summarise
 
 _HEIGHTS = 2.4, 1.8  # of the axes of accuracy and of differences, inches
-_MOST_POINTS = 10  # points per cell; a cell with more runs shows the minimum, the quartiles and the maximum
+_MOST_SHOWN = 10  # points per cell; a cell with more runs shows the minimum, the quartiles and the maximum
 _QUARTILES = np.linspace(0, 1, 5)
 _LINEAR_POINTS = 1.0  # differences up to this one are on a linear scale, larger ones on a logarithmic scale
 _TICKS = np.array([1, 2, 5, 10, 20, 50])
@@ -118,7 +118,7 @@ def _positions(axes: Axes, panel: Panel, methods: Sequence[str]) -> tuple[NDArra
 def _seeds(axes: Axes, runs: pd.DataFrame, dodge: float, colour: str) -> Line2D:
     """Draw the accuracy of every run, or five quantiles of a cell with many runs."""
     cells = [(sparsity, own) for sparsity, own in runs.groupby("sparsity")["test_accuracy"]]
-    cells = [(at, own if len(own) <= _MOST_POINTS else own.quantile(_QUARTILES)) for at, own in cells]
+    cells = [(at, own if len(own) <= _MOST_SHOWN else own.quantile(_QUARTILES)) for at, own in cells]
     points = np.array([(at, accuracy) for at, own in cells for accuracy in own]).reshape(-1, 2)
     x, y = style.position(points[:, 0]) + dodge, 100 * points[:, 1]
     return axes.plot(x, y, color=colour, linestyle="none")[0]

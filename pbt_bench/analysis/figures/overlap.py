@@ -34,6 +34,7 @@ _LONGEST_NAME = 20  # characters
     needs=lambda panel: len(panel.overlaps.table),
     text=lambda panel: overlap_sentence(panel.overlaps) if panel.recorded else "",
     table=lambda panel: panel.overlaps.table,
+    masks=True,
 )
 def overlap(panel: Panel) -> Figure:
     """Jaccard index of the masks of every two methods, and its value by chance.

@@ -119,43 +119,49 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, stem: Path) -> bytes:
-    """Write `stem`.png and `stem`.svg, and return the SVG; equal figures produce equal bytes.
+    """Write `stem`.png and `stem`.svg, and return the SVG; equal figures produce equal bytes."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    found = svg(figure)
+    with rc_context(RC):
+        figure.savefig(stem.with_name(f"{stem.name}.png"))
+    stem.with_name(f"{stem.name}.svg").write_bytes(found)
+    return found
+
+
+def svg(figure: Figure) -> bytes:
+    """Return a figure as SVG, with its final layout; equal figures produce equal bytes.
 
     The SVG has a style sheet for dark mode, in which background, text and dark lines change their colours. A browser
     applies it where the page's colour scheme is dark; programs without `prefers-color-scheme` ignore it.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
     with rc_context(RC):
         figure.set_dpi(RC["savefig.dpi"])
         if engine := figure.get_layout_engine():
             engine.execute(figure)
         figure.set_layout_engine(None)  # the layout is final; with an engine, savefig draws each figure twice
-        figure.savefig(stem.with_name(f"{stem.name}.png"))
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "pbt-bench"})
-    svg = _with_dark_mode(_slim(buffer.getvalue().decode())).encode()
-    stem.with_name(f"{stem.name}.svg").write_bytes(svg)
-    return svg
+    return _with_dark_mode(_slim(buffer.getvalue().decode())).encode()
 
 
-def _slim(svg: str) -> str:
+def _slim(text: str) -> str:
     """Remove comments and white space, and round coordinates to 0.01 point, which saves a sixth of the size."""
-    svg = re.sub(r">\s+<", "><", re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL))
+    text = re.sub(r">\s+<", "><", re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL))
 
     def rounded(found: re.Match[str]) -> str:
         numbers = re.sub(r"([.]\d\d)\d+", r"\1", found[2]).split()
         return f' {found[1]}="{" ".join(numbers)}"'
 
-    return re.sub(r' (d|x|y)="([^"]*)"', rounded, svg)
+    return re.sub(r' (d|x|y)="([^"]*)"', rounded, text)
 
 
-def _with_dark_mode(svg: str) -> str:
+def _with_dark_mode(text: str) -> str:
     """Insert a style sheet that replaces every colour of lines, marks and text in dark mode."""
-    used = sorted(set(re.findall(r"(fill|stroke): (#[0-9a-f]{6})", svg)))
+    used = sorted(set(re.findall(r"(fill|stroke): (#[0-9a-f]{6})", text)))
     changed = [(kind, colour, dark(colour)) for kind, colour in used if colour not in (ON_LIGHT, ON_DARK)]
     rules = [f"[style*='{kind}: {old}']{{{kind}:{new}!important}}" for kind, old, new in changed if old != new]
     rules.append(f"svg{{fill:{dark('#000000')}}}")  # matplotlib leaves out the default, black
-    return svg.replace("<defs>", f"<style>@media (prefers-color-scheme:dark){{{''.join(rules)}}}</style><defs>", 1)
+    return text.replace("<defs>", f"<style>@media (prefers-color-scheme:dark){{{''.join(rules)}}}</style><defs>", 1)
 
 
 @cache
