@@ -196,12 +196,18 @@ class RunSpec(Checked, frozen=True, kw_only=True):
     @property
     def variant(self) -> str:
         """The method with its options and mask updates, for example `fts`, `fts (alpha 0.3)` or `fts (rigl)`."""
-        texts = [f"{name} {_shown(value)}" for name, value in sorted(self.options.items())]
-        if self.mask_updates != "none":
-            texts.append(self.mask_updates)
-        texts += [f"{name} {_shown(value)}" for name, value in sorted(self.update_options.items())]
-        options = ", ".join(texts)
-        return f"{self.method} ({options})" if options else self.method
+        return variant_name(self.method, self.options, self.mask_updates, self.update_options)
+
+
+def variant_name(
+    method: str, options: Mapping[str, Value], mask_updates: str, update_options: Mapping[str, Value]
+) -> str:
+    """Return a method's name with its options and mask updates in brackets."""
+    texts = [f"{name} {_shown(value)}" for name, value in sorted(options.items())]
+    if mask_updates != "none":
+        texts.append(mask_updates)
+    texts += [f"{name} {_shown(value)}" for name, value in sorted(update_options.items())]
+    return f"{method} ({', '.join(texts)})" if texts else method
 
 
 def _shown(value: Value) -> str:

@@ -70,7 +70,7 @@ class Pruning(msgspec.Struct, frozen=True, kw_only=True):
     collapsed_layers: Count  # layers without a kept weight
     flops_dense: Count
     flops_sparse: Count  # of the kept weights
-    scoring_seconds: float  # of all passes that the method uses, shared passes included
+    scoring_seconds: float  # of all passes of the method, shared ones in full; a seed's first run also sorts the scores
     layers: tuple[Layer, ...]
     rounds: Count  # of score and prune; 0 for the dense baseline
     mask_digest: str  # SHA-256 over the names and bits of the masks

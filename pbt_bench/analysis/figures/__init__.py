@@ -42,6 +42,7 @@ class figure:  # a decorator
     text: Callable[[Any], str] = lambda data: ""  # sentences about one drawing, "" for none
     table: Callable[[Any], pd.DataFrame] | None = None  # the numbers of one drawing, saved beside the tables
     paper: bool = False  # shown on the papers' page, too
+    masks: bool = False  # needs the stored masks, from which `overlaps` of a panel is computed
     name: str = field(init=False)
     draw: Callable[[Any], Figure] = field(init=False)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from pbt_bench.analysis.figures import figure, maps
@@ -35,14 +35,14 @@ def collapse(panel: Panel) -> Figure:
     means = np.concatenate([densities.mean(axis=0) for densities in cells.values()] or [np.ones(1)])
     norm = LogNorm(means[means > 0].min(initial=0.1), 1)
 
-    def draw(axes: Axes, i: int, width: float) -> AxesImage | None:
+    def draw(axes: Axes, i: int, width: float) -> Any:
         return _draw(axes, [cells.get((methods[i], sparsity)) for sparsity in sparsities], norm, width >= _WIDEST_CELL)
 
     titles, labels = list(map(shortened, methods)), (list(map(tick_label, sparsities)), names)
     return maps.grid_of_maps(panel.title, titles, draw, labels, _CELL, "mean density (columns: sparsity)")
 
 
-def _draw(axes: Axes, columns: Sequence[NDArray[np.float64] | None], norm: LogNorm, wide: bool) -> AxesImage | None:
+def _draw(axes: Axes, columns: Sequence[NDArray[np.float64] | None], norm: LogNorm, wide: bool) -> Any:
     """Draw one heat map; a column has the densities (seeds, layers) of one sparsity, or None without a diagnosed run.
 
     Cells that are not `wide` show the number of seeds without the cross.
@@ -51,23 +51,23 @@ def _draw(axes: Axes, columns: Sequence[NDArray[np.float64] | None], norm: LogNo
     if not known:
         axes.text(0.5, 0.5, "no run yet", transform=axes.transAxes, ha="center", color="0.4")
         return None
-    layers = known[0].shape[1]
-    image = np.full((layers, len(columns)), np.nan)
+    image, texts = (
+        np.full((known[0].shape[1], len(columns)), np.nan),
+        np.full((known[0].shape[1], len(columns)), "", "object"),
+    )
     for x, densities in enumerate(columns):
         if densities is None:
             continue
         image[:, x] = densities.mean(axis=0)
         for y, empty in enumerate((densities == 0).sum(axis=0)):
             if empty == len(densities):
-                axes.text(x, y, "×", ha="center", va="center_baseline", fontsize=10, fontweight="bold")
+                texts[y, x] = "×"
             elif empty:
-                colour = "black" if norm(image[y, x]) > 0.6 else "white"
-                text = f"{'× ' * wide}{empty}/{len(densities)}"
-                axes.text(x, y, text, ha="center", va="center_baseline", fontsize=7 if wide else 6, color=colour)
+                texts[y, x] = f"{'× ' * wide}{empty}/{len(densities)}"
     # Empty layers are white at every scale. A density of 0 has no logarithm and would be drawn grey, as missing data.
     shown = np.where(image == 0, np.finfo(float).tiny, image)
-    # The file size of an image hardly depends on the number of cells.
-    drawn = axes.imshow(shown, norm=norm, cmap=maps.COLOURS, aspect="auto", interpolation="none")
-    axes.vlines(np.arange(1, len(columns)) - 0.5, -0.5, layers - 0.5, color="0.97", linewidth=0.4)
-    axes.hlines(np.arange(1, layers) - 0.5, -0.5, len(columns) - 0.5, color="0.97", linewidth=0.4)
-    return drawn
+    mesh = maps.heat_map(axes, shown, texts if texts.any() else False, 7 if wide else 6, norm=norm)
+    for text in axes.texts:
+        if text.get_text() == "×":
+            text.set(fontsize=10, fontweight="bold")
+    return mesh

@@ -49,8 +49,8 @@ def printed_critical(panel: Panel) -> dict[str, float]:
     of="dataset",
     section="When layers run empty",
     title="Critical sparsity",
-    caption="The highest sparsity of the study before a layer loses all its weights: the median seed, with a line "
-    "from the lowest to the highest. Hollow: at least half of the seeds lose none at any sparsity. Cross at the left: "
+    caption="The highest sparsity of the study before a layer loses all its weights: a mark for the median seed, and "
+    "a light point for every seed. Hollow: at least half of the seeds lose none at any sparsity. Cross at the left: "
     "empty from the lowest sparsity on. Black bar: from the masks of a paper.",
     order=80,
     needs=lambda panel: panel.recorded or printed_critical(panel),
@@ -59,7 +59,7 @@ def printed_critical(panel: Panel) -> dict[str, float]:
 def critical(panels: Sequence[Panel]) -> Figure:
     """Critical sparsity of each method over seeds, with axes for each model."""
     rows = max((len(panel.methods) for panel in panels), default=1)
-    return multiples.stack(panels, _draw, [], 0.8 + 0.2 * rows)
+    return multiples.facets(panels, _draw, [], [0.8 + 0.2 * rows])
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -78,7 +78,10 @@ def _draw(axes: Axes, panel: Panel) -> None:
         # Seeds with an empty layer at the lowest sparsity have no critical sparsity: draw them at the left edge.
         found = np.nan_to_num(style.position(own["critical"]), nan=edge)
         middle = np.quantile(found, 0.5, method="lower")
-        axes.plot([found.min(), found.max()], [row, row], color=styled.colour, solid_capstyle="butt")
+        seeds = np.unique(found)
+        axes.plot(
+            seeds, np.full(len(seeds), row), ".", color=styled.colour, markersize=6, markeredgewidth=0, alpha=0.45
+        )
         (mark,) = axes.plot([middle], [row], color=styled.colour, markersize=5.5, clip_on=False)
         mark.set_marker("x" if middle == edge else styled.marker)
         if 2 * (~own["reached"]).sum() >= len(own):

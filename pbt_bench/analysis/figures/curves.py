@@ -1,4 +1,4 @@
-"""Figure of training curves: mean accuracy over seeds at each epoch, with a line per method."""
+"""Figure of training curves: mean accuracy and its interval over seeds at each epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from pbt_bench.analysis.figures import figure, multiples
 from pbt_bench.analysis.statistics.labels import tick_label
-from pbt_bench.analysis.statistics.method_styles import method_style
 from pbt_bench.analysis.statistics.panel import ENDED, Panel
 from pbt_bench.spec import DENSE
 
@@ -19,8 +18,9 @@ from pbt_bench.spec import DENSE
 @figure(
     of="panel",
     section="Training curves",
-    caption="Mean validation accuracy by epoch (of the training images where none are held out), for up to four "
-    "sparsities. A curve that still rises at the end shows that the recipe is too short for this sparsity.",
+    caption="Mean validation accuracy by epoch (of the training images where none are held out), with a band over the "
+    "seeds, for up to four sparsities. A curve that still rises at the end shows that the recipe is too short for this "
+    "sparsity.",
     order=40,
     needs=lambda panel: any(map(len, panel.runs["curve"])),
 )
@@ -30,27 +30,30 @@ def curves(panel: Panel) -> Figure:
     def draw(axes: Axes, sparsity: float) -> None:
         axes.set_title(f"sparsity {tick_label(sparsity)}")
         runs = panel.runs[panel.runs["sparsity"] == sparsity]
-        means = {method: mean_curve(runs[runs["method"] == method]) for method in panel.methods}
-        if all(np.isnan(mean).all() for mean in means.values()):
+        table = _rows(runs)
+        if table.empty:
             return multiples.nothing(axes, "no trained run yet")
-        for method, mean in ({DENSE: mean_curve(panel.dense)} | means).items():
-            if not np.isnan(mean).all():
-                styled, epochs = method_style(method), np.arange(1, len(mean) + 1)
-                (line,) = axes.plot(epochs, 100 * mean, color=styled.colour, linestyle=styled.dash)
-                if method == DENSE:
-                    line.set_label(DENSE)
-                else:
-                    line.set(marker=styled.marker, markevery=max(1, len(mean) // 8))
+        epochs = int(table["epoch"].max())
+        multiples.lines(axes, _rows(panel.dense), [DENSE], "epoch", label=DENSE, markers=False)
+        multiples.lines(axes, table, panel.methods, "epoch", markevery=max(1, epochs // 8))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy (%)")
         return None
 
-    return multiples.stack(multiples.spread(panel.sparsities), draw, panel.methods, multiples.LOW, panel.title)
+    return multiples.facets(multiples.spread(panel.sparsities), draw, panel.methods, [multiples.LOW], panel.title)
 
 
-def mean_curve(runs: pd.DataFrame) -> NDArray[np.float64]:
-    """Return the mean accuracy at each epoch, NaN if no run has one.
+def _rows(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with one row per run and epoch: `method`, `epoch` from 1, and `accuracy` in percent."""
+    values = accuracy_curves(runs)
+    run, epoch = np.nonzero(~np.isnan(values))
+    methods = runs["method"].to_numpy(dtype=object)[run]
+    return pd.DataFrame({"method": methods, "epoch": epoch + 1, "accuracy": 100 * values[run, epoch]})
+
+
+def accuracy_curves(runs: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the accuracy of each run at each epoch, NaN where it has none.
 
     Collapsed runs, and diverged runs after their last epoch, count at chance accuracy.
     """
@@ -62,4 +65,4 @@ def mean_curve(runs: pd.DataFrame) -> NDArray[np.float64]:
         last = first + len(curve)
         row[first:last] = curve.column("train_accuracy") if np.isnan(held_out).all() else held_out
         row[last:] = chance
-    return pd.DataFrame(table).mean().to_numpy(dtype=float)
+    return table

@@ -24,7 +24,7 @@ from pbt_bench.analysis.statistics.panel import Panel
 )
 def effective(panels: Sequence[Panel]) -> Figure:
     """Mean effective sparsity over nominal sparsity, both spaced by log density, with axes for each model."""
-    return multiples.stack(panels, _draw, method_order({method for panel in panels for method in panel.methods}))
+    return multiples.facets(panels, _draw, method_order({method for panel in panels for method in panel.methods}))
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -44,7 +44,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         x, y = style.position(own.index), np.full(len(own), np.nan)
         y[whole] = style.position(own[whole])
         multiples.line(axes, method, x, y)
-        multiples.at_the_edge(axes, method, x[~whole] + multiples.dodge(i, len(panel.methods), gap), top)
+        multiples.at_the_edge(axes, method, x[~whole] + multiples.dodge(i, len(panel.methods), gap, 0.7), top)
     axes.plot(nominal[[0, -1]], nominal[[0, -1]], color="0.6", linewidth=1, zorder=2)
     style.sparsity_axis(axes, panel.sparsities, multiples.COLUMN - 1)
     shown = [*panel.sparsities, 0.999, 0.9999, 0.99999]

@@ -17,7 +17,7 @@ from pbt_bench.analysis.statistics.panel import Panel
     of="dataset",
     section="Accuracy against compression",
     title="Accuracy against effective compression",
-    caption="Mean over seeds ± one standard deviation. Effective compression is weights / live weights, those on a "
+    caption="Mean over seeds. Effective compression is weights / live weights, those on a "
     "path of kept weights from input to output. Hollow marks at the right edge: no path is left.",
     order=31,
     needs=lambda panel: panel.recorded or len(panel.printed_effective),
@@ -27,7 +27,7 @@ def effective_compression(panels: Sequence[Panel]) -> Figure:
     """Test accuracy in percent over 1 / (1 - mean effective sparsity) on a log axis, with axes for each model."""
     shown = [{*panel.cells.dropna(subset="mean").index.unique("method")} for panel in panels]
     printed = [{*panel.printed_effective["method"]} for panel in panels]
-    return multiples.stack(panels, _draw, method_order(set().union(*shown, *printed)))
+    return multiples.facets(panels, _draw, method_order(set().union(*shown, *printed)))
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -39,14 +39,11 @@ def _draw(axes: Axes, panel: Panel) -> None:
     left, right = (0.85 * min(ratios), 1.18 * max(ratios)) if ratios else (1, 10)
     axes.set_xscale("log")
     axes.set_xlim(left, right)
-    for method in panel.methods:
-        if method in table.index:
-            own = table.loc[method]
-            joined = own["live"] > 0
-            cells = 100 * own[joined]
-            multiples.line(axes, method, 100 / cells["live"].to_numpy(), *cells[["mean", "std"]].to_numpy().T)
-            for mean in 100 * own["mean"][~joined]:
-                multiples.at_the_edge(axes, method, np.array([right]), mean)
+    for method, cells in multiples.by_method(table).items():
+        own = table["live"].loc[method].to_numpy()
+        multiples.means(axes, method, cells[own > 0], 1 / own[own > 0])
+        for mean in cells["mean"][own == 0]:
+            multiples.at_the_edge(axes, method, np.array([right]), mean)
     for name, rows in printed.groupby("method"):
         x, y = rows[["effective_compression", "mean"]].to_numpy().T
         multiples.printed_line(axes, str(name), x, 100 * y)

@@ -59,7 +59,7 @@ def accuracy_and_mask_metrics(panel: Panel) -> Figure:
             axes.set_title(f"rank correlation {', '.join(texts)}", fontsize=8, fontweight="normal")
         axes.set_xlabel(_METRIC_LABELS[metric])
 
-    return multiples.stack(list(_METRIC_LABELS), draw, panel.methods, multiples.LOW, panel.title)
+    return multiples.facets(list(_METRIC_LABELS), draw, panel.methods, [multiples.LOW], panel.title)
 
 
 def rank_correlation(runs: pd.DataFrame, metric: str) -> float:

@@ -1,79 +1,162 @@
-"""Figures of one column: axes stacked vertically above a common legend."""
+"""Figures of several axes above a common legend, and what is drawn on them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from pbt_bench.analysis.figures import style
 from pbt_bench.analysis.statistics.labels import shortened
 from pbt_bench.analysis.statistics.method_styles import method_style
-from pbt_bench.analysis.statistics.panel import Panel
+from pbt_bench.analysis.statistics.panel import ENDED, Panel
 
 if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType
 
-COLUMN = 3.5  # inches: the column width of a two-column paper, and the width of every figure except maps
+COLUMN = 3.5  # inches: the column width of a two-column paper, and the width of a figure with one item
+PAGE = 7.0  # inches: the text width of a page, and the width of a figure with several items
 HEIGHT = 2.5  # height of one axes, inches
 LOW = 2.05  # height of one axes in a figure of up to four, inches
+_DODGED = 0.3  # share of the gap between two ticks that the bars of all methods fill
 T = TypeVar("T")
 
 _LEVELS: dict[str, tuple[str, LineStyleType]] = {"dense": ("black", "-"), "chance": ("0.45", ":")}
 
 
-def stack(
+def facets(
     items: Sequence[T],
-    draw: Callable[[Axes, T], None],
+    draw: Callable[..., None],
     methods: Sequence[str],
-    height: float = HEIGHT,
+    heights: Sequence[float] = (HEIGHT,),
     heading: str = "",
+    columns: int = 2,
+    width: float | None = None,
+    below: float = 0.0,
 ) -> Figure:
-    """Draw each item on its own axes with `draw`, and stack the axes vertically.
+    """Draw each item on its own axes with `draw(axes, item)`, in rows of at most `columns`, above a common legend.
 
-    The legend has `methods` in their order, followed by the labels of the axes.
+    An item has as many axes, one below the other, as `heights` has numbers: `draw(upper, lower, item)`. The legend has
+    `methods` in their order, followed by the labels of the axes. `below` inches are added for the labels of ticks.
     """
+    columns = max(1, min(columns, len(items)))
+    width = width or (PAGE if columns > 1 else COLUMN)
+    rows, axes_per_item = max(1, -(-len(items) // columns)), len(heights)
     with rc_context(style.RC):
-        figure = style.new_figure(COLUMN, 1)
-        grid = figure.subplots(max(1, len(items)), squeeze=False)[:, 0]
-        for axes, item in zip(grid, items, strict=False):
-            draw(axes, item)
-        if not items:
-            grid[0].set_axis_off()
+        figure = style.new_figure(width, 1)
+        grid = figure.subplots(rows * axes_per_item, columns, squeeze=False, height_ratios=[*heights] * rows)
+        for i in range(rows * columns):
+            own = grid[i // columns * axes_per_item :, i % columns][:axes_per_item]
+            if i < len(items):
+                draw(*own, items[i])
+            else:
+                for axes in own:
+                    axes.remove()
         handles = {shortened(method): _handle(method) for method in methods}
-        for axes in grid:
+        for axes in figure.axes:
             handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         if "published" in handles:
             handles["published"] = _PUBLISHED_LINE
-        rows = 0
+        lines = 0
         if handles:
-            columns = _legend_columns(list(handles))
-            rows = -(-len(handles) // columns)
-            figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
-        figure.set_size_inches(COLUMN, height * len(grid) + 0.17 * rows + (0.3 if heading else 0) + 0.1)
+            wide = _legend_columns(list(handles), width)
+            lines = -(-len(handles) // wide)
+            figure.legend(handles.values(), handles, loc="outside lower center", ncols=wide)
+        height = rows * sum(heights) + 0.17 * lines + (0.3 if heading else 0) + 0.1 + below
+        figure.set_size_inches(width, height)
         if heading:
-            figure.suptitle(style.title(heading, COLUMN), fontsize=9, fontweight="bold")
+            figure.suptitle(style.title(heading, width), fontsize=9, fontweight="bold")
     return figure
 
 
 def line(
-    axes: Axes, method: str, x: NDArray[np.float64], y: NDArray[np.float64], bar: NDArray[np.float64] | None = None
-) -> None:
-    """Draw a method's points in its style, and join neighbouring known values; `bar` is half an error bar's length.
+    axes: Axes,
+    method: str,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    half: NDArray[np.float64] | None = None,
+    bars: NDArray[np.float64] | None = None,
+    limits: tuple[float, float] = (0, 100),
+) -> Line2D:
+    """Draw a method's points in its style, and join neighbouring known values.
 
-    Values with a bar are accuracies in percent, so bars are clipped to [0, 100].
+    `half` is half the length of the error bars, which are cut at `limits`: by default those of an accuracy in percent.
+    `bars` are their positions, by default those of the points.
     """
     styled = method_style(method)
-    axes.plot(x, y, color=styled.colour, linestyle=styled.dash, marker=styled.marker, markersize=4, zorder=3)
-    if bar is not None:
-        axes.vlines(x, *np.clip([y - bar, y + bar], 0, 100), color=styled.colour, linewidth=0.8, zorder=2)
+    (drawn,) = axes.plot(x, y, color=styled.colour, linestyle=styled.dash, marker=styled.marker, zorder=3)
+    if half is not None:
+        at = x if bars is None else bars
+        axes.vlines(
+            at, *np.clip([y - half, y + half], *limits), color=styled.colour, linewidth=0.8, alpha=0.8, zorder=2
+        )
+    return drawn
+
+
+def by_method(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Split the result of `summarise`: a table by sparsity for each method, with `mean` and `half` in percent.
+
+    `ended` is True if all runs of a cell diverged or collapsed.
+    """
+    percent = 100 * table[["mean", "half"]]
+    percent["ended"] = table[list(ENDED)].sum(axis=1) == table["n"]
+    return {str(method): cells.droplevel("method") for method, cells in percent.groupby(level="method")}
+
+
+def means(
+    axes: Axes,
+    method: str,
+    cells: pd.DataFrame,
+    x: NDArray[np.float64],
+    bars: NDArray[np.float64] | None = None,
+    limits: tuple[float, float] = (0, 100),
+) -> None:
+    """Draw the `cells` of a method from `by_method` with their bars; a mark whose runs all ended early is hollow."""
+    mean, hollow, styled = cells["mean"].to_numpy(), cells["ended"].to_numpy(), method_style(method)
+    line(axes, method, x, mean, cells["half"].to_numpy(), bars, limits)
+    if hollow.any():
+        (marks,) = axes.plot(x[hollow], mean[hollow], color=styled.colour, linestyle="none", marker=styled.marker)
+        marks.set(markerfacecolor="white", markeredgewidth=0.8, zorder=4)
+
+
+def interval(values: pd.Series) -> tuple[float, float]:
+    """Compute the 95% Student t interval of a mean accuracy in percent, cut at 0 and 100; NaN below two values."""
+    n = len(values)
+    half = stdtrit(n - 1, 0.975) * values.std() / n**0.5 if n > 1 else np.nan
+    return max(values.mean() - half, 0), min(values.mean() + half, 100)
+
+
+def lines(axes: Axes, table: pd.DataFrame, methods: Sequence[str], x: str, markers: bool = True, **style: Any) -> None:
+    """Draw the mean of `accuracy` at each value of the column `x` for each `method`, with its interval as a band."""
+    styles = {method: method_style(method) for method in methods}
+    sns.lineplot(
+        table,
+        x=x,
+        y="accuracy",
+        hue="method",
+        style="method",
+        hue_order=methods,
+        style_order=methods,
+        palette={method: styled.colour for method, styled in styles.items()},
+        dashes={method: "" if styled.dash == "-" else styled.dash[1] for method, styled in styles.items()},
+        markers={method: styled.marker for method, styled in styles.items()} if markers else False,
+        errorbar=interval,
+        markeredgecolor="auto",
+        err_kws={"alpha": 0.12, "linewidth": 0},
+        legend=False,
+        ax=axes,
+        **style,
+    )
 
 
 def printed_line(axes: Axes, method: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
@@ -137,9 +220,9 @@ def log_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(style.plain))
 
 
-def dodge(index: int, count: int, gap: float) -> float:
-    """Return the sideways shift of the mark of one of `count` methods; the marks fill 70% of the gap between ticks."""
-    return 0.7 * gap * ((index + 0.5) / count - 0.5)
+def dodge(index: int, count: int, gap: float, share: float = _DODGED) -> float:
+    """Return the sideways shift of one of `count` methods; all together fill a share of the gap between two ticks."""
+    return share * gap * ((index + 0.5) / count - 0.5)
 
 
 def nothing(axes: Axes, why: str) -> None:
@@ -163,10 +246,10 @@ def _handle(method: str) -> Line2D:
     return Line2D([], [], color=styled.colour, marker=styled.marker, linestyle=styled.dash)
 
 
-def _legend_columns(names: Sequence[str]) -> int:
+def _legend_columns(names: Sequence[str], width: float) -> int:
     """Return the largest number of legend columns that fits the figure; a legend is filled column by column."""
     widths = [style.text_inches(name) + 0.5 for name in names]
     for columns in range(len(widths), 1, -1):
-        if sum(max(part) for part in np.array_split(widths, columns)) < COLUMN:
-            return columns
+        if sum(max(part) for part in np.array_split(widths, columns)) < width:
+            return -(-len(widths) // -(-len(widths) // columns))  # rows of equal length
     return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-import matplotlib as mpl
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -34,24 +34,36 @@ def numeric_options(panel: Panel) -> dict[tuple[str, str], dict[float, str]]:
 )
 def option_values(panel: Panel) -> Figure:
     """Mean test accuracy in percent over the values of each numeric option, with a line per sparsity."""
-    means = (100 * counted_accuracy(panel.runs)).groupby([panel.runs["method"], panel.runs["sparsity"]]).mean()
+    runs = panel.runs.assign(accuracy=100 * counted_accuracy(panel.runs))
+    means = runs.groupby(["method", "sparsity"])["accuracy"].mean()
     options = numeric_options(panel)
     sparsities = multiples.spread(panel.sparsities)
-    colours = mpl.colormaps["viridis"].resampled(len(sparsities) + 1)
+    colours = dict(zip(sparsities, sns.color_palette("viridis", len(sparsities)), strict=True))
 
     def draw(axes: Axes, key: tuple[str, str]) -> None:
         values = options[key]
         axes.set_title(key[0])
-        for index, sparsity in enumerate(sparsities):
-            points = [(value, means.get((values[value], sparsity))) for value in sorted(values)]
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, marker="o", color=colours(index), label=f"sparsity {tick_label(sparsity)}")
+        own = runs.assign(value=runs["method"].map({method: value for value, method in values.items()}))
+        for sparsity, colour in colours.items():
+            sns.lineplot(
+                own[own["sparsity"] == sparsity].dropna(subset=["value", "accuracy"]),
+                x="value",
+                y="accuracy",
+                color=colour,
+                marker="o",
+                markeredgecolor="auto",
+                errorbar=multiples.interval,
+                err_style="bars",
+                label=f"sparsity {tick_label(sparsity)}",
+                legend=False,
+                ax=axes,
+            )
             if (key[0], sparsity) in means:
-                axes.axhline(means[key[0], sparsity], color=colours(index), linestyle=":")
+                axes.axhline(means[key[0], sparsity], color=colour, linestyle=":")
         if min(values) > 0 and max(values) >= 20 * min(values):
             axes.set_xscale("log")
             multiples.log_axis(axes)
         axes.set_xlabel(key[1].replace("_", " "))
         axes.set_ylabel("test accuracy (%)")
 
-    return multiples.stack(list(options), draw, [], heading=panel.title)
+    return multiples.facets(list(options), draw, [], heading=panel.title)

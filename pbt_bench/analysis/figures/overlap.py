@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from pbt_bench.analysis.figures import figure, maps, multiples
 from pbt_bench.analysis.statistics.jaccard import overlap_sentence
@@ -33,6 +34,7 @@ _LONGEST_NAME = 20  # characters
     needs=lambda panel: len(panel.overlaps.table),
     text=lambda panel: overlap_sentence(panel.overlaps) if panel.recorded else "",
     table=lambda panel: panel.overlaps.table,
+    masks=True,
 )
 def overlap(panel: Panel) -> Figure:
     """Jaccard index of the masks of every two methods, and its value by chance.
@@ -45,7 +47,7 @@ def overlap(panel: Panel) -> Figure:
     sparsities = multiples.spread(sorted(table["sparsity"].unique()))
     names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in methods]
 
-    def draw(axes: Axes, i: int, width: float) -> QuadMesh:
+    def draw(axes: Axes, i: int, width: float) -> Any:
         return _draw(axes, matrix(table[table["sparsity"] == sparsities[i]], methods), width >= _LEAST)
 
     titles = [f"sparsity {tick_label(sparsity)}" for sparsity in sparsities]
@@ -54,7 +56,7 @@ def overlap(panel: Panel) -> Figure:
     return maps.grid_of_maps(panel.title, titles, draw, (names, names), cell, label)
 
 
-def matrix(pairs: pd.DataFrame, methods: Sequence[str]) -> np.ndarray:
+def matrix(pairs: pd.DataFrame, methods: Sequence[str]) -> NDArray[np.float64]:
     """Return the array of one sparsity: measured below the diagonal, by chance above it, NaN if missing."""
     index = {method: i for i, method in enumerate(methods)}
     image = np.full((len(methods), len(methods)), np.nan)
@@ -64,16 +66,7 @@ def matrix(pairs: pd.DataFrame, methods: Sequence[str]) -> np.ndarray:
     return image
 
 
-def _draw(axes: Axes, image: np.ndarray, values: bool) -> QuadMesh:
-    # seaborn's heatmap draws the same but computes the whole layout for every matrix: two seconds per page.
-    centres = np.arange(len(image))
+def _draw(axes: Axes, image: NDArray[np.float64], values: bool) -> Any:
     shown = np.where(np.eye(len(image), dtype=bool), -1, image)  # the diagonal is white, missing pairs are grey
-    mesh = axes.pcolormesh(centres, centres, shown, vmin=0, vmax=1, cmap=maps.COLOURS, ec="white", lw=0.4)
-    axes.set_ylim(len(image) - 0.5, -0.5)
-    if values:
-        for (y, x), value in np.ndenumerate(image):
-            if not np.isnan(value):
-                colour = "black" if value > 0.6 else "white"
-                text = axes.text(x, y, f"{value:.2f}", ha="center", va="center_baseline", fontsize=6.2, color=colour)
-                text.set_in_layout(False)  # the text lies inside its cell; measuring hundreds of texts is slow
-    return mesh
+    texts = np.array([["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in image], "object")
+    return maps.heat_map(axes, shown, texts if values else False, 6.2, vmin=0, vmax=1)

@@ -45,7 +45,7 @@ def variants(study: Study) -> Figure:
             if not points:
                 continue
             x, *changes = np.array(points).T
-            x, (mean, low, high) = x + multiples.dodge(i, len(order), gap), 100 * np.array(changes)
+            x, (mean, low, high) = x + multiples.dodge(i, len(order), gap, 0.7), 100 * np.array(changes)
             styled = method_style(method)
             axes.vlines(x, low, high, color=styled.colour, linewidth=1)
             axes.plot(x, mean, color=styled.colour, linestyle="none", marker=styled.marker, markersize=4.5)
@@ -53,4 +53,4 @@ def variants(study: Study) -> Figure:
         axes.set_xlim(ticks[0] - 0.6 * gap, ticks[-1] + 0.6 * gap)
         axes.set_ylabel("change (points)")
 
-    return multiples.stack(study.variants, draw, order)
+    return multiples.facets(study.variants, draw, order)

@@ -35,7 +35,7 @@ _RENAMED = {"sparsity": "mask_sparsity"}  # fields of Pruning; the column `spars
 _WORDS = pa.dictionary(pa.int32(), pa.string())
 _KINDS = {float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 _STRUCTURE = msgspec.json.Decoder(list[tuple[str, tuple[int, ...], int]])
-_JSON: dict[str, Callable[[str], Any]] = {  # columns that contain JSON -> their decoders
+JSON: dict[str, Callable[[str], Any]] = {  # columns that contain JSON -> their decoders
     "recipe": msgspec.json.Decoder(Recipe).decode,
     "scoring": msgspec.json.Decoder(Scoring).decode,
     "options": msgspec.json.Decoder(dict[str, Any]).decode,
@@ -204,7 +204,7 @@ def _getter(part: str, name: str) -> Callable[[RunRecord], Any]:
         value: Any = run
         for attribute in (*part.split("."), name):
             value = None if value is None else getattr(value, attribute)
-        return _json(value) if name in _JSON and value is not None else value
+        return _json(value) if name in JSON and value is not None else value
 
     return get
 
@@ -267,12 +267,27 @@ def decode(table: pa.Table) -> pd.DataFrame:
     )
 
 
+def as_layers(layers: Sequence[Layer]) -> Layers:
+    """Convert the layers of a record to arrays."""
+    structure = _structured([(layer.name, layer.shape, layer.prunable) for layer in layers])
+    rows = [(layer.kept, layer.zero_scores, layer.live_units, layer.ramanujan_gap) for layer in layers]
+    kept, zero_scores, live_units, gaps = zip(*rows, strict=True) if rows else ((), (), (), ())
+    counts = np.array(kept, "int64"), np.array(zero_scores, "int64")
+    return Layers(structure, *counts, np.array(live_units, "float64"), np.array(gaps, "float64"))
+
+
+def as_curve(epochs: Sequence[Epoch]) -> Curve:
+    """Convert the epochs of a record to one array."""
+    values = [msgspec.structs.astuple(epoch) for epoch in epochs]
+    return Curve(np.array(values, dtype="float64").reshape(-1, len(_EPOCH)))
+
+
 def _column(table: pa.Table, name: str) -> Any:
     kind = SCHEMA.field(name).type
     column = table[name].chunk(0) if table[name].num_chunks else pa.array([], kind)
     if kind == _WORDS:
         words = column.dictionary.to_pylist()
-        found = _objects([*map(_JSON.get(name, str), words), None])
+        found = _objects([*map(JSON.get(name, str), words), None])
         return found[column.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
     if kind == pa.string() or kind == pa.bool_():
         return _objects(column.to_pylist())

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pbt_bench.analysis.records.cache import KEY, read
 from pbt_bench.analysis.records.columns import MISSING, SCHEMA, decode, encode
+from pbt_bench.analysis.records.nested import as_nested
 from pbt_bench.errors import RequestError, printable
 from pbt_bench.running.matching import find_others
 from pbt_bench.running.record import RunRecord
@@ -41,19 +42,22 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     - all metrics (accuracies in [0, 1]);
     - the scalars of the diagnosis (`mask_sparsity` is the sparsity of the masks);
     - the metrics of the mask, which records of earlier versions lack;
-    - the objects `recipe`, `scoring`, `options`, `update_options`, `revisions`, `layers` (sequence of `Layer`), `curve`
-      (sequence of `Epoch`) and `environment`.
+    - the objects `recipe`, `scoring`, `options`, `update_options`, `revisions`, `notes`, `environment`, `layers`
+      (sequence of `Layer`) and `curve` (sequence of `Epoch`). Files, as of `to_parquet`, have their JSON texts.
 
     Diverged and collapsed runs keep their measured accuracy. Missing values are NaN. Records of every revision of the
-    code are included, under the names of their files.
+    code are included, under the names of their files. `attrs["folder"]` is the folder, where `pbt_bench.plot` finds the
+    masks and the published numbers.
 
     Raise RequestError with the folder's name if it has no run.
     """
     found = read(Store(folder))
     if not found.num_rows:
         raise RequestError(f"{folder}: no runs there (expected {Path(folder) / 'runs'}/*.json)")
-    table = decode(found)
-    return table.sort_values([name for name in _SPEC if name not in NESTED], ignore_index=True)
+    table = decode(found).sort_values([name for name in _SPEC if name not in NESTED], ignore_index=True)
+    table = as_nested(table)
+    table.attrs["folder"] = str(folder)
+    return table
 
 
 def frame(runs: Iterable[RunRecord | RunSpec]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pbt_bench.analysis.statistics.method_styles import method_order
+from pbt_bench.running.store import Store
 
 Masks = Mapping[str, NDArray[np.bool_]]
 
@@ -73,6 +74,14 @@ def mask_overlaps(runs: pd.DataFrame, read: Callable[[str], Masks | None]) -> Ov
     order = {method: rank for rank, method in enumerate(method_order(runs["method"].unique()))}
     table = table.sort_values(_PAIR, key=lambda column: column.replace(order), ignore_index=True)
     return Overlaps(table, len(finished), unread)
+
+
+def mask_reader(store: Store, table: pd.DataFrame) -> Callable[[str], Masks | None]:
+    """Return a function that reads the masks of a run id of `table`, or returns None if they are not stored."""
+    stored = store.masked()
+    here = table[table["run_id"].isin(stored)]
+    parts = dict(zip(here["run_id"], zip(here["layers"], here["mask_digest"], strict=True), strict=True))
+    return lambda run_id: store.masks_of(run_id, *parts[run_id]) if run_id in parts else None
 
 
 def overlap_sentence(found: Overlaps) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 
@@ -48,3 +49,8 @@ def layer_labels(names: Sequence[str]) -> list[str]:
     while min(map(len, parts)) > 1 and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
     return [shortened(".".join(part)) for part in parts]
+
+
+def is_shortcut(name: str) -> bool:
+    """Return True if the name of a layer says that it is on a shortcut, parallel to other layers."""
+    return re.search("shortcut|downsample", name, re.IGNORECASE) is not None

@@ -149,15 +149,15 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "panel"
 
 
-def summarise(runs: pd.DataFrame) -> pd.DataFrame:
-    """Compute statistics of the test accuracy over seeds, indexed by (method, sparsity).
+def summarise(runs: pd.DataFrame, values: pd.Series | None = None) -> pd.DataFrame:
+    """Compute statistics of `values`, by default the test accuracy, over seeds, indexed by (method, sparsity).
 
-    The columns are `n` (runs with an accuracy), `mean`, `std` (ddof = 1), `half` and the number of runs of each status.
+    The columns are `n` (runs with a value), `mean`, `std` (ddof = 1), `half` and the number of runs of each status.
     `half` is half the 95% Student t interval of the mean, t(0.975, n-1) * std / sqrt(n); it is NaN for n < 2. Diverged
     and collapsed runs count at chance accuracy.
     """
-    cells = runs.assign(accuracy=counted_accuracy(runs)).groupby(["method", "sparsity"])
-    table = cells.agg(n=("accuracy", "count"), mean=("accuracy", "mean"), std=("accuracy", "std"))
+    cells = runs.assign(value=counted_accuracy(runs) if values is None else values).groupby(["method", "sparsity"])
+    table = cells.agg(n=("value", "count"), mean=("value", "mean"), std=("value", "std"))
     # stdtrit(0, p) is NaN, so the interval of a single run is NaN.
     table["half"] = stdtrit(np.maximum(table["n"] - 1, 0), 0.975) * table["std"] / np.sqrt(table["n"].clip(lower=1))
     status = pd.crosstab([runs["method"], runs["sparsity"]], runs["status"])

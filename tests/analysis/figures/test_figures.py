@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import msgspec
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from pbt_bench.analysis.figures import style
@@ -94,7 +94,7 @@ def test_tick_labels_do_not_overlap_and_the_highest_sparsity_is_labelled(
     runs = grid(model=("vgg8",), method=("snip",), sparsity=sparsities, seed=(0,)).runs()
     figure = accuracy(panels(frame(map(record, runs))))
     figure.draw_without_rendering()
-    labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    labels = [label for label in figure.axes[-1].get_xticklabels() if label.get_text()]
     boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
     assert labels[-1].get_text() == tick_label(max(sparsities))
@@ -106,7 +106,7 @@ def test_every_seed_is_a_point_and_a_run_that_collapsed_is_hollow(
     specs = grid(model=("vgg8",), method=("snip", "fts"), sparsity=(0.9, 0.98)).runs()
     collapsed = specs[-1]
     runs = [record(spec, "collapsed", 0.1) if spec == collapsed else record(spec) for spec in specs]
-    (axes,) = accuracy(panels(frame(runs))).axes
+    axes, _ = accuracy(panels(frame(runs))).axes
     points = [line for line in axes.lines if line.get_linestyle() == "None" and np.size(line.get_xdata())]
     hollow = [line for line in points if to_hex(line.get_markerfacecolor()) == "#ffffff"]
     assert sum(int(np.size(line.get_xdata())) for line in points) == 12
@@ -118,7 +118,7 @@ def test_means_carry_the_mark_of_their_method_and_an_interval_that_accuracies_ca
 ) -> None:
     specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9, 0.98), seed=(0, 1)).runs()
     runs = [record(spec, accuracy=(0.5 if spec.sparsity < 0.95 else 0.9) + 0.02 * spec.seed) for spec in specs]
-    (axes,) = accuracy(panels(frame(runs))).axes
+    axes, _ = accuracy(panels(frame(runs))).axes
     look = method_style("snip")
     (line,) = [line for line in axes.lines if line.get_color() == look.colour and line.get_linestyle() != "None"]
     assert line.get_marker() == look.marker
@@ -129,16 +129,57 @@ def test_means_carry_the_mark_of_their_method_and_an_interval_that_accuracies_ca
     assert np.array(ends) == pytest.approx(np.array([[51 - half, 51 + half], [91 - half, 100]]), rel=1e-3)
 
 
-def test_panels_stand_one_below_the_other_in_one_column(
+def test_two_panels_stand_side_by_side_on_a_page_and_one_fits_a_column(
     grid: Callable[..., Grid], record: Callable[..., RunRecord]
 ) -> None:
     runs = map(record, grid(model=("vgg8", "resnet8", "resnet20"), method=("snip",), seed=(0,)).runs())
-    figure = accuracy(panels(frame(runs)))
+    found = panels(frame(runs))
+    figure = accuracy(found)
     figure.draw_without_rendering()
-    boxes = [axes.get_window_extent() for axes in figure.axes]
-    assert figure.get_figwidth() == 3.5
-    assert all(upper.y0 > lower.y1 for upper, lower in itertools.pairwise(boxes))
-    assert len(boxes) == 3
+    boxes = {(axes.get_title(), axes.get_ylabel()[:4]): axes.get_window_extent() for axes in figure.axes}
+    titles = [title for title, label in boxes if label == "test"]
+    first, second = boxes[titles[0], "test"], boxes[titles[1], "test"]
+    assert figure.get_figwidth() == 7
+    assert len(figure.axes) == 6
+    assert (first.y0, first.height) == pytest.approx((second.y0, second.height))
+    assert first.x1 < second.x0
+    assert accuracy(found[:1]).get_figwidth() == 3.5
+
+
+def test_lines_join_the_true_means_and_only_bars_are_shifted(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
+    specs = grid(model=("vgg8",), method=METHODS, sparsity=(0.9, 0.98, 0.99), seed=(0, 1)).runs()
+    for axes in accuracy(panels(frame(map(record, specs)))).axes:
+        lines = [line for line in axes.lines if line.get_linestyle() != "None" and np.size(line.get_xdata()) == 3]
+        assert len(lines) == len(METHODS)
+        for line in lines:
+            assert np.asarray(line.get_xdata()) == pytest.approx(style.position([0.9, 0.98, 0.99]))
+        starts = [bars.get_segments()[0][0, 0] for bars in axes.collections]  # type: ignore[attr-defined]
+        assert len(set(starts)) == len(METHODS)
+        assert max(abs(start - 1) for start in starts) < 0.15 * 0.30103
+
+
+def test_differences_are_those_to_the_dense_network_of_the_same_seed(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
+    specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9, 0.98), seed=(0, 1)).runs()
+    level = {0.0: 0.9, 0.9: 0.89, 0.98: 0.5}
+    runs = [record(spec, accuracy=level[spec.sparsity] + 0.05 * spec.seed) for spec in specs]
+    _, axes = accuracy(panels(frame(runs))).axes
+    (line,) = [line for line in axes.lines if line.get_color() == method_style("snip").colour]
+    assert np.asarray(line.get_ydata()).tolist() == pytest.approx([-1, -40])
+    (bars,) = axes.collections
+    assert [np.ptp(segment[:, 1]) for segment in bars.get_segments()] == pytest.approx([0, 0], abs=1e-9)  # type: ignore[attr-defined]
+    without = [run for run in runs if run.spec.method != "dense"]
+    assert len(accuracy(panels(frame(without))).axes) == 1
+
+
+def test_every_sparsity_is_labelled(grid: Callable[..., Grid], record: Callable[..., RunRecord]) -> None:
+    for sparsities in ((0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995), tuple(1 - 0.8**k for k in range(1, 19))):
+        runs = grid(method=("snip",), sparsity=sparsities, seed=(0,)).runs()
+        axes = accuracy(panels(frame(map(record, runs)))).axes[-1]
+        assert [label.get_text() for label in axes.get_xticklabels()] == list(map(tick_label, sparsities))
 
 
 def test_dense_and_chance_are_labelled_with_their_level(
@@ -183,9 +224,9 @@ def test_collapsed_layers_are_crossed_with_the_number_of_seeds(record: Callable[
     figure = collapse(panel)
     axes = figure.axes[0]
     crosses = {(text.get_position()[1], text.get_text()) for text in axes.texts}
-    assert crosses == {(1, "×"), (2, "× 2/3")}
+    assert crosses == {(1.5, "×"), (2.5, "× 2/3")}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["layer0", "layer1", "layer2"]
-    assert np.asarray(axes.images[0].get_array()).ravel() == pytest.approx([0.2, 0, 0.04 / 3])
+    assert np.asarray(axes.collections[0].get_array()).ravel() == pytest.approx([0.2, 0, 0.04 / 3])
 
 
 @pytest.mark.parametrize("count", [1, 5, 12, 30])
@@ -265,7 +306,7 @@ def test_of_many_seeds_the_lowest_the_quartiles_and_the_highest_are_drawn(
 ) -> None:
     specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9, 0.98), seed=tuple(range(50))).runs()
     runs = [record(spec, accuracy=0.5 + 0.005 * spec.seed) for spec in specs]
-    (axes,) = accuracy(panels(frame(runs))).axes
+    axes, _ = accuracy(panels(frame(runs))).axes
     points = [line for line in axes.lines if line.get_linestyle() == "None" and np.size(line.get_xdata())]
     assert [np.round(np.asarray(line.get_ydata(), float), 6).tolist() for line in points] == [
         2 * [50, 56.125, 62.25, 68.375, 74.5]
@@ -284,3 +325,18 @@ def test_a_saved_svg_is_the_picture_that_was_drawn_without_the_names_in_comments
     x, y = np.array([word for word in line if word not in "ML"], float).reshape(3, 2).T
     assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.02)
     assert (y[1] - y[0]) / (y[2] - y[0]) == pytest.approx(0.23456789, abs=0.002)
+
+
+def test_an_svg_in_dark_mode_has_light_text_and_colours_that_stand_out(
+    tmp_path: Path, grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
+    runs = [record(spec) for spec in grid(model=("vgg8",), method=("snip", "iterative_snip")).runs()]
+    svg = style.save(accuracy(panels(frame(runs))), tmp_path / "x").decode()
+    assert svg.count("@media (prefers-color-scheme:dark)") == 1
+    for kind, old in (("fill", "#ffffff"), ("fill", "#262626"), ("stroke", "#004c78")):
+        assert f"[style*='{kind}: {old}']{{{kind}:{style.dark(old)}!important}}" in svg
+    assert style.dark("#ffffff") == "#1c2226"
+    assert style.dark("#e69f00") == "#e69f00", "bright colours stay"
+    shown = [style.dark(look.colour) for look in map(method_style, method_styles._KNOWN)]
+    luminances = [float(style._luminance(np.array(to_rgb(colour)))) for colour in (*shown, "#1c2226")]
+    assert min(luminances[:-1]) + 0.05 >= 2.9 * (luminances[-1] + 0.05)

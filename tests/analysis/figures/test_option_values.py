@@ -47,7 +47,8 @@ def test_a_numeric_option_is_an_axis_and_every_value_is_a_line(
     assert made.methods == ["snip", "grasp", "grasp (mode a)", "grasp (mode b)", *names]
     assert numeric_options(made) == {("grasp", "temperature"): dict(zip(VALUES, names, strict=True))}
     (axes,) = option_values(made).axes
-    first, default, second, _ = axes.lines
+    first, second = (line for line in axes.lines if line.get_marker() == "o")
+    default = next(line for line in axes.lines if line.get_linestyle() == ":")
     for line in (first, second):
         assert list(np.asarray(line.get_xdata())) == pytest.approx(VALUES)
         assert list(np.asarray(line.get_ydata())) == pytest.approx([20.1, 21, 30])

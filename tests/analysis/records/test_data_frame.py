@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from pbt_bench.analysis.pages.report import write_report
 from pbt_bench.analysis.records.data_frame import frame, load_results, study_frame
+from pbt_bench.analysis.records.nested import as_objects
 from pbt_bench.errors import RequestError
 from pbt_bench.running.record import MaskMetrics, RunRecord
 from pbt_bench.running.store import Store
@@ -147,3 +149,25 @@ def test_records_that_cannot_be_compared_are_named_and_left_out(
     assert f"warning: {store.path(specs[3].run_id)} is left out: {layers}\n" in err
     assert f"warning: {store.path(specs[5].run_id)} is left out: it has no prunable weights\n" in err
     write_report("demo", specs, store, tmp_path / "report", table)
+
+
+def test_a_table_can_be_saved_read_and_freed_of_duplicates(
+    tmp_path: Path,
+    grid: Callable[..., Grid],
+    record: Callable[..., RunRecord],
+    stored: Callable[[Path, Sequence[RunRecord]], Store],
+) -> None:
+    specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9, 0.98)).runs()
+    stored(tmp_path / "study", [*map(record, specs[1:]), record(specs[0], "failed")])
+    table = load_results(tmp_path / "study")
+    table.to_parquet(tmp_path / "x.parquet")
+    table.to_feather(tmp_path / "x.feather")
+    for read in (pd.read_parquet(tmp_path / "x.parquet"), pd.read_feather(tmp_path / "x.feather")):
+        assert json.loads(read["recipe"].iloc[0])["epochs"] == specs[0].recipe.epochs
+        found = as_objects(read)
+        for name in ("recipe", "scoring", "options", "notes", "environment", "layers", "curve"):
+            assert list(found[name]) == list(table[name]), name
+        assert read["layers"].isna().sum() == table["layers"].isna().sum() == 1
+    assert pd.concat([table, table.iloc[::2]]).drop_duplicates().equals(table)
+    assert len(table.groupby("recipe")) == 1
+    assert table.reindex([len(table)])["layers"].isna().all()
