@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow as pa
 from pbt_bench.analysis.records.cache import KEY, read
 from pbt_bench.analysis.records.columns import MISSING, SCHEMA, decode, encode
 from pbt_bench.analysis.records.nested import as_nested
-from pbt_bench.errors import RequestError, printable
+from pbt_bench.errors import RequestError
 from pbt_bench.running.matching import find_others
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
@@ -70,14 +69,12 @@ def study_frame(specs: Sequence[RunSpec], store: Store) -> pd.DataFrame:
 
     `method` includes the options of a method, for example `fts (alpha 0.3)`. The additional column `state` identifies
     the version of the record's file. Figures of unchanged states need not be drawn again. Superseded records are left
-    out: `attrs["superseded"]` has their number for each reason. Records without prunable weights, and those whose
-    layers are not those of most records of their network, are named on stderr and left out.
+    out: `attrs["superseded"]` has their number for each reason.
     """
     wanted = {spec.run_id: spec for spec in specs}
     others = find_others(store, wanted)
     found = read(store, [store.migrated.get(run_id, run_id) for run_id in wanted])
     ids = {name: run_id for run_id, name in store.migrated.items()}
-    found = _of_equal_layers(found, store)
     present = [ids.get(name, name) for name in found["run_id"].to_pylist()]
     found = found.set_column(found.schema.get_field_index("run_id"), "run_id", pa.array(present, pa.string()))
     rows = {run_id: row for row, run_id in enumerate(present)}
@@ -91,29 +88,3 @@ def study_frame(specs: Sequence[RunSpec], store: Store) -> pd.DataFrame:
     table = table.assign(state=[states[row] for row in order], method=[spec.variant for spec in wanted.values()])
     table.attrs["superseded"] = dict(Counter(why for _, why in others.superseded.values()).most_common())
     return table
-
-
-def _of_equal_layers(found: pa.Table, store: Store) -> pa.Table:
-    """Leave out records that cannot be compared with the others of their network, and name them on stderr."""
-    names = ("dataset", "model", "protocol", "method", "scoring", "structure", "prunable")
-    rows = list(zip(*(found[name].to_pylist() for name in names), strict=True))
-    counts: dict[tuple[str, ...], Counter[str]] = {}
-    networks = []
-    for dataset, model, protocol, method, scoring, structure, _ in rows:
-        # The published code of a method decides whether its classifier is pruned.
-        classifier = method if protocol == "original" else str(msgspec.json.decode(scoring)["prune_classifier"])
-        networks.append((dataset, model, protocol, classifier))
-        if structure is not None:
-            counts.setdefault(networks[-1], Counter())[structure] += 1
-    usual = {network: counter.most_common(1)[0][0] for network, counter in counts.items()}
-    kept = []
-    for run_id, network, (*_, structure, prunable) in zip(found["run_id"].to_pylist(), networks, rows, strict=True):
-        why = ""
-        if structure is not None and not prunable:
-            why = "it has no prunable weights"
-        elif structure is not None and structure != usual[network]:
-            why = f"its layers are not those of the other records of {network[0]} {network[1]}"
-        if why:
-            print(printable(f"warning: {store.path(run_id)} is left out: {why}"), file=sys.stderr)
-        kept.append(not why)
-    return found.filter(pa.array(kept, pa.bool_()))

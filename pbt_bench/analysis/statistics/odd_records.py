@@ -16,11 +16,13 @@ def odd_records(table: pd.DataFrame) -> dict[str, str]:
     """Return the reason to leave out a record, by run id, in the order of the rows.
 
     A record is odd if it has no prunable weight, or if its layers differ in name or size from those of most records of
-    the same dataset, model, recipe and scoring. Of equally frequent layers, those of the first row count.
+    the same dataset, model, recipe and scoring. Of equally frequent layers, those of the first row count. With the
+    settings of published code, the method decides whether the classifier is prunable.
     """
     found = {}
     diagnosed = table[table["layers"].notna()]
-    for network, runs in diagnosed.groupby(_NETWORK, sort=False):
+    own_settings = diagnosed["method"].where(diagnosed["protocol"] == "original", "")
+    for network, runs in diagnosed.groupby([*(diagnosed[name] for name in _NETWORK), own_settings], sort=False):
         structures = [_structure(layers) for layers in runs["layers"]]
         ranked = Counter(each for each in structures if sum(each[1])).most_common(1)
         usual, number = ranked[0] if ranked else (((), ()), 0)

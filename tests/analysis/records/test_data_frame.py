@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pbt_bench.analysis.pages.report import write_report
-from pbt_bench.analysis.records.data_frame import frame, load_results, study_frame
+from pbt_bench.analysis.records.data_frame import frame, load_results
 from pbt_bench.analysis.records.nested import as_objects
 from pbt_bench.errors import RequestError
 from pbt_bench.running.record import MaskMetrics, RunRecord
@@ -122,33 +121,6 @@ def test_a_mean_needs_no_care_about_missing_runs(grid: Callable[..., Grid], reco
     specs = grid(model=("vgg8",), method=("snip",), sparsity=(0.9,)).runs()
     table = frame([record(specs[0], accuracy=0.5), specs[1]])
     assert math.isclose(table["test_accuracy"].mean(), 0.5)
-
-
-def test_records_that_cannot_be_compared_are_named_and_left_out(
-    tmp_path: Path,
-    grid: Callable[..., Grid],
-    record: Callable[..., RunRecord],
-    stored: Callable[[Path, Sequence[RunRecord]], Store],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    specs = grid(model=("vgg8",), method=("snip", "fts"), sparsity=(0.9, 0.98)).runs()
-    records = [record(spec) for spec in specs]
-
-    def with_layers(run: RunRecord, count: int) -> RunRecord:
-        assert run.pruning
-        layers = run.pruning.layers[:count]
-        sums = {name: sum(getattr(layer, name) for layer in layers) for name in ("prunable", "kept")}
-        return msgspec.structs.replace(run, pruning=msgspec.structs.replace(run.pruning, layers=layers, **sums))
-
-    records[3], records[5] = with_layers(records[3], 5), with_layers(records[5], 0)
-    store = stored(tmp_path / "demo", records)
-    table = study_frame(specs, store)
-    assert {index for index, status in enumerate(table["status"]) if status == "missing"} == {3, 5}
-    err = capsys.readouterr().err
-    layers = "its layers are not those of the other records of digits vgg8"
-    assert f"warning: {store.path(specs[3].run_id)} is left out: {layers}\n" in err
-    assert f"warning: {store.path(specs[5].run_id)} is left out: it has no prunable weights\n" in err
-    write_report("demo", specs, store, tmp_path / "report", table)
 
 
 def test_a_table_can_be_saved_read_and_freed_of_duplicates(
