@@ -20,7 +20,7 @@ import msgspec
 from pbt_bench.errors import RequestError, unknown
 
 _T = TypeVar("_T")
-_MOST_BYTES = 1_000_000  # of a TOML file: it is read in a second
+_MOST_TOML_BYTES = 1_000_000  # of a TOML file: it is read in a second
 fields = cache(msgspec.structs.fields)  # it evaluates the annotations on each call
 
 
@@ -91,8 +91,8 @@ def annotated(annotation: Any) -> list[tuple[type, Constraint | None]]:
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Return the tables of a TOML file. Raises RequestError, one line with the path, if it cannot be read."""
     try:
-        if (size := Path(path).stat().st_size) > _MOST_BYTES:
-            raise RequestError(f"{path}: {size:,} bytes; a TOML file of settings has at most {_MOST_BYTES:,}")
+        if (size := Path(path).stat().st_size) > _MOST_TOML_BYTES:
+            raise RequestError(f"{path}: {size:,} bytes; a TOML file of settings has at most {_MOST_TOML_BYTES:,}")
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except RequestError:
         raise

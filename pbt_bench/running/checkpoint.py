@@ -24,7 +24,7 @@ from pbt_bench.training.loop import Saver
 from pbt_bench.training.stepper import State
 
 _CHECKSUM = hashlib.sha256().digest_size
-_MOST_BYTES = 2**36  # of a state: 64 GiB
+_MOST_STATE_BYTES = 2**36  # of a state: 64 GiB
 
 
 class Checkpoint:
@@ -49,7 +49,7 @@ class Checkpoint:
         """Return the saved state; None if there is no valid one, and the run starts from the beginning."""
         path = self._store.checkpoint(self._run_id)
         try:
-            stored = memoryview(content(path, _MOST_BYTES))
+            stored = memoryview(content(path, _MOST_STATE_BYTES))
             if hashlib.sha256(stored[_CHECKSUM:]).digest() != stored[:_CHECKSUM]:
                 raise ValueError("it is damaged")
             state = torch.load(io.BytesIO(stored[_CHECKSUM:]), map_location="cpu", weights_only=True)

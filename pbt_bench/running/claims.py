@@ -36,7 +36,7 @@ STALE = _stale_seconds(os.environ.get("PBT_BENCH_STALE_SECONDS", "40"))  # same 
 BEAT = STALE / 5  # seconds between renewals
 
 
-_MOST_BYTES = 10_000  # of a claim
+_MOST_CLAIM_BYTES = 10_000  # of a claim
 
 
 class ClaimLost(Exception):
@@ -89,7 +89,7 @@ class Claims:
                 self._folder.mkdir(exist_ok=True)
                 continue
             except OSError:  # the disk is full: the file exists, but is empty
-                _remove(path)
+                _unlink(path)
                 raise
             self._held, self._lost = (run_id, generation), False
             self._start()
@@ -110,7 +110,7 @@ class Claims:
         held, self._held = self._held, None
         if held and not self._lost:
             for generation in range(1, held[1] + 1):
-                _remove(self._path(held[0], generation))
+                _unlink(self._path(held[0], generation))
 
     def close(self) -> None:
         """Release the claim and stop the thread that renews it."""
@@ -119,7 +119,7 @@ class Claims:
         self._wake.set()
         if thread:
             thread.join()
-        _remove(self._clock)
+        _unlink(self._clock)
 
     def busy(self, run_id: str) -> bool:
         """Return whether `run_id` has a claim that its owner renews."""
@@ -133,7 +133,7 @@ class Claims:
     def forget(self, run_id: str) -> None:
         """Remove all claims of a run that has a record or whose worker is dead."""
         for _, _, path in _claims(self._folder, run_id):
-            _remove(path)
+            _unlink(path)
 
     def _path(self, run_id: str, generation: int) -> Path:
         return self._folder / f"{run_id}.{generation}"
@@ -187,7 +187,7 @@ class Claims:
                 self._lost = True
 
 
-def _remove(path: Path) -> None:
+def _unlink(path: Path) -> None:
     with contextlib.suppress(OSError):  # a claim that cannot be removed becomes stale
         path.unlink()
 
@@ -219,6 +219,6 @@ def owner(study: Path, run_id: str) -> Owner | None:
     """Return the current or last owner of `run_id`; None if there is no readable claim."""
     found = _claims(study / "claims", run_id)
     try:
-        return msgspec.json.decode(content(found[-1][2], _MOST_BYTES), type=Owner) if found else None
+        return msgspec.json.decode(content(found[-1][2], _MOST_CLAIM_BYTES), type=Owner) if found else None
     except (OSError, ValueError, RecursionError):
         return None

@@ -59,7 +59,7 @@ class NewerRecord(ValueError):
 
 
 class Lookup(NamedTuple):
-    """What a store has of a run: a record, or a file that is none, and why."""
+    """The file of a run in a store: its record, or the reason why it has none."""
 
     record: RunRecord | None = None
     state: Literal["record", "absent", "newer", "damaged", "unreadable"] = "record"

@@ -101,7 +101,7 @@ class Nested(ExtensionArray):
     def take(self, indices: Any, *, allow_fill: bool = False, fill_value: Any = None) -> Self:
         """Return the elements at positions; with `allow_fill`, -1 is a missing one."""
         found = np.asarray(take(self._values, indices, allow_fill=allow_fill, fill_value=fill_value))
-        if allow_fill and fill_value is None:
+        if allow_fill:
             found[np.asarray(indices) == -1] = None  # pandas fills with NaN
         return type(self)(found)
 
