@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 import torch
 
+from pbt_bench.analysis.pages.rendering import render
 from pbt_bench.running.audit import Audit, audit
 from pbt_bench.running.audit_log import audited_records
 from pbt_bench.running.execute import Executor
@@ -234,3 +236,20 @@ def test_what_an_audit_recomputed_is_kept_until_the_record_changes(made: Path) -
     path.write_bytes(before)
     (made / "audits.json").write_text("[]")
     assert audited_records(store, ids) == {}
+
+
+def test_the_report_shows_the_verdicts(made: Path) -> None:
+    audited(made, sample=len(SPECS))
+    found_in(made, changed(effective_sparsity=0.5), sample=0)
+    text = (made / "audits.json").read_text()
+    assert '"kind":"fault","text":"effective_sparsity is 0.5, but its masks give' in text
+    shares = dict.fromkeys(("realised", "exact", "runs", "patterned"), 0)
+    verdicts = {"masks": 3, "rounding": 2, "undecided": 1, "fault": 4}
+    page = render(
+        "sparsity.html.j2", audit=shares, audited=Counter(verdicts), total=9, counts=Counter(), scores=[], zeros=[]
+    )
+    page = " ".join(page.split())
+    assert "recomputed without a fault the masks of 3 of 9 records" in page
+    assert "2 differ as the rounding of another processor makes them" in page
+    assert "1 differ by more" in page
+    assert "It found a fault in 4 of them" in page
