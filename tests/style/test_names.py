@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = [path for path in FILES if path.name != "__init__.py"]
 
 ACTIONS = frozenset(("intercept", "kept", "layout", "live", "preserve", "walks"))  # a module is named after its content
-SHARED = frozenset(("__all__", "_draw"))  # each figure has its `_draw`, called through its registration
+SHARED = frozenset(("__all__", "__getattr__", "_draw"))  # each figure has its `_draw`, called through its registration
 
 
 def differ_by_a_letter(a: str, b: str) -> bool:
