@@ -66,7 +66,7 @@ def _draw(axes: Axes, columns: Sequence[NDArray[np.float64] | None], norm: LogNo
                 texts[y, x] = f"{'× ' * wide}{empty}/{len(densities)}"
     # Empty layers are white at every scale. A density of 0 has no logarithm and would be drawn grey, as missing data.
     shown = np.where(image == 0, np.finfo(float).tiny, image)
-    mesh = maps.heat_map(axes, shown, texts if texts.any() else False, 7 if wide else 6, norm=norm)
+    mesh = maps.heat_map(axes, shown, texts, 7 if wide else 6, norm=norm)
     for text in axes.texts:
         if text.get_text() == "×":
             text.set(fontsize=10, fontweight="bold")

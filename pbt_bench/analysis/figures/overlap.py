@@ -68,5 +68,7 @@ def matrix(pairs: pd.DataFrame, methods: Sequence[str]) -> NDArray[np.float64]:
 
 def _draw(axes: Axes, image: NDArray[np.float64], values: bool) -> Any:
     shown = np.where(np.eye(len(image), dtype=bool), -1, image)  # the diagonal is white, missing pairs are grey
-    texts = np.array([["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in image], "object")
-    return maps.heat_map(axes, shown, texts if values else False, 6.2, vmin=0, vmax=1)
+    texts = np.array(
+        [["" if np.isnan(value) or not values else f"{value:.2f}" for value in row] for row in image], "object"
+    )
+    return maps.heat_map(axes, shown, texts, 6.2, vmin=0, vmax=1)
