@@ -177,7 +177,7 @@ def test_claims_are_released_oldest_first(tmp_path: Path, monkeypatch: pytest.Mo
         age(tmp_path, f"{RUN}.{generation}", 100)
     mine = Claims(tmp_path)
     assert mine.take(RUN)
-    monkeypatch.setattr(claims_module, "_remove", lambda path: removed.append(path.name))
+    monkeypatch.setattr(claims_module, "_unlink", lambda path: removed.append(path.name))
     mine.release()
     assert removed == [f"{RUN}.{generation}" for generation in (1, 2, 3)]
     mine.close()

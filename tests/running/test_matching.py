@@ -161,9 +161,7 @@ def test_a_renamed_method_with_its_old_name_as_alias_finds_its_records(methods: 
 
 
 @pytest.mark.parametrize("edit", [{"format": 3}, {"spec": {"later": 1}}, {"scoring": {"later": 1}}])
-def test_a_record_of_a_newer_version_is_kept_and_counted(
-    methods: Path, read: Read, edit: dict[str, object], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_record_of_a_newer_version_is_kept_and_counted(methods: Path, read: Read, edit: dict[str, object]) -> None:
     grid, store = read(False)
     record = execute(grid, store)[1]
     table = msgspec.json.decode(record.to_json())
@@ -177,7 +175,6 @@ def test_a_record_of_a_newer_version_is_kept_and_counted(
     todo = plan(grid, store)
     assert todo.missing == []
     assert todo.notes() == [f"note: 1 record written by a newer pbt-bench, and kept: {record.run_id}"]
-    assert f"{record.run_id}.json: it was written by a newer pbt-bench; it is kept" in capsys.readouterr().err
     with pytest.raises(StoreError, match="written by a newer pbt-bench, and is kept"):
         store.write(record)
     assert store.path(record.run_id).read_bytes() == text

@@ -139,6 +139,8 @@ def interval(values: pd.Series) -> tuple[float, float]:
 
 def lines(axes: Axes, table: pd.DataFrame, methods: Sequence[str], x: str, markers: bool = True, **style: Any) -> None:
     """Draw the mean of `accuracy` at each value of the column `x` for each `method`, with its interval as a band."""
+    if table.empty:  # seaborn warns of colours for nothing
+        return
     styles = {method: method_style(method) for method in methods}
     sns.lineplot(
         table,
