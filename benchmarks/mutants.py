@@ -79,8 +79,8 @@ DEFECTS = (
     Defect(
         "collapsed-with-one-empty-layer",
         "running/group.py",
-        "masks), diagnosis.connected)",
-        "masks), not diagnosis.collapsed_layers)",
+        "pruning, diagnosis.connected, begin)",
+        "pruning, not diagnosis.collapsed_layers, begin)",
         EXECUTE,
     ),
     Defect(
@@ -120,7 +120,13 @@ DEFECTS = (
         "for generation in range(held[1], 0, -1):",
         "running/test_claims.py",
     ),
-    Defect("run-ids-of-8-digits", "identity.py", "hexdigest()[:16]", "hexdigest()[:8]", "test_spec.py"),
+    Defect(
+        "run-ids-of-8-digits",
+        "identity.py",
+        "json(spec)).hexdigest()[:16]",
+        "json(spec)).hexdigest()[:8]",
+        "test_spec.py",
+    ),
 )
 
 
