@@ -28,13 +28,14 @@ _LOGARITHMIC = ("gradient_norm", "ntk_trace")
     caption="A mark is a run; the metrics are those of the masked network before its training. Above each: Spearman’s "
     "rank correlation with the accuracy over all runs, and its mean over the sparsities, each with its own runs. Where "
     "only the first is high, the metric says little more than the sparsity. Runs without a value, such as those of a "
-    "network without a path, are left out, and so are zeros on a logarithmic axis.",
+    "network without a path, are left out, and so are runs whose mask changes during training, and zeros on a "
+    "logarithmic axis.",
     order=97,
-    needs=lambda panel: bool(panel.runs[list(_METRIC_LABELS)].notna().to_numpy().any()),
+    needs=lambda panel: bool(_fixed(panel.runs)[list(_METRIC_LABELS)].notna().to_numpy().any()),
 )
 def accuracy_and_mask_metrics(panel: Panel) -> Figure:
     """Test accuracy in percent of every run over each metric of its mask."""
-    runs = panel.runs.assign(accuracy=100 * counted_accuracy(panel.runs)).dropna(subset=["accuracy"])
+    runs = _fixed(panel.runs.assign(accuracy=100 * counted_accuracy(panel.runs)).dropna(subset=["accuracy"]))
 
     def draw(axes: Axes, metric: str) -> None:
         shown = runs[runs[metric].notna() & ((runs[metric] > 0) | (metric not in _LOGARITHMIC))]
@@ -60,6 +61,11 @@ def accuracy_and_mask_metrics(panel: Panel) -> Figure:
         axes.set_xlabel(_METRIC_LABELS[metric])
 
     return multiples.facets(list(_METRIC_LABELS), draw, panel.methods, [multiples.LOW], panel.title)
+
+
+def _fixed(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs whose mask is the same before and after the training."""
+    return runs[runs["initial_mask_digest"].isna()]
 
 
 def rank_correlation(runs: pd.DataFrame, metric: str) -> float:
