@@ -6,7 +6,7 @@ import hashlib
 import shlex
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -22,7 +22,7 @@ from pbt_bench.analysis.records.data_frame import STATUSES, study_frame
 from pbt_bench.analysis.records.published import load_published, published_folder
 from pbt_bench.analysis.statistics import run_facts, study_facts
 from pbt_bench.analysis.statistics.headlines import study_headline
-from pbt_bench.analysis.statistics.jaccard import Masks
+from pbt_bench.analysis.statistics.jaccard import mask_reader
 from pbt_bench.analysis.statistics.missing import missing_runs, time_left
 from pbt_bench.analysis.statistics.panel import slug
 from pbt_bench.analysis.statistics.study import assemble
@@ -92,7 +92,7 @@ def write_report(
     table = study_frame(specs, store) if table is None else table
     counts = {status: int((table["status"] == status).sum()) for status in STATUSES}
     recorded = counts["missing"] < len(table)
-    study = assemble(table, load_published(published_folder(store.folder.parent)), _mask_reader(store, table))
+    study = assemble(table, load_published(published_folder(store.folder.parent)), mask_reader(store, table))
     results, changes = accuracy_tables(study), variant_tables(study)
     for each in (*results, *changes):
         save_table(each.table, out / "tables" / each.slug)
@@ -168,11 +168,3 @@ class Anchors:
         found = next(name for i in count(1) if (name := f"{stem}-{i}" if i > 1 else stem) not in self._used)
         self._used.add(found)
         return found
-
-
-def _mask_reader(store: Store, table: pd.DataFrame) -> Callable[[str], Masks | None]:
-    """Return a function that reads the masks of a run id, or returns None if they are not stored."""
-    stored = store.masked()
-    here = table[table["run_id"].isin(stored)]
-    parts = dict(zip(here["run_id"], zip(here["layers"], here["mask_digest"], strict=True), strict=True))
-    return lambda run_id: store.masks_of(run_id, *parts[run_id]) if run_id in parts else None
