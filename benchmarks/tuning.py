@@ -309,21 +309,12 @@ def row_weights() -> Rows:
     return pattern_times((1, 4, 8, 16, 32, 64, 128), 0.02, "ROW_WEIGHTS")
 
 
-@measures(data_tuning, "SMALL_SET", "pixel values", "s by copy", "s by counts", "MiB of the copy")
-def small_set() -> Rows:
-    """Means and deviations of a dataset, by a float64 copy and by counts."""
-    for power in (18, 20, 22, 24, 26):
-        pixels = torch.randint(256, (2**power // 1024, 1, 32, 32), dtype=torch.uint8)
-        times = fastest({small: lambda s=small, p=pixels: _mean_and_std(p, s) for small in (2**62, 0)})  # type: ignore[misc]
-        yield 2**power, f"{times[2**62]:.4f}", f"{times[0]:.4f}", 8 * 2**power // 2**20
-
-
 @measures(data_tuning, "COUNTED_IMAGES", "images", "s", "MiB of a part as int64")
 def counted_images() -> Rows:
     """Means and deviations of 16,384 colour images of 32x32 pixels by counts."""
     pixels = random_images(16384).pixels
     actions = {
-        count: under(data_tuning, lambda: lambda: _mean_and_std(pixels, 0), COUNTED_IMAGES=count)
+        count: under(data_tuning, lambda: lambda: _mean_and_std(pixels), COUNTED_IMAGES=count)
         for count in (64, 512, 4096, 16384)
     }
     for count, took in fastest(actions).items():

@@ -125,15 +125,12 @@ def _shape(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
 
 
-def _mean_and_std(pixels: Tensor, small: int = tuning.SMALL_SET) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _mean_and_std(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the channel means and (unbiased) standard deviations of [n, channels, h, w] in [0, 1].
 
-    Up to `small` values they are computed in a float64 copy. For larger sets the count c of every value v is taken,
-    and the results are exactly rounded: sum(v c) / 255 n, and sqrt((n sum(v^2 c) - sum(v c)^2) / (255^2 n (n - 1))).
+    They follow from the count c of every value v and are exactly rounded, so that they do not depend on the number of
+    threads: sum(v c) / 255 n, and sqrt((n sum(v^2 c) - sum(v c)^2) / (255^2 n (n - 1))).
     """
-    if pixels.numel() <= small:
-        scaled = pixels.double() / 255
-        return tuple(scaled.mean((0, 2, 3)).tolist()), tuple(scaled.std((0, 2, 3)).tolist())
     means, deviations = [], []
     for channel in range(pixels.shape[1]):
         counts = torch.zeros(256, dtype=torch.int64)
