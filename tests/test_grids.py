@@ -39,6 +39,7 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "synflow_accuracy_mini": 2 * (5 * 6 + 1) * 3,
     "synflow_collapse_mini": (5 * 8 + 1) * 3,
     "frankle_ablations_mini": (4 * 4 * 4 + 1) * 3,
+    "fmnist_lenet300": (41 * 7 + 1) * 10,
 }
 
 

@@ -14,6 +14,7 @@ RUN_IDS = {  # study: (number of runs, first 32 hex digits of the SHA-256 of its
     "digits": (258, "e3d5e7bf08347309ea29eddb41747434"),
     "digits_baselines": (438, "33375510cc34f8a08ae93ff4f353a3f2"),
     "digits_upper_bounds": (111, "62768c20739f610e6c1f9bb779641469"),
+    "fmnist_lenet300": (2880, "d6bbb49e8b0ea4980c7a9843b807382a"),
     "frankle_ablations": (1450, "6138a81fffb60e0b3040813ade3019ff"),
     "frankle_ablations_mini": (195, "b763acfad02e865d23c2af42cae35514"),
     "fts_cifar100": (276, "f83d273b752a9a66121ed8a6c20da7ec"),
