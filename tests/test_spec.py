@@ -172,7 +172,10 @@ OPTIONS_OF_VERSION_0_1: list[tuple[str, dict[str, Any], str]] = [  # they were f
     ("prospr", {"inner_steps": 2, "inner_learning_rate": 0.5, "inner_momentum": 0.9}, "3aab7fa782b40745"),
     ("fts", {}, "14cf8f658f0110d3"),
 ]
-OTHER_VALUES = {"order": "class"}  # of later fields whose other values cannot be guessed from their type
+OTHER_VALUES = {
+    "label_noise": 0.5,
+    "order": "class",
+}  # of later fields whose other values cannot be guessed from their type
 
 
 def other(default: bool | float | None) -> bool | float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 import torch
@@ -15,7 +15,10 @@ from pbt_bench.seeds import derive, stream
 
 @dataclass(frozen=True)
 class Data:
-    """The images of one run on its device. Validation images come from the training set, never from the test set."""
+    """The images of one run on its device. Validation images come from the training set, never from the test set.
+
+    `replaced` has the indices of the training images whose labels are noise.
+    """
 
     train: ImageSet
     validation: ImageSet
@@ -23,6 +26,7 @@ class Data:
     classes: int
     mean: Tensor  # [1, channels, 1, 1]
     std: Tensor
+    replaced: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))  # indices into `train`
 
     def inputs(self, pixels: Tensor) -> Tensor:
         """Return the pixels as normalised float32 network inputs."""
@@ -38,6 +42,21 @@ def prepare(dataset: Dataset, validation_fraction: float, split_seed: int, devic
 
     train, validation, test = (images.to(device) for images in (train, validation, dataset.test))
     return Data(train, validation, test, dataset.classes, channelwise(dataset.mean), channelwise(dataset.std))
+
+
+def with_label_noise(data: Data, share: float, seed: int) -> Data:
+    """Return `data` with another label, drawn uniformly, for round(share * n) of its n training images.
+
+    Scoring and warm-up read these labels, too; the labels of validation and test images are those of the dataset.
+    """
+    generator = stream(seed, "label noise")
+    count = round(share * len(data.train))
+    chosen = torch.randperm(len(data.train), generator=generator)[:count].sort().values
+    shifts = torch.randint(1, data.classes, (count,), generator=generator)
+    targets = data.train.targets.clone()
+    chosen, shifts = chosen.to(targets.device), shifts.to(targets.device)
+    targets[chosen] = (targets[chosen] + shifts) % data.classes
+    return replace(data, train=replace(data.train, targets=targets), replaced=chosen)
 
 
 def check_split(images: ImageSet, fraction: float) -> None:

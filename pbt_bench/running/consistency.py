@@ -172,6 +172,8 @@ def _of_training(record: RunRecord, pruning: Pruning, metrics: Metrics) -> Itera
         yield "a time is negative or not finite"
     if metrics.best_test_accuracy_over_epochs is not None and not recipe.test_every_epoch:
         yield "best_test_accuracy_over_epochs was not requested"
+    if metrics.noisy_label_accuracy is not None and not recipe.label_noise:
+        yield "noisy_label_accuracy was not requested"
 
 
 def _of_data(record: RunRecord, metrics: Metrics, data: Dataset) -> Iterator[str]:
@@ -186,6 +188,7 @@ def _of_data(record: RunRecord, metrics: Metrics, data: Dataset) -> Iterator[str
     tests = ("test_accuracy", "test_accuracy_at_best_validation", "best_test_accuracy_over_epochs")
     shares = [(name, getattr(metrics, name), len(data.test)) for name in tests]
     shares.append(("validation_accuracy", metrics.validation_accuracy, validation))
+    shares.append(("noisy_label_accuracy", metrics.noisy_label_accuracy, round(recipe.label_noise * train)))
     steps = len(list(batches(train, recipe.batch_size)))
     begun = _begun(record.spec, steps, record.curve)
     for epoch in record.curve:

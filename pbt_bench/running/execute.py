@@ -174,10 +174,14 @@ class Executor:
 
 
 def _metrics(model: nn.Module, data: Data, trained: Trained) -> Metrics:
-    """Evaluate the final weights, and those of the best validation epoch, on the test set."""
+    """Evaluate the final weights, and those of the best validation epoch, on the test set.
+
+    With label noise, also evaluate the final weights on the training images whose labels were replaced.
+    """
     weights = digest({name: tensor.cpu().contiguous().numpy() for name, tensor in model.state_dict().items()})
     test = evaluate(model, data, data.test)
     held = evaluate(model, data, data.validation) if len(data.validation) else None
+    noisy = evaluate(model, data, data.train[data.replaced]) if len(data.replaced) else None
     at_best = test
     if trained.best_state is not None:
         model.load_state_dict(trained.best_state)
@@ -193,6 +197,7 @@ def _metrics(model: nn.Module, data: Data, trained: Trained) -> Metrics:
         chance_accuracy=1 / data.classes,
         weights_digest=weights,
         best_test_accuracy_over_epochs=trained.best_test,
+        noisy_label_accuracy=noisy.accuracy if noisy else None,
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pbt_bench.data.image_tensors import Augmentation
 from pbt_bench.data.images import Dataset
-from pbt_bench.data.run_data import Data, prepare, scoring_images
+from pbt_bench.data.run_data import Data, prepare, scoring_images, with_label_noise
 from pbt_bench.errors import RequestError
 from pbt_bench.mask_update_schedules import schedule
 from pbt_bench.models import build
@@ -59,6 +59,8 @@ class Group:
 
     def __init__(self, spec: RunSpec, dataset: Dataset, device: torch.device, data_folder: Path = Path("data")) -> None:
         self.data = prepare(dataset, spec.recipe.validation_fraction, spec.recipe.split_seed, device)
+        if spec.recipe.label_noise:
+            self.data = with_label_noise(self.data, spec.recipe.label_noise, spec.seed)
         shape = (dataset.channels, dataset.classes)
         self._build = partial(build, spec.model, *shape, init=spec.init, size=dataset.size, folder=data_folder)
         self._device = device

@@ -34,6 +34,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     chance_accuracy: Share  # 1 / number of classes
     weights_digest: str  # SHA-256 over the names and bits of the final weights and buffers
     best_test_accuracy_over_epochs: Share | None = None  # selected on the test set; only with recipe.test_every_epoch
+    noisy_label_accuracy: Share | None = None  # of the replaced training labels: memorised; only with label_noise
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):

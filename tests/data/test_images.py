@@ -10,7 +10,7 @@ import torch
 from pbt_bench.data import datasets
 from pbt_bench.data.image_tensors import Augmentation, Images, augment
 from pbt_bench.data.images import Dataset
-from pbt_bench.data.run_data import Data, prepare, scoring_images
+from pbt_bench.data.run_data import Data, prepare, scoring_images, with_label_noise
 from pbt_bench.data.stream import Streamed
 from pbt_bench.errors import RequestError
 
@@ -39,6 +39,22 @@ def test_the_split_has_its_own_seed_and_never_touches_the_test_set() -> None:
     assert as_set(a.validation) != as_set(b.validation)
     assert as_set(a.train) | as_set(a.validation) == as_set(b.train) | as_set(b.validation)
     assert len(load(fraction=0.0).validation) == 0
+
+
+def test_label_noise_replaces_the_share_of_the_training_labels_and_no_other() -> None:
+    data = load()
+    noisy, again, other = (with_label_noise(data, 0.3, seed) for seed in (0, 0, 1))
+    wrong = (noisy.train.targets != data.train.targets).nonzero().flatten()
+    assert torch.equal(wrong, noisy.replaced)
+    assert len(wrong) == round(0.3 * len(data.train))
+    assert noisy.validation is data.validation
+    assert noisy.test is data.test
+    assert int(noisy.train.targets.min()) == 0
+    assert int(noisy.train.targets.max()) == 9
+    assert torch.equal(noisy.train.targets, again.train.targets)
+    assert not torch.equal(noisy.replaced, other.replaced)
+    shifts = torch.bincount((noisy.train.targets - data.train.targets)[wrong] % 10, minlength=10)[1:]
+    assert int(shifts.min()) > len(wrong) / 9 / 2  # every other label is about equally frequent
 
 
 def numbered(split_seed: int = 0) -> Data:

@@ -71,6 +71,22 @@ def test_best_test_accuracy_over_epochs_only_on_request_and_changing_nothing_els
     assert msgspec.structs.replace(asked, best_test_accuracy_over_epochs=None) == plain
 
 
+def test_label_noise_is_scored_trained_and_measured() -> None:
+    recipe = Recipe(epochs=1, batch_size=128, validation_fraction=0.15, label_noise=0.5)
+    shared = executor()
+    plain, noisy = shared.execute(spec()).record, shared.execute(spec(recipe=recipe)).record
+    assert plain.metrics is not None
+    assert noisy.metrics is not None
+    assert plain.metrics.noisy_label_accuracy is None
+    replaced = round(0.5 * 1144)
+    assert noisy.metrics.noisy_label_accuracy is not None
+    assert noisy.metrics.noisy_label_accuracy * replaced == round(noisy.metrics.noisy_label_accuracy * replaced)
+    assert plain.pruning is not None
+    assert noisy.pruning is not None
+    assert plain.pruning.mask_digest != noisy.pruning.mask_digest
+    assert result(executor().execute(spec(recipe=recipe)).record) == result(noisy)
+
+
 def test_the_record_has_every_promised_field() -> None:
     record = executor().execute(spec()).record
     plain = msgspec.json.decode(record.to_json())
