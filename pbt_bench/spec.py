@@ -68,6 +68,7 @@ class Recipe(Checked, frozen=True, kw_only=True):
     precision: Annotated[str, one_of("float32", "bfloat16")] = "float32"
     validation_fraction: Annotated[float, between(0, 0.9)] = 0.1  # of the training images, stratified by class
     split_seed: Seed = 0  # of the validation split; independent of the seed of the run
+    training_images: Positive | None = None  # of those outside the validation split, stratified by class; None: all
     label_noise: Annotated[float, between(0, 1)] = 0.0  # share of the training labels replaced by other labels
     threads: Annotated[int, between(1, 1024)] = 1  # CPU threads; the last bits of a result depend on them
     test_every_epoch: bool = False  # for best_test_accuracy_over_epochs, as papers report; never the main result
@@ -182,8 +183,8 @@ class RunSpec(Checked, frozen=True, kw_only=True):
         """A key that is equal for runs with the same initial weights and scoring data, which share statistics."""
         warm = self.recipe if self.warmup != "none" else self.recipe.split_seed
         length = self.sparsity if self.warmup == EARLY_CROP else None  # the sparsity sets the threshold of the rule
-        noise = self.recipe.label_noise
-        return (self.dataset, self.model, self.seed, self.init, self.warmup, self.rewind, warm, length, noise)
+        images = (self.recipe.training_images, self.recipe.label_noise)
+        return (self.dataset, self.model, self.seed, self.init, self.warmup, self.rewind, warm, length, images)
 
     @property
     def label(self) -> str:

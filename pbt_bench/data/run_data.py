@@ -33,9 +33,21 @@ class Data:
         return (pixels.float() / 255 - self.mean) / self.std
 
 
-def prepare(dataset: Dataset, validation_fraction: float, split_seed: int, device: torch.device) -> Data:
-    """Split off the stratified validation images, independently of the run's seed, and move all images to `device`."""
+def prepare(
+    dataset: Dataset,
+    validation_fraction: float,
+    split_seed: int,
+    device: torch.device,
+    training_images: int | None = None,
+) -> Data:
+    """Split off the stratified validation images, independently of the run's seed, and move all images to `device`.
+
+    Of the other images, `training_images` are used, stratified by class (default: all).
+    """
     train, validation = _split(dataset.train, validation_fraction, derive(split_seed, "validation split") % 2**32)
+    check_split(dataset.train, validation_fraction, training_images)
+    if training_images is not None:
+        train = _stratified(train, training_images, split_seed)
 
     def channelwise(values: tuple[float, ...]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
@@ -59,11 +71,19 @@ def with_label_noise(data: Data, share: float, seed: int) -> Data:
     return replace(data, train=replace(data.train, targets=targets), replaced=chosen)
 
 
-def check_split(images: ImageSet, fraction: float) -> None:
-    """Raise RequestError, naming the field, unless `fraction` of the training images can be split off by class."""
+def check_split(images: ImageSet, fraction: float, training_images: int | None = None) -> None:
+    """Raise RequestError, naming the field, unless the images can be divided by class.
+
+    `fraction` of them are for validation, and `training_images` of the others for training (default: all).
+    """
+    counts = images.targets.bincount().tolist()
+    if training_images is not None:
+        classes, others = len(counts) - counts.count(0), len(images) - ceil(fraction * len(images))
+        if not classes <= training_images <= others:
+            valid = f"valid are {classes} (one of each class) to {others} (all outside the validation split)"
+            raise RequestError(f"recipe.training_images = {training_images}: {valid}")
     if fraction == 0:
         return
-    counts = images.targets.bincount().tolist()
     field = f"recipe.validation_fraction = {fraction:g}"
     if 1 in counts:
         one = counts.index(1)
@@ -83,6 +103,18 @@ def _split(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Imag
         return images, images[index[:0]]
     kept, held = train_test_split(index.numpy(), test_size=fraction, stratify=images.targets.numpy(), random_state=seed)
     return images[torch.as_tensor(kept).sort().values], images[torch.as_tensor(held).sort().values]
+
+
+def _stratified(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """Return `count` images, in their order: from every class the same share, up to rounding, and one or more."""
+    generator = stream(seed, "training images")
+    share = torch.empty(len(images), dtype=torch.float64)  # of its class that is drawn before the image
+    for label in images.targets.unique():
+        members = (images.targets == label).nonzero().flatten()
+        share[members[torch.randperm(len(members), generator=generator)]] = torch.arange(
+            len(members), dtype=torch.float64
+        ) / len(members)
+    return images[share.argsort(stable=True)[:count].sort().values]
 
 
 def scoring_images(

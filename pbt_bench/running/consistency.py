@@ -184,7 +184,7 @@ def _of_data(record: RunRecord, metrics: Metrics, data: Dataset) -> Iterator[str
     if metrics.chance_accuracy != 1 / data.classes:
         yield f"chance_accuracy is {metrics.chance_accuracy}, but {record.spec.dataset} has {data.classes} classes"
     validation = ceil(recipe.validation_fraction * len(data.train))
-    train = len(data.train) - validation
+    train = recipe.training_images or len(data.train) - validation
     tests = ("test_accuracy", "test_accuracy_at_best_validation", "best_test_accuracy_over_epochs")
     shares = [(name, getattr(metrics, name), len(data.test)) for name in tests]
     shares.append(("validation_accuracy", metrics.validation_accuracy, validation))

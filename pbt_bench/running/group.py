@@ -58,9 +58,10 @@ class Group:
     """The data, the model before pruning, and one scorer per `Scoring`, which the runs of a group share."""
 
     def __init__(self, spec: RunSpec, dataset: Dataset, device: torch.device, data_folder: Path = Path("data")) -> None:
-        self.data = prepare(dataset, spec.recipe.validation_fraction, spec.recipe.split_seed, device)
-        if spec.recipe.label_noise:
-            self.data = with_label_noise(self.data, spec.recipe.label_noise, spec.seed)
+        recipe = spec.recipe
+        self.data = prepare(dataset, recipe.validation_fraction, recipe.split_seed, device, recipe.training_images)
+        if recipe.label_noise:
+            self.data = with_label_noise(self.data, recipe.label_noise, spec.seed)
         shape = (dataset.channels, dataset.classes)
         self._build = partial(build, spec.model, *shape, init=spec.init, size=dataset.size, folder=data_folder)
         self._device = device

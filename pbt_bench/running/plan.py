@@ -227,23 +227,24 @@ def _revisions(grid: Grid, entries: Sequence[Pruner], gone: Gone) -> dict[str, d
 
 
 def check_data(specs: Iterable[RunSpec], folder: Path) -> None:
-    """Read or download every dataset of `specs` once, and check that it has enough images for the validation split.
+    """Read or download every dataset of `specs` once, and check that it has enough images to be divided.
 
     Load all pretrained weights once. Raises RequestError, before any run starts, if data or weights cannot be used.
     """
     from pbt_bench.data.run_data import check_split
 
-    fractions: dict[str, set[float]] = {}
+    splits: dict[str, set[tuple[float, int | None]]] = {}
     pretrained: dict[str, set[tuple[str, str]]] = {}
     for spec in specs:
-        fractions.setdefault(spec.dataset, set()).add(spec.recipe.validation_fraction)
+        parts = (spec.recipe.validation_fraction, spec.recipe.training_images)
+        splits.setdefault(spec.dataset, set()).add(parts)
         if spec.init.startswith("pretrained"):
             pretrained.setdefault(spec.dataset, set()).add((spec.model, spec.init))
-    for name, values in fractions.items():
+    for name, values in splits.items():
         dataset = load(name, folder)
-        for fraction in values:
+        for parts in values:
             try:
-                check_split(dataset.train, fraction)
+                check_split(dataset.train, *parts)
             except RequestError as error:
                 raise RequestError(f"{name}: {error}") from None
         for model, init in sorted(pretrained.get(name, ())):

@@ -10,7 +10,7 @@ import torch
 from pbt_bench.data import datasets
 from pbt_bench.data.image_tensors import Augmentation, Images, augment
 from pbt_bench.data.images import Dataset
-from pbt_bench.data.run_data import Data, prepare, scoring_images, with_label_noise
+from pbt_bench.data.run_data import Data, check_split, prepare, scoring_images, with_label_noise
 from pbt_bench.data.stream import Streamed
 from pbt_bench.errors import RequestError
 
@@ -39,6 +39,27 @@ def test_the_split_has_its_own_seed_and_never_touches_the_test_set() -> None:
     assert as_set(a.validation) != as_set(b.validation)
     assert as_set(a.train) | as_set(a.validation) == as_set(b.train) | as_set(b.validation)
     assert len(load(fraction=0.0).validation) == 0
+
+
+@pytest.mark.parametrize("count", [10, 101, 1143, 1144])
+def test_a_part_of_the_training_images_is_stratified_and_leaves_the_other_sets_alone(count: int) -> None:
+    digits = datasets()["digits"].load(Path("nowhere"))
+    part, again, other = (prepare(digits, 0.15, seed, torch.device("cpu"), count) for seed in (0, 0, 1))
+    whole = load()
+    assert len(part.train) == count
+    assert as_set(part.train) <= as_set(whole.train)
+    assert as_set(part.validation) == as_set(whole.validation)
+    shares = torch.bincount(part.train.targets, minlength=10) / torch.bincount(whole.train.targets, minlength=10)
+    assert float((shares - count / 1144).abs().max()) < 1 / 100  # of about 114 images in a class
+    assert torch.equal(part.train.pixels, again.train.pixels)
+    assert as_set(part.train) != as_set(other.train)
+
+
+@pytest.mark.parametrize("count", [9, 1145])
+def test_more_or_fewer_training_images_than_possible_are_refused(count: int) -> None:
+    digits = datasets()["digits"].load(Path("nowhere"))
+    with pytest.raises(RequestError, match=rf"recipe.training_images = {count}: valid are 10 .* to 1144 "):
+        check_split(digits.train, 0.15, count)
 
 
 def test_label_noise_replaces_the_share_of_the_training_labels_and_no_other() -> None:
