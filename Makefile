@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help benchmark test test-faults submit paper speed lint docs clean
+.PHONY: help benchmark data test test-faults submit paper speed lint docs clean
 
 help:                 ## print the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
@@ -31,6 +31,13 @@ benchmark: $(VENV)/installed   ## run six methods on real images on this machine
 	@$(BIN)/pbt-bench run grids/digits.toml
 	@echo "== drawing"
 	@$(BIN)/pbt-bench report grids/digits.toml
+
+DEBIAN_IMAGES := /usr/share/datasets/fashion-mnist
+data: $(VENV)/installed        ## put Fashion-MNIST into data/: from Debian's package where apt has it, or downloaded
+	@test -d $(DEBIAN_IMAGES) || test "`id -u`" != 0 || ! command -v apt-get >/dev/null || { echo "== installing dataset-fashion-mnist"; apt-get install -y -qq --no-install-recommends dataset-fashion-mnist >/dev/null; } || true
+	@mkdir -p data/FashionMNIST/raw
+	@if test -d $(DEBIAN_IMAGES); then cp -n $(DEBIAN_IMAGES)/*.gz data/FashionMNIST/raw/; fi
+	@$(BIN)/python -c 'from pathlib import Path; from pbt_bench.data import load; d = load("fashion-mnist", Path("data")); print(f"data/FashionMNIST: {len(d.train):,} training and {len(d.test):,} test images")'
 
 test: $(VENV)/installed-dev    ## run the test suite, except the long tests of test-faults
 	@echo "== tests"
