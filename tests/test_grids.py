@@ -39,7 +39,6 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "synflow_accuracy_mini": 2 * (5 * 6 + 1) * 3,
     "synflow_collapse_mini": (5 * 8 + 1) * 3,
     "frankle_ablations_mini": (4 * 4 * 4 + 1) * 3,
-    "fmnist_lenet300": (41 * 7 + 1) * 10,
     "fmnist_conv": (23 * 5 + 1) * 5,
     "fmnist_resnet": (23 * 5 + 1) * 5,
     "fmnist_sanity": (5 * 2 * 4 + 1) * 10,
@@ -48,7 +47,6 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_scoring_data": (3 * 2 * 4 + 1) * 10,
     "fmnist_label_noise": (8 * 2 + 1) * 10,
     "fmnist_hutchinson": ((3 * 2 + 5) * 4 + 1) * 10,
-    "fmnist_lenet300_mini": (18 * 3 + 1) * 3,
     "fmnist_conv_mini": (12 * 2 + 1) * 3,
     "fmnist_resnet_mini": (12 * 2 + 1) * 3,
     "fmnist_sanity_mini": (3 * 2 * 4 + 1) * 3,
@@ -57,6 +55,8 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_scoring_data_mini": (2 * 2 * 4 + 1) * 3,
     "fmnist_label_noise_mini": (4 + 1) * 3,
     "fmnist_hutchinson_mini": ((2 * 2 + 2) * 2 + 1) * 3,
+    "fmnist_lenet300": (37 * 7 + 1) * 10,
+    "fmnist_lenet300_mini": (17 * 3 + 1) * 3,
 }
 
 
