@@ -21,7 +21,7 @@ class Kernels:
 @cache
 def loaded() -> Kernels | None:
     """Return the kernels if they were compiled for this kind of processor, else None."""
-    for suffix in EXTENSION_SUFFIXES:
+    for suffix in reversed(EXTENSION_SUFFIXES):  # `.so` first: setup.py of 0.1 put the version of Python before it
         path = Path(__file__).parent / "kernels" / f"_kernels{suffix}"
         with suppress(OSError):
             library = ctypes.CDLL(str(path))
