@@ -352,12 +352,10 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _list_files(kind: shipped.Kind) -> int:
-    from pbt_bench.running.plan import check_names
-
     found = shipped.files(kind)
     for name, path in found.items():
         try:
-            runs = check_names(load_grid(path), str(path)).runs() if kind == shipped.STUDIES else None
+            runs = load_grid(path).runs() if kind == shipped.STUDIES else None
             first, *more = shipped.head_comment(path) or [""]
             about = f"{first} …" if more and not first.endswith((".", ":")) else first
         except (RequestError, OSError, UnicodeDecodeError) as error:  # of a file in the working directory
