@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help benchmark data test test-faults submit paper speed lint docs clean
+.PHONY: help benchmark data test test-faults submit paper speed lint docs package clean
 
 help:                 ## print the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
@@ -48,9 +48,10 @@ submit: $(VENV)/installed      ## submit a grid as Slurm job arrays: make submit
 	@echo "== submitting $(GRID) to the cluster of $(CLUSTER)"
 	@$(BIN)/pbt-bench submit $(GRID) --cluster $(CLUSTER)
 
-test-faults: $(VENV)/installed-dev ## run all tests of kills, full disks, hostile files and a failing Slurm cluster (minutes)
+test-faults: $(VENV)/installed-dev ## run all tests of kills, full disks, hostile files, a failing Slurm cluster and the wheel (minutes)
 	@echo "== faults"
-	@PBT_BENCH_FAULTS=all $(BIN)/python -m pytest tests/faults tests/slurm tests/pruning/test_synflow.py
+	@PBT_BENCH_FAULTS=all $(BIN)/python -m pytest tests/faults tests/slurm tests/pruning/test_synflow.py \
+		tests/test_distribution.py
 
 paper: $(VENV)/installed       ## draw every table and figure of the papers from the available results
 	@echo "== drawing the available results beside the published numbers"
@@ -72,5 +73,9 @@ docs: $(VENV)/installed-docs    ## build the documentation: build/docs/index.htm
 	@$(BIN)/python -m sphinx -b html -a -W --keep-going -q -d build/doctrees docs build/docs
 	@echo "docs: build/docs/index.html"
 
+package: $(VENV)/installed-dev ## build and check the source distribution and the wheel of this machine: dist/
+	@$(BIN)/python -m build
+	@$(BIN)/python -m twine check --strict dist/*
+
 clean:                ## remove .venv and caches; results stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

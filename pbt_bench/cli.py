@@ -10,7 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pbt_bench.errors import RequestError, StoreError, counted, printable, printable_json, printable_lines, unknown
+from pbt_bench import shipped
+from pbt_bench.errors import (
+    RequestError,
+    StoreError,
+    counted,
+    printable,
+    printable_json,
+    printable_lines,
+    reason,
+    unknown,
+)
 from pbt_bench.grid_file import load_grid
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import Grid
@@ -65,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def add_grid(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("grid", metavar="GRID", help="a grid file, for example grids/digits.toml")
+        sub.add_argument("grid", metavar="GRID", help="a grid file or a study of `pbt-bench list studies`")
         sub.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
         sub.add_argument(
             "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
@@ -87,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     submit = add("submit", _submit, "run the missing runs of a grid on a Slurm cluster")
     add_grid(submit)
-    submit.add_argument("--cluster", required=True, metavar="PROFILE", help="a profile, for example slurm/gpu.toml")
+    submit.add_argument("--cluster", required=True, metavar="PROFILE", help="a file or a name of `list profiles`")
     submit.add_argument("--dry-run", action="store_true", help="show scripts, arrays and cost; submit nothing")
     submit.add_argument("--retry-failed", action="store_true", help="also runs that failed or were lost too often")
     submit.add_argument(
@@ -117,7 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--wandb", type=Path, metavar="DIR", help="offline runs of Weights & Biases")
 
     paper = add("paper", _paper, "draw every table and figure of the papers from the available results")
-    paper.add_argument("--grids", type=Path, default=Path("grids"), metavar="DIR", help="default: grids")
+    paper.add_argument(
+        "--grids", type=Path, metavar="DIR", help="a folder of grid files; default: all of `pbt-bench list studies`"
+    )
     paper.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     paper.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/paper")
 
@@ -135,8 +147,11 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the datasets; default: $PBT_BENCH_DATA, then data",
     )  # fmt: skip
 
-    listing = add("list", _list, "list methods and statistics with their options, models, datasets, scopes or recipes")
-    listing.add_argument("what", metavar="methods|models|datasets|statistics|scopes|recipes")
+    listing = add("list", _list, "list methods, statistics, models, datasets, scopes, recipes, studies or profiles")
+    listing.add_argument("what", metavar="methods|models|datasets|statistics|scopes|recipes|studies|profiles")
+
+    init = add("init", _init, "write a study, a cluster profile and a method to start from")
+    init.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="default: this folder")
 
     check = add("check", _check, "check a file of your own methods, statistics and scopes on small networks")
     check.add_argument("file", type=Path, metavar="FILE", help="a Python file, for example my_methods/wanda.py")
@@ -166,11 +181,12 @@ def _load(options: argparse.Namespace, reading: bool = False) -> tuple[Grid, Any
     from pbt_bench.running.plan import check_names
     from pbt_bench.running.store import Store
 
+    options.grid = shipped.find(shipped.STUDIES, options.grid)
     grid = load_grid(options.grid, options.overrides)
     if options.results.exists() and not options.results.is_dir() and not packed_file(options.results):
         raise RequestError(f"--results {options.results}: neither a folder nor a packed study")
     store = Store(options.results if packed_file(options.results) == options.results else options.results / grid.name)
-    return check_names(grid, options.grid, store if reading else None), store
+    return check_names(grid, str(options.grid), store if reading else None), store
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -209,7 +225,7 @@ def _submit(options: argparse.Namespace) -> int:
     from pbt_bench.running.slurm.profile import load_profile
     from pbt_bench.running.slurm.request import request
 
-    profile = load_profile(options.cluster)
+    profile = load_profile(shipped.find(shipped.PROFILES, options.cluster))
     grid, store = _load(options)
     data = options.data or Path(profile.data or os.environ.get("PBT_BENCH_DATA", "data"))
     request(grid, store, profile, data, dry_run=options.dry_run, retry_failed=options.retry_failed)
@@ -246,7 +262,7 @@ def _report(options: argparse.Namespace) -> int:
     grid, store = _load(options, reading=True)
     specs = grid.runs()
     table = study_frame(specs, store)
-    grid_file = GridFile(Path(options.grid), options.overrides)
+    grid_file = GridFile(options.grid, options.overrides)
     page = write_report(grid.name, specs, store, options.out or store.folder / "report", table, grid_file)
     print(f"report: {page}")
     for why, count in table.attrs["superseded"].items():
@@ -302,6 +318,9 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    files = {"studies": shipped.STUDIES, "profiles": shipped.PROFILES}
+    if options.what in files:
+        return _list_files(files[options.what])
     from pbt_bench.data import datasets
     from pbt_bench.models import listing
     from pbt_bench.pruning.plugins import pruners, scopes, statistics
@@ -322,13 +341,34 @@ def _list(options: argparse.Namespace) -> int:
             print(f"{name:17}  {', '.join(fields)}")
         return 0
     if options.what not in tables:
-        raise unknown("list", options.what, [*tables, "recipes"])
+        raise unknown("list", options.what, [*tables, *files, "recipes"])
     entries = tables[options.what]().items()
     width = max(len(name) for name, _ in entries)
     for name, entry in entries:
         own = entry.own_options if options.what == "methods" else entry.options if options.what == "statistics" else {}
         shown = f"  options: {', '.join(map(str, own.values()))}" if own else ""
         print(printable(f"{name:{width}}  {entry.summary}  [{entry.cite}]{shown}"))
+    return 0
+
+
+def _list_files(kind: shipped.Kind) -> int:
+    found = shipped.files(kind)
+    for name, path in found.items():
+        try:
+            runs = load_grid(path).runs() if kind == shipped.STUDIES else None
+            first, *more = shipped.head_comment(path) or [""]
+            about = f"{first} …" if more and not first.endswith((".", ":")) else first
+        except (RequestError, OSError, UnicodeDecodeError) as error:  # of a file in the working directory
+            runs, about = [], f"cannot be read: {reason(error)}"
+        count = "" if runs is None else f"{len(runs):6} runs  "
+        print(printable(f"{name:{max(map(len, found))}}  {count}{about}"))
+    return 0
+
+
+def _init(options: argparse.Namespace) -> int:
+    from pbt_bench.starter import write_starter
+
+    print(write_starter(options.folder))
     return 0
 
 

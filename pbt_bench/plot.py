@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from pbt_bench.analysis.figures import figure, figures
 from pbt_bench.analysis.figures.style import svg
 from pbt_bench.analysis.records.nested import as_objects
-from pbt_bench.analysis.records.published import load_published, published_folder
+from pbt_bench.analysis.records.published import published_beside
 from pbt_bench.analysis.statistics.jaccard import mask_reader
 from pbt_bench.analysis.statistics.study import Study, assemble
 from pbt_bench.errors import RequestError
@@ -67,4 +67,4 @@ def _study(frame: pd.DataFrame, masks: bool) -> Study:
     table = table.assign(method=[variant_name(*values) for values in zip(*fields, strict=True)])
     folder = Path(frame.attrs.get("folder", "results/unknown"))
     read = mask_reader(Store(folder), table) if masks else lambda run_id: None
-    return assemble(table, load_published(published_folder(folder.parent)), read)
+    return assemble(table, published_beside(folder.parent), read)

@@ -30,7 +30,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pbt_bench import registry
+from pbt_bench import registry, shipped
 from pbt_bench.constraints import convert
 from pbt_bench.errors import RequestError, unknown
 from pbt_bench.mask_update_schedules import SCHEDULES
@@ -319,9 +319,7 @@ def _summary(function: Callable[..., Any]) -> str:
 
 def folders() -> list[Path]:
     """Return the folders that methods are read from: `methods/`, then those of PBT_BENCH_METHODS."""
-    package = _PRUNING.parent
-    own = package / "methods"  # in an installed wheel
-    return [own if own.is_dir() else package.parent / "methods", *registry.extra_folders("PBT_BENCH_METHODS")]
+    return [shipped.folder(shipped.METHODS), *registry.extra_folders("PBT_BENCH_METHODS")]
 
 
 @cache

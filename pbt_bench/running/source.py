@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 from pbt_bench.errors import RequestError
 from pbt_bench.identity import ORIGINAL_REVISION, TRAINING_REVISION
 from pbt_bench.registry import source_digest
+from pbt_bench.sparse.kernel_library import loaded
 from pbt_bench.spec import DENSE, Revision, RunSpec
 from pbt_bench.version import __version__
 
@@ -22,7 +24,8 @@ _ROOT = Path(__file__).parents[2]
 def code_state() -> dict[str, Any]:
     """Return `commit`, and `dirty`: whether pbt_bench/ or methods/ had uncommitted changes or untracked files.
 
-    Both are None outside a clone. A process calls this first when it starts, because the clone may change later.
+    For a version that pip installed from a repository, it is the commit that pip recorded. Both are None for any other
+    code outside a clone. A process calls this first when it starts, because the clone may change later.
     """
 
     def git(*words: str) -> str:
@@ -35,18 +38,31 @@ def code_state() -> dict[str, Any]:
             return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         pass
-    return {"commit": None, "dirty": None}
+    commit = _installed_commit()
+    return {"commit": commit, "dirty": False if commit else None}
+
+
+def _installed_commit() -> str | None:
+    """Return the commit that pip recorded for `pip install git+URL`, if this code is that installation."""
+    try:
+        installed = distribution("pbt-bench")
+        if Path(str(installed.locate_file(""))).resolve() != _ROOT.resolve():
+            return None
+        commit = json.loads(installed.read_text("direct_url.json") or "{}")["vcs_info"]["commit_id"]
+        return str(commit)
+    except (PackageNotFoundError, OSError, ValueError, KeyError):
+        return None
 
 
 def versions() -> str:
-    """Return the versions of this code, its commit, torch and the compiled kernels in one line."""
+    """Return the versions of this code, its commit, torch, and the instruction set of the kernels in one line."""
     try:
         torch = version("torch")
     except PackageNotFoundError:
         torch = "not installed"
     state = code_state()
     commit = f"{state['commit'] or 'unknown'}{' with uncommitted changes' * bool(state['dirty'])}"
-    kernels = "compiled" if any((_ROOT / "pbt_bench/sparse/kernels").glob("_kernels*.so")) else "not compiled"
+    kernels = found.set if (found := loaded()) else "none"
     return f"pbt-bench {__version__}, commit {commit}, torch {torch}, kernels {kernels}"
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
+from pbt_bench import shipped
 from pbt_bench.analysis.figures import figures
 from pbt_bench.analysis.pages.rendering import render
 from pbt_bench.analysis.pages.report import Anchors, GridFile, write_report
 from pbt_bench.analysis.pages.table_files import Results, accuracy_tables, latex_text, variant_tables
 from pbt_bench.analysis.records.columns import MISSING
 from pbt_bench.analysis.records.data_frame import study_frame
-from pbt_bench.analysis.records.published import Published, load_published, published_folder
+from pbt_bench.analysis.records.published import Published, published_beside
 from pbt_bench.analysis.statistics.headlines import study_headline
 from pbt_bench.analysis.statistics.missing import time_left
 from pbt_bench.analysis.statistics.study import assemble
@@ -61,17 +61,19 @@ class StudyEntry:
     tables: list[Results]  # those with at least one number
 
 
-def write_paper(grids: Path, results: Path, out: Path) -> list[StudyEntry]:
+def write_paper(grids: Path | None, results: Path, out: Path) -> list[StudyEntry]:
     """Write a report of every study in the folder `grids`, a page of all studies, and their tables in LaTeX.
+
+    Without `grids`, the studies are the shipped ones and those in the folder grids/ of the working directory.
 
     The page is `out`/index.html, and the tables are in `out`/tables.tex. Studies with runs come first, then those with
     published numbers alone. A study with neither has no report; the page only names and describes it. Raise
     RequestError if `grids` has no study file.
     """
-    files = sorted(grids.glob("*.toml"))
+    files = sorted(grids.glob("*.toml")) if grids else list(shipped.files(shipped.STUDIES).values())
     if not files:
         raise RequestError(f"{grids}: no study files there (expected *.toml)")
-    published = load_published(published_folder(results))
+    published = published_beside(results)
     studies = [_entry(path, results, out, published) for path in files]
     studies.sort(key=lambda study: (not study.page, not study.recorded))
     out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +107,7 @@ def _entry(path: Path, results: Path, out: Path, published: Published) -> StudyE
     return StudyEntry(
         name=grid.name,
         file=path,
-        about=_head(path),
+        about=" ".join(shipped.head_comment(path)),
         runs=len(specs),
         recorded=recorded,
         left=time_left(specs, runs),
@@ -114,8 +116,3 @@ def _entry(path: Path, results: Path, out: Path, published: Published) -> StudyE
         figures=[f"{grid.name}/figures/{drawing.slug}.svg" for drawing in drawings if page],
         tables=shown,
     )
-
-
-def _head(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))

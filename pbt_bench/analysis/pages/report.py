@@ -13,19 +13,20 @@ from pathlib import Path
 
 import pandas as pd
 
+from pbt_bench import shipped
 from pbt_bench.analysis.pages.gallery import Gallery
 from pbt_bench.analysis.pages.rendering import render, source
 from pbt_bench.analysis.pages.run_table import run_data
 from pbt_bench.analysis.pages.sections import FIRST, sections
 from pbt_bench.analysis.pages.table_files import accuracy_tables, save_table, variant_tables
 from pbt_bench.analysis.records.data_frame import STATUSES, study_frame
-from pbt_bench.analysis.records.published import load_published, published_folder
+from pbt_bench.analysis.records.published import Published, published_beside
 from pbt_bench.analysis.statistics import run_facts, study_facts
 from pbt_bench.analysis.statistics.headlines import study_headline
 from pbt_bench.analysis.statistics.jaccard import mask_reader
 from pbt_bench.analysis.statistics.missing import missing_runs, time_left
 from pbt_bench.analysis.statistics.panel import slug
-from pbt_bench.analysis.statistics.study import assemble
+from pbt_bench.analysis.statistics.study import Study, assemble
 from pbt_bench.running.audit_log import audited_records
 from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, RunSpec
@@ -63,9 +64,13 @@ class GridFile:
 
     @property
     def commands(self) -> list[str]:
-        """The commands that run, report and audit the study; of a path outside the working directory only the name."""
+        """The commands that run, report and audit the study.
+
+        They name a shipped study, and of another file outside the working directory its file name only.
+        """
         plain = not self.path.is_absolute() and ".." not in self.path.parts
-        words = [self.path.as_posix() if plain else self.path.name]
+        shipped_study = self.path.parent == shipped.folder(shipped.STUDIES)
+        words = [self.path.stem if shipped_study else self.path.as_posix() if plain else self.path.name]
         words += [word for each in self.overrides for word in ("--set", each)]
         return [shlex.join(["pbt-bench", verb, *words]) for verb in ("run", "report", "audit")]
 
@@ -92,7 +97,8 @@ def write_report(
     table = study_frame(specs, store) if table is None else table
     counts = {status: int((table["status"] == status).sum()) for status in STATUSES}
     recorded = counts["missing"] < len(table)
-    study = assemble(table, load_published(published_folder(store.folder.parent)), mask_reader(store, table))
+    published = published_beside(store.folder.parent)
+    study = assemble(table, published, mask_reader(store, table))
     results, changes = accuracy_tables(study), variant_tables(study)
     for each in (*results, *changes):
         save_table(each.table, out / "tables" / each.slug)
@@ -145,6 +151,7 @@ def write_report(
         zeros=[(panel.title, run_facts.layer_zeros(panel)) for panel in study.panels],
         environments=(environments := run_facts.environments(table)),
         notes=run_facts.environment_notes(environments),
+        published_note=_published_note(published, study),
         run_data=run_data(table, study.panels),
         anchor=anchor,
         anchors={section.heading: anchor(section.heading) for section in found},
@@ -154,6 +161,15 @@ def write_report(
     path = out / "index.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _published_note(published: Published, study: Study) -> str:
+    """Say why the page has no published number; "" if it has one."""
+    if any(len(panel.printed) for panel in study.panels):
+        return ""
+    if not published.about:
+        return "No published numbers: neither results/published nor the installation has a file of them."
+    return "No published number is of this study's dataset, model, methods and sparsities."
 
 
 class Anchors:

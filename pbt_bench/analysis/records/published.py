@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from pbt_bench import shipped
 from pbt_bench.constraints import convert, read_toml
-from pbt_bench.errors import RequestError, unknown
+from pbt_bench.errors import RequestError, note_once, unknown
 from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import DENSE
 
@@ -69,10 +70,15 @@ class Published:
     about: Mapping[str, About] = field(default_factory=dict)
 
 
-def published_folder(results: Path) -> Path:
-    """Return `results`/published if it exists, else the project's folder of published numbers."""
-    own = results / "published"
-    return own if own.is_dir() else Path(__file__).parents[3] / "results" / "published"
+def published_beside(results: Path) -> Published:
+    """Read the shipped files of published numbers, or the files of the same name in `results`/published.
+
+    Print a note if there is no file at all. Raise RequestError as `load_published` does.
+    """
+    found = shipped.files(shipped.PUBLISHED_NUMBERS, results / "published")
+    if not found:
+        note_once(f"no published numbers: neither {results / 'published'} nor the installation has a csv file of them")
+    return _of_files(found.values())
 
 
 def load_published(folder: Path) -> Published:
@@ -80,9 +86,13 @@ def load_published(folder: Path) -> Published:
 
     Raise RequestError with the file, the line, the value and the valid values.
     """
+    return _of_files(sorted(folder.glob("*.csv")))
+
+
+def _of_files(paths: Iterable[Path]) -> Published:
     rows: list[dict[str, Any]] = []
     about = {}
-    for path in sorted(folder.glob("*.csv")):
+    for path in paths:
         about[path.stem] = _about(path.with_suffix(".toml"))
         rows += _rows(path, about[path.stem])
     columns = ["file", "source", "statistic", "dataset", "model", "published_model", "method", "sparsity", "density"]

@@ -9,38 +9,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pbt_bench.sparse.kernel_library import Kernels, loaded
+
+__all__ = ["VECTOR_BYTES", "Kernels", "call", "loaded", "takes"]
+
 _TYPES = {torch.float32: "float", torch.float64: "double"}
 VECTOR_BYTES = {"plain": 16, "avx2": 32, "avx512": 64}
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """The compiled library, and the instruction set of this processor that is used."""
-
-    library: ctypes.CDLL
-    set: str
-
-
-@cache
-def loaded() -> Kernels | None:
-    """Return the kernels if they were compiled for this kind of processor, else None."""
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_kernels{suffix}")
-        with suppress(OSError):
-            library = ctypes.CDLL(str(path))
-            library.best_set.restype = ctypes.c_char_p
-            return Kernels(library, library.best_set().decode())
-    return None
 
 
 def takes(x: Tensor) -> bool:
