@@ -82,9 +82,9 @@ def test_what_is_in_the_queue_is_not_submitted_again_even_if_its_id_was_never_wr
 ) -> None:
     ask(store)
     (submission,) = submitted(store)
-    comment = submission.comment(0)
-    queue = "".join(f"1000_{i}|{i}|PENDING||Resources|{comment}\n" for i in range(3))
-    other = "7_1|1|RUNNING|n1|None|somebody else's job of the same name\n"
+    name = submission.job_name(0)
+    queue = "".join(f"1000_{i}|{i}|PENDING||Resources|{name}\n" for i in range(3))
+    other = "7_1|1|RUNNING|n1|None|somebody else's job\n"
     fake("squeue", f"#!/bin/sh\ncat <<'END'\n{queue}{other}END\n")
     rest = ask(store)
     on_the_way = sum(map(len, submission.elements[0][:3]))
@@ -94,7 +94,7 @@ def test_what_is_in_the_queue_is_not_submitted_again_even_if_its_id_was_never_wr
 
     (submission.folder / "jobs").unlink()
     (second.folder / "jobs").unlink()
-    queue += f"1000_3|3|RUNNING|n1|None|{comment}\n"
+    queue += f"1000_3|3|RUNNING|n1|None|{name}\n"
     fake("squeue", f"#!/bin/sh\ncat <<'END'\n{queue}{other}END\n")
     assert "0 to submit, 0 with a record, 10 on their way in 4 jobs" in ask(store)
     assert len(submitted(store)) == 2
@@ -174,7 +174,9 @@ def test_the_cost_is_estimated_from_measured_runs(fake: Callable[[str, str], Pat
     spec = GRID.runs()[0]
     store.prepare()
     store.write(RunRecord(run_id=spec.run_id, status="done", spec=spec, environment={"seconds": 3600.0}))
-    assert "GPU hours: about 4.5 (from 1 measured runs)" in ask(store, dry=True), "9 runs of 1 h, 2 at a time"
+    assert "GPU hours: about 4.5, TRES hours: about 4.5 (from 1 measured run)" in ask(store, dry=True), (
+        "9 runs of 1 h, 2 at a time"
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,7 @@ def test_arrays_that_were_accepted_before_a_refusal_count(fake: Callable[[str, s
         ask(store)
     (submission,) = submitted(store)
     assert submission.jobs == {0: "5"}
-    queue = "".join(f"5_{i}|{i}|PENDING||Priority|{submission.comment(0)}\n" for i in range(2))
+    queue = "".join(f"5_{i}|{i}|PENDING||Priority|{submission.job_name(0)}\n" for i in range(2))
     fake("squeue", f"#!/bin/sh\ncat <<'END'\n{queue}END\n")
     assert "5 to submit, 0 with a record, 5 on their way in 2 jobs" in ask(store, dry=True)
 
