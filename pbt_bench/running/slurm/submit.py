@@ -99,7 +99,10 @@ def submit(
                 jobs = made.map_array(job, [submission.folder] * count, [number] * count, range(count))
         except (FailedJobError, FailedSubmissionError) as error:
             left = sum(len(element) for array in arrays[number:] for element in array)
-            raise SlurmError(f"sbatch: {gist(str(error))}; {left} runs were not submitted") from None
+            message = f"sbatch: {gist(str(error))}; {left} runs were not submitted"
+            if "Limit" in message:  # such as AssocGrpSubmitJobsLimit
+                message += "; submit again when jobs have ended"
+            raise SlurmError(message) from None
         name = jobs[0].job_id.split("_")[0]
         submission.accepted(number, name)
         runs = sum(len(element) for element in array)
