@@ -82,14 +82,14 @@ def request(
             f"{held} runs are held back; submit again when jobs have ended"
         )
         elements = kept
+    if not elements:
+        return
     arrays = chunk(elements, _array_size_or_default(profile, dry_run, say))
     if dry_run:
         _show(store.folder, profile, arrays, say)
         if not probe:
             chosen = [ids[run] for run in todo]
             say(_cost(estimate(specs, chosen, found, read_timings(study)), rates))
-        return
-    if not arrays:
         return
     from pbt_bench.running.slurm.submit import submit
 
