@@ -83,7 +83,7 @@ def submit(options: argparse.Namespace) -> Figures:
         store = Store(folder / "results/scale")
         (made,) = submissions(store.folder)
         entries = [
-            f"{made.jobs[array]}_{element}|{element}|PENDING||Priority|{made.comment(array)}"
+            f"{made.jobs[array]}_{element}|{element}|PENDING||Priority|{made.job_name(array)}"
             for array, content in enumerate(made.elements)
             for element in range(len(content))
         ]

@@ -99,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     add_grid(submit)
     submit.add_argument("--cluster", required=True, metavar="PROFILE", help="a file or a name of `list profiles`")
     submit.add_argument("--dry-run", action="store_true", help="show scripts, arrays and cost; submit nothing")
+    submit.add_argument(
+        "--probe", action="store_true", help="time short runs, one job per dataset and model, to estimate the study"
+    )
     submit.add_argument("--retry-failed", action="store_true", help="also runs that failed or were lost too often")
     submit.add_argument(
         "--data", type=Path, metavar="DIR",
@@ -228,7 +231,8 @@ def _submit(options: argparse.Namespace) -> int:
     profile = load_profile(shipped.find(shipped.PROFILES, options.cluster))
     grid, store = _load(options)
     data = options.data or Path(profile.data or os.environ.get("PBT_BENCH_DATA", "data"))
-    request(grid, store, profile, data, dry_run=options.dry_run, retry_failed=options.retry_failed)
+    wanted = {"dry_run": options.dry_run, "retry_failed": options.retry_failed, "probe": options.probe}
+    request(grid, store, profile, data, **wanted)
     return 0
 
 
@@ -249,7 +253,7 @@ def _cancel(options: argparse.Namespace) -> int:
     from pbt_bench.running.slurm.cancel import cancel
 
     grid, store = _load(options, reading=True)
-    count = cancel(grid.name, store)
+    count = cancel(store)
     print(f"{grid.name}: {count} jobs cancelled" if count else f"{grid.name}: it has no job in Slurm's queue")
     return 0
 

@@ -20,6 +20,7 @@ import msgspec
 from pbt_bench.errors import RequestError, unknown
 
 _T = TypeVar("_T")
+_VALUE_CHARACTERS = 100  # of a value in a message
 _MOST_TOML_BYTES = 1_000_000  # of a TOML file: it is read in a second
 fields = cache(msgspec.structs.fields)  # it evaluates the annotations on each call
 
@@ -113,6 +114,8 @@ def convert(table: Any, struct: type[_T], where: str) -> _T:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         key = path.rstrip("`").lstrip(".")
+        if isinstance(table, Mapping) and isinstance(table.get(key), int | float | str):
+            message += f", not {repr(table[key])[:_VALUE_CHARACTERS]}"
         raise RequestError(f"{where}: {key + ': ' if key else ''}{message}") from None
 
 

@@ -131,7 +131,7 @@ class Study:
     def quiet(self, seconds: float = 60) -> None:
         """Wait until Slurm has no job of this study."""
         end = time.monotonic() + seconds
-        while left := call("squeue", "-h", f"--name=pbt-{self.name}").stdout:
+        while left := self._jobs():
             assert time.monotonic() < end, left
             time.sleep(0.3)
 
@@ -161,9 +161,16 @@ class Study:
 
     def end(self) -> None:
         """Cancel all jobs of the study."""
-        call("scancel", f"--name=pbt-{self.name}", "--full", "--signal=KILL")
-        call("scancel", f"--name=pbt-{self.name}")
+        if jobs := self._jobs():
+            call("scancel", "--full", "--signal=KILL", *jobs)
+            call("scancel", *jobs)
         self.quiet()
+
+    def _jobs(self) -> list[str]:
+        """Return the ids of the jobs of this study and its probes in the queue."""
+        names = {path.name for path in self.store.folder.glob("**/slurm/*") if path.is_dir()}
+        lines = [line.split("|") for line in call("squeue", "-h", "-o", "%A|%j").stdout.splitlines()]
+        return sorted({job for job, name in lines if name.split(".")[1:2] and name.split(".")[1] in names})
 
     def _look(self) -> int:
         records = list(self.store.runs.glob("*.json"))

@@ -28,6 +28,7 @@ class Source:
     origin: str
     revision: int = 1  # raised when its arrays change on purpose
     test_images: int | None = None  # size of the test set, where it is always the same
+    files: tuple[str, ...] | None = None  # the entries of the data folder that it is read from; None: unknown
 
     def load(self, folder: Path) -> Dataset:
         """Read the dataset from `folder`. Raises RequestError, one line, if it cannot be read, downloaded or used.
@@ -52,16 +53,18 @@ _SOURCES: registry.Registry[Source] = registry.Registry("dataset")
 
 
 def dataset(
-    *, cite: str, name: str = "", revision: int = 1, test_images: int | None = None
-) -> Callable[[Reader], Reader]:
+    *, cite: str, name: str = "", revision: int = 1, test_images: int | None = None,
+    files: tuple[str, ...] | None = None,
+) -> Callable[[Reader], Reader]:  # fmt: skip
     """Register a function of the data folder as a dataset, under `name` or the function's name; see `Source.load`.
 
-    A report states what one of `test_images` is worth, if the recorded accuracies are multiples of it.
+    A report states what one of `test_images` is worth, if the recorded accuracies are multiples of it. `files` are the
+    names in the data folder that it reads, for `stage` of a cluster profile; without them all of the folder is staged.
     """
 
     def register(read: Reader) -> Reader:
         summary = (read.__doc__ or "").strip().split("\n", 1)[0]
-        source = Source(name or read.__name__, read, cite, summary, registry.origin(read), revision, test_images)
+        source = Source(name or read.__name__, read, cite, summary, registry.origin(read), revision, test_images, files)
         _SOURCES.add(source.name, source, source.origin)
         return read
 

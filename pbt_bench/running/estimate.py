@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import mean
 
+from pbt_bench.errors import counted
 from pbt_bench.running.outcomes import Outcome
+from pbt_bench.running.probes import Timings
 from pbt_bench.spec import RunSpec
 
 
@@ -17,18 +19,48 @@ class Estimate:
 
     seconds: float | None
     measured: int  # number of runs it is based on
+    probes: int = 0  # number of short runs it is based on
+
+    @property
+    def basis(self) -> str:
+        """The number of runs and probes that it is based on."""
+        found = [
+            counted(number, noun)
+            for number, noun in ((self.measured, "measured run"), (self.probes, "probe"))
+            if number
+        ]
+        return " and ".join(found)
 
 
-def estimate(specs: Sequence[RunSpec], todo: Sequence[RunSpec], found: Mapping[str, Outcome]) -> Estimate:
-    """Estimate `todo` by the mean of the measured runs of the same dataset and model, or else the mean of all."""
+def estimate(
+    specs: Sequence[RunSpec], todo: Sequence[RunSpec], found: Mapping[str, Outcome], probes: Timings | None = None
+) -> Estimate:
+    """Estimate `todo` by the mean of the measured runs of the same dataset and model, or by its probes.
+
+    A model with neither has the mean of all measured runs or, without any, of all probes.
+    """
     measured: dict[tuple[str, str], list[float]] = {}
     for spec in specs:
         outcome = found.get(spec.run_id)
         if outcome is not None and outcome.seconds is not None and outcome.status != "failed":
             measured.setdefault((spec.dataset, spec.model), []).append(outcome.seconds)
-    everything = list(chain.from_iterable(measured.values()))
-    if not everything:
-        return Estimate(None, 0)
-    overall = mean(everything)
     means = {key: mean(values) for key, values in measured.items()}
-    return Estimate(sum(means.get((s.dataset, s.model), overall) for s in todo), len(everything))
+    everything = list(chain.from_iterable(measured.values()))
+    probes = probes or {}
+    timings = list(chain.from_iterable(probes.values()))
+    used: set[tuple[str, str]] = set()
+
+    def seconds(spec: RunSpec) -> float:
+        key = (spec.dataset, spec.model)
+        if key in means:
+            return means[key]
+        if key in probes or not everything:
+            used.update([key] if key in probes else probes)
+            return mean(timing.of(spec.recipe.epochs) for timing in probes.get(key, timings))
+        return overall
+
+    if not everything and not timings:
+        return Estimate(None, 0)
+    overall = mean(everything) if everything else 0.0
+    total = sum(map(seconds, todo))
+    return Estimate(total, len(everything), sum(len(probes[key]) for key in used))

@@ -13,7 +13,10 @@ from pbt_bench.running.estimate import estimate
 from pbt_bench.running.log import last_job, log_path, position, tail
 from pbt_bench.running.matching import find_others
 from pbt_bench.running.outcomes import Outcome, outcomes
+from pbt_bench.running.probes import read_timings
 from pbt_bench.running.progress import duration
+from pbt_bench.running.slurm.cost import Rates
+from pbt_bench.running.slurm.submissions import last_rates
 from pbt_bench.running.slurm.view import LastJob, view
 from pbt_bench.running.store import Store
 from pbt_bench.spec import Grid, RunSpec
@@ -58,6 +61,7 @@ class Summary:
     seconds_left: float | None  # with one worker; None if no run was measured
     runs: tuple[Run, ...]
     warning: str | None = None  # Slurm did not answer
+    rates: Rates | None = None  # of the last submission
     migrated: int = 0  # records whose file has the run id of an earlier version
 
     @property
@@ -71,6 +75,12 @@ class Summary:
         workers = self.counts["running"]
         return self.seconds_left / workers if self.seconds_left and workers else None
 
+    @property
+    def hours_left(self) -> dict[str, float | None]:
+        """GPU hours, or job hours, and TRES hours of the unfinished runs in the jobs of the last submission."""
+        hours = self.rates.hours(self.seconds_left) if self.rates and self.seconds_left is not None else {}
+        return {unit: hours.get(unit) for unit in ("job hours", "GPU hours", "TRES hours")}
+
     def of(self, state: str) -> list[Run]:
         """Return the runs in one state."""
         return [run for run in self.runs if run.state == state]
@@ -83,6 +93,8 @@ class Summary:
             left = f" (about {duration(self.seconds_left)} with one worker)"
             if self.eta is not None:
                 left = f" (ETA {duration(self.eta)})"
+            if self.rates:
+                left = f"{left[:-1]}; {self.rates.text(self.seconds_left)})"
         migrated = f"; {counted(self.migrated, 'record')} migrated from an earlier version" if self.migrated else ""
         return f"{self.name}: {self.total} runs: {', '.join(shown) or '0 done'}{migrated}{left}"
 
@@ -96,6 +108,7 @@ class Summary:
                 "migrated": self.migrated,
                 "seconds_left": self.seconds_left,
                 "eta_seconds": self.eta,
+                **{f"{unit.replace(' ', '_').lower()}_left": value for unit, value in self.hours_left.items()},
                 "warning": self.warning,
                 "failures": [{"run_id": r.run_id, "label": r.label, "error": r.why} for r in self.of("failed")],
                 "runs": self.runs,
@@ -110,7 +123,7 @@ def summary(grid: Grid, store: Store, ask_slurm: bool = True) -> Summary:
     found, damaged = _split(outcomes(store, specs))
     running = {run: owner for run, owner in active(store.folder).items() if run in specs and run not in found}
     rest = [run for run in specs if run not in found and run not in running]
-    seen = view(grid.name, store.folder, rest if ask_slurm else ())
+    seen = view(store.folder, rest if ask_slurm else ())
     if seen.jobs:  # a run and its job may have ended between reading the records and Slurm's answer
         found |= _split(outcomes(store, rest))[0]
         rest = [run for run in rest if run not in found]
@@ -128,8 +141,10 @@ def summary(grid: Grid, store: Store, ask_slurm: bool = True) -> Summary:
     counts: Counter[str] = Counter(outcome.status for outcome in found.values())
     counts.update(run.state for run in runs if run.state not in RECORDED)
     counts["missing"] = len(specs) - counts.total()
-    left = estimate(list(specs.values()), [spec for run, spec in specs.items() if run not in found], found).seconds
-    return Summary(grid.name, len(specs), counts, left, tuple(runs), seen.error, len(others.migrated))
+    todo = [spec for run, spec in specs.items() if run not in found]
+    left = estimate(list(specs.values()), todo, found, read_timings(store.folder)).seconds
+    rates = last_rates(store.folder) if todo else None
+    return Summary(grid.name, len(specs), counts, left, tuple(runs), seen.error, rates, len(others.migrated))
 
 
 def _split(found: dict[str, Outcome]) -> tuple[dict[str, Outcome], dict[str, Outcome]]:

@@ -1,4 +1,4 @@
-"""Tests that execute the code blocks of the guide: Python code, grid files, profiles and commands."""
+"""Tests that execute the code blocks of the guide: Python code, grid files, profiles, job files and commands."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from pbt_bench.analysis.pages.report import PARTS
+from pbt_bench.cli import _parser
 from pbt_bench.grid_file import load_grid
 from pbt_bench.running.slurm.profile import load_profile
 
 ROOT = Path(__file__).parents[2]
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# (\S+\.(?:py|toml))\n")
+FILE = re.compile(r"# (\S+\.(?:py|toml|sh|yaml))\n")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -71,6 +72,25 @@ def run(command: str, folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert done.stdout
+
+
+def commands(language: str, text: str) -> list[list[str]]:
+    """Return the words of each call of pbt-bench in a job file, which must be a shell script or YAML."""
+    if language == "bash":
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+        return [shlex.split(line)[1:] for line in text.splitlines() if "pbt-bench run" in line]
+    yaml = pytest.importorskip("yaml")
+    containers = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"]
+    return [container["command"] for container in containers]
+
+
+def test_job_files_call_pbt_bench_with_valid_arguments() -> None:
+    page = ROOT / "docs/guide/without_slurm.md"
+    found = [call for name, text in blocks(page) if name in ("bash", "yaml") for call in commands(name, text)]
+    assert [Path(call[0]).name for call in found] == ["pbt-bench"] * 3
+    for call in found:
+        options = _parser().parse_args(call[1:])
+        assert (Path(options.grid).name, options.device) == ("small.toml", "cuda")
 
 
 @pytest.mark.parametrize("page", [*GUIDE, ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda p: p.stem)

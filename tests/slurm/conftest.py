@@ -79,7 +79,14 @@ def cluster(known: object) -> Iterator[Cluster]:
         "TESTCLUSTER_PORT": str(_free_ports()),
         "TESTCLUSTER_INSTALL": "0",
         "TESTCLUSTER_CGROUP": str(int(os.access("/sys/fs/cgroup/memory", os.W_OK))),
-        "TESTCLUSTER_EXTRA": r"SlurmdTimeout=8\nSlurmctldTimeout=8\nMessageTimeout=5\nKillWait=5\nBatchStartTimeout=30",
+        "TESTCLUSTER_GPU_TYPES": "a100,a100_1g.5gb",
+        "TESTCLUSTER_EXTRA": r"\n".join(
+            [
+                *("SlurmdTimeout=8", "SlurmctldTimeout=8", "MessageTimeout=5", "KillWait=5", "BatchStartTimeout=30"),
+                "AccountingStorageEnforce=limits,qos",
+                "PartitionName=billed Nodes=ALL MaxTime=INFINITE TRESBillingWeights=CPU=1.0,Mem=0.5G,GRES/gpu=4.0",
+            ]
+        ),
     }
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_", "TESTCLUSTER_"))]:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 CITE = "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images"
 
 
-@dataset(cite=CITE, test_images=10_000)
+@dataset(cite=CITE, test_images=10_000, files=("cifar-10-batches-py", "cifar-10-python.tar.gz"))
 def cifar10(folder: Path) -> Dataset:
     """60,000 colour images of 32x32 pixels, 10 classes; 10,000 are the test set."""
     return _cifar(folder, "CIFAR10", 10)
 
 
-@dataset(cite=CITE, test_images=10_000)
+@dataset(cite=CITE, test_images=10_000, files=("cifar-100-python", "cifar-100-python.tar.gz"))
 def cifar100(folder: Path) -> Dataset:
     """60,000 colour images of 32x32 pixels, 100 classes; 10,000 are the test set."""
     return _cifar(folder, "CIFAR100", 100)

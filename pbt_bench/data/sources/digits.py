@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 @dataset(
-    cite="Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits, in scikit-learn", test_images=450
+    cite="Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits, in scikit-learn",
+    test_images=450,
+    files=(),
 )
 def digits(folder: Path) -> Dataset:
     """1,797 real 8x8 grey images of handwritten digits, 10 classes; a quarter is the test set, stratified, fixed."""

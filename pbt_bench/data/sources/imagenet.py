@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's reference recipes
 
 
-@dataset(cite="Russakovsky et al. 2015, arXiv:1409.0575 (ILSVRC 2012)", test_images=50_000)
+@dataset(cite="Russakovsky et al. 2015, arXiv:1409.0575 (ILSVRC 2012)", test_images=50_000, files=("imagenet",))
 def imagenet(folder: Path) -> Dataset:
     """1.28 million colour images read at 224x224 while used, 1,000 classes; its 50,000 "val" are the test set.
 

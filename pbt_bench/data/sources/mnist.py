@@ -30,13 +30,17 @@ CHECKSUMS = {  # of the unpacked files, as published; for Fashion-MNIST also as 
 }
 
 
-@dataset(cite="LeCun et al. 1998, Gradient-based learning applied to document recognition", test_images=10_000)
+@dataset(
+    cite="LeCun et al. 1998, Gradient-based learning applied to document recognition",
+    test_images=10_000,
+    files=("MNIST",),
+)
 def mnist(folder: Path) -> Dataset:
     """70,000 grey images of 28x28 pixels, handwritten digits, 10 classes; 10,000 are the test set."""
     return _read_mnist(folder, "mnist", "MNIST", "https://ossci-datasets.s3.amazonaws.com/mnist/")
 
 
-@dataset(cite="Xiao et al. 2017, Fashion-MNIST", name="fashion-mnist", test_images=10_000)
+@dataset(cite="Xiao et al. 2017, Fashion-MNIST", name="fashion-mnist", test_images=10_000, files=("FashionMNIST",))
 def fashion_mnist(folder: Path) -> Dataset:
     """70,000 grey images of 28x28 pixels, articles of clothing, 10 classes; 10,000 are the test set."""
     return _read_mnist(folder, "fashion-mnist", "FashionMNIST", "https://github.com/zalandoresearch/fashion-mnist")

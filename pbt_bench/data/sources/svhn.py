@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 @dataset(
-    cite="Netzer et al. 2011, Reading Digits in Natural Images with Unsupervised Feature Learning", test_images=26_032
+    cite="Netzer et al. 2011, Reading Digits in Natural Images with Unsupervised Feature Learning",
+    test_images=26_032,
+    files=("train_32x32.mat", "test_32x32.mat"),
 )
 def svhn(folder: Path) -> Dataset:
     """99,289 colour images of 32x32 pixels, house numbers, 10 classes; 26,032 are the test set; "extra" is not used."""

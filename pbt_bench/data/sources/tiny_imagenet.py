@@ -27,6 +27,7 @@ CLASSES = 200
     cite="Le and Yang 2015, Tiny ImageNet Visual Recognition Challenge, Stanford CS231N",
     name="tiny-imagenet",
     test_images=10_000,
+    files=(f"{NAME}.zip", NAME),
 )
 def tiny_imagenet(folder: Path) -> Dataset:
     """110,000 colour images of 64x64 pixels, 200 classes; 10,000, its labelled "val", are the test set.

@@ -14,8 +14,12 @@ class SlurmError(RequestError):
     """Raised when a command of Slurm is missing, fails, or does not answer."""
 
 
-def call(*words: str) -> str:
-    """Run a command and return its output. Raises SlurmError with the command's message in one line."""
+def call(command: str, *words: str, clusters: str | None = None) -> str:
+    """Run a command, for another cluster with `clusters`, and return its output.
+
+    Raises SlurmError with the command's message in one line.
+    """
+    words = (command, *(["--clusters", clusters] if clusters else []), *words)
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS, errors="replace")
     except FileNotFoundError:

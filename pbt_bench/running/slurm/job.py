@@ -17,6 +17,7 @@ from submitit.helpers import Checkpointable
 
 from pbt_bench.running.outcomes import file_digest
 from pbt_bench.running.signals import STOPPED, join_or_kill
+from pbt_bench.running.slurm.staging import expanded, files_read, staged
 from pbt_bench.running.slurm.submissions import Submission
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
@@ -45,7 +46,9 @@ class Job(Checkpointable):
             return
         store.prepare()
         devices = select_devices(settings.device, settings.workers)
-        data = Path(settings.data)
+        data = expanded("data", settings.data)
+        if settings.stage:
+            data = staged(data, files_read(missing, data), expanded("stage", settings.stage))
         check_data(missing, data)
         done = ["done"] * (len(specs) - len(missing))
         plan = Plan(specs, {}, missing, retry_failed=bool(settings.retried))

@@ -57,8 +57,8 @@ def share(parallelism: int | None, arrays: int, array: int) -> tuple[int, int | 
     return parallelism // arrays + (array < parallelism % arrays), None
 
 
-def array_size() -> int:
-    """Return the largest array size of this cluster (MaxArraySize, max_array_tasks). Raises SlurmError."""
-    config = call("scontrol", "show", "config")
+def array_size(clusters: str | None = None) -> int:
+    """Return the largest array size of a cluster (MaxArraySize, max_array_tasks). Raises SlurmError."""
+    config = call("scontrol", "show", "config", clusters=clusters)
     limits = [int(number) for number in re.findall(r"(?:MaxArraySize *= *|max_array_tasks=)(\d+)", config)]
     return max(1, min(limits, default=DEFAULT_ARRAY_SIZE))

@@ -7,13 +7,13 @@ and omits array elements that were cancelled before they started.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pbt_bench.running.log import tail
 from pbt_bench.running.slurm.command import call
-from pbt_bench.running.slurm.submissions import job_name
+from pbt_bench.running.slurm.submissions import Submission
 
 _OVER = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
@@ -21,6 +21,7 @@ _OVER = {
 }  # fmt: skip
 # the last message of slurmstepd in a job's log
 _CANCELLED = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+ (?:DUE TO ([A-Z ]*[A-Z]))?")
+_NAMES_PER_CALL = 1000  # the length of a command line is limited
 _LAST_LINES = 100  # of a log that are searched for that message
 
 
@@ -35,6 +36,7 @@ class Entry:
     submission: str  # the name of its folder
     array: int
     element: int
+    clusters: str | None = None
 
     @property
     def over(self) -> bool:
@@ -42,19 +44,28 @@ class Entry:
         return self.state in _OVER
 
 
-def queue(study: str) -> list[Entry]:
-    """Return the array elements of `study` in squeue, ended ones included. Raises SlurmError if it does not answer."""
-    text = call("squeue", "-r", "-h", "-t", "all", f"--name={job_name(study)}", "-o", "%i|%K|%T|%N|%r|%k")
-    return [entry for line in text.splitlines() if (entry := _entry(line)) is not None]
+def queue(known: Iterable[Submission]) -> list[Entry]:
+    """Return the array elements of submissions in squeue, ended ones included. Raises SlurmError without an answer."""
+    names: dict[str | None, list[str]] = {}
+    for submission in known:
+        arrays = range(len(submission.elements))
+        names.setdefault(submission.settings.clusters, []).extend(map(submission.job_name, arrays))
+    found = []
+    for clusters, of_cluster in names.items():
+        for start in range(0, len(of_cluster), _NAMES_PER_CALL):
+            chosen = f"--name={','.join(of_cluster[start : start + _NAMES_PER_CALL])}"
+            text = call("squeue", "-r", "-h", "-t", "all", chosen, "-o", "%i|%K|%T|%N|%r|%j", clusters=clusters)
+            found += [entry for line in text.splitlines() if (entry := _entry(line, clusters)) is not None]
+    return found
 
 
-def _entry(line: str) -> Entry | None:
-    job, index, state, node, reason, comment = [*line.split("|", 5), *[""] * 5][:6]
-    match = re.fullmatch(r"pbt-bench (\S+) (\d+)", comment.strip())
-    if match is None:  # another user's job of the same name
+def _entry(line: str, clusters: str | None) -> Entry | None:
+    job, index, state, node, reason, name = [*line.split("|", 5), *[""] * 5][:6]
+    match = re.fullmatch(r"pbt-.+\.([\d-]+)\.(\d+)", name.strip())
+    if match is None:  # a line that names a cluster
         return None
     element = int(index) if index.isdigit() else 0
-    return Entry(job, state, reason, node, match[1], int(match[2]), element)
+    return Entry(job, state, reason, node, match[1], int(match[2]), element, clusters)
 
 
 @dataclass(frozen=True)
@@ -79,11 +90,13 @@ class Past:
         return f"{said}, signal {number}" if number not in ("", "0") else said
 
 
-def history(jobs: Collection[str]) -> dict[str, Past]:
+def history(jobs: Collection[str], clusters: str | None = None) -> dict[str, Past]:
     """Return the last state of every element of `jobs`. Raises SlurmError if accounting does not answer."""
     if not jobs:
         return {}
-    text = call("sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", "-j", ",".join(sorted(jobs)))
+    text = call(
+        "sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode", "-j", ",".join(sorted(jobs)), clusters=clusters
+    )
     found = {}
     for line in text.splitlines():
         job, state, code = [*line.split("|"), "", ""][:3]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import msgspec
 
+from pbt_bench.running.probes import PROBE
+from pbt_bench.running.slurm.cost import Rates
 from pbt_bench.running.slurm.pack import Element
 from pbt_bench.running.store import Store, content
 from pbt_bench.spec import RunSpec
@@ -27,10 +30,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that all jobs of a submission share."""
 
     study: str  # absolute path
-    data: str
+    data: str  # absolute, or with variables that the node expands
     device: str
     workers: int
     checkpoint_seconds: float = 300.0
+    clusters: str | None = None
+    stage: str | None = None  # folder on the node's disk for copies of the datasets
+    rates: Rates | None = None
     retried: dict[str, str] = {}  # run id -> digest of the failed record to replace
 
 
@@ -65,7 +71,7 @@ class Submission:
             file.write(f"{array} {job}\n")
         self.jobs[array] = job
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
         """The settings at the time of the submission."""
         return msgspec.json.decode(content(self.folder / "submission.json"), type=Settings)
@@ -91,9 +97,9 @@ class Submission:
         assert line is not None
         return [RunSpec.from_json(bytes(spec)) for spec in msgspec.json.decode(line, type=list[msgspec.Raw])]
 
-    def comment(self, array: int) -> str:
-        """Return the comment that identifies an array in Slurm's queue, also if its job id was never recorded."""
-        return f"pbt-bench {self.folder.name} {array}"
+    def job_name(self, array: int) -> str:
+        """Return the name that identifies an array in Slurm's queue, also if its job id was never recorded."""
+        return f"pbt-{self.folder.parents[1].name}.{self.folder.name}.{array}"
 
     def log(self, job: str) -> Path:
         """Return the path of the log of a job: its output outside its runs."""
@@ -102,7 +108,7 @@ class Submission:
     def readable(self) -> bool:
         """Return whether the runs and jobs of the submission can be read; if not, print a warning to stderr."""
         try:
-            return bool(self.elements) and self.jobs is not None
+            return bool(self.elements) and self.jobs is not None and self.settings is not None
         except (OSError, ValueError, RecursionError) as error:
             print(f"warning: {self.folder} is not a submission ({error}); ignored", file=sys.stderr)
             return False
@@ -115,6 +121,15 @@ def submissions(study: Path) -> Iterator[Submission]:
             yield Submission(folder)
 
 
-def job_name(study: str) -> str:
-    """Return the name of all jobs of a study in Slurm's queue."""
-    return f"pbt-{study}"
+def all_submissions(study: Path) -> list[Submission]:
+    """Return the readable submissions of a study, and of its probes."""
+    return [each for folder in (study / PROBE, study) for each in submissions(folder) if each.readable()]
+
+
+def last_rates(study: Path) -> Rates | None:
+    """Return the rates of the last readable submission of a study, or of its probes if it has no other."""
+    for folder in (study, study / PROBE):
+        for submission in reversed(list(submissions(folder))):
+            with suppress(OSError, ValueError):
+                return submission.settings.rates
+    return None

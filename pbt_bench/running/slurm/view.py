@@ -1,8 +1,9 @@
-"""Find the last Slurm job of every run without a record, with one call of squeue and one of sacct."""
+"""Find the last Slurm job of every run without a record, with one call of squeue and one of sacct per cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class View:
     error: str | None = None  # Slurm did not answer: live jobs are not known
 
 
-def view(study: str, folder: Path, ids: Collection[str]) -> View:
+def view(folder: Path, ids: Collection[str]) -> View:
     """Find the last jobs of the runs `ids` of the study in `folder`. Calls Slurm only if there is a submission."""
     wanted = set(ids)
     # Read job ids before the queue: a job accepted in the meantime would seem to have ended.
@@ -41,18 +42,21 @@ def view(study: str, folder: Path, ids: Collection[str]) -> View:
         return View({})
     error = None
     try:
-        entries = queue(study)
+        entries = queue(known)
     except SlurmError as failure:
         entries, error = [], str(failure)
     elements = list(_elements(known, entries, wanted))
-    ended_jobs = {job.split("_")[0] for job, _, entry, _ in elements if entry is None or entry.over}
-    try:
-        past = history(ended_jobs) if error is None else {}
-    except SlurmError:  # a cluster without accounting
-        past = {}
+    ended_jobs: dict[str | None, set[str]] = {}
+    for job, submission, entry, _ in elements:
+        if entry is None or entry.over:
+            ended_jobs.setdefault(submission.settings.clusters, set()).add(job.split("_")[0])
+    past: dict[tuple[str | None, str], Past] = {}
+    for clusters, ids_of_jobs in ended_jobs.items() if error is None else ():
+        with suppress(SlurmError):  # a cluster without accounting
+            past |= {(clusters, job): end for job, end in history(ids_of_jobs, clusters).items()}
     jobs: dict[str, LastJob] = {}
     for name, submission, entry, runs in elements:
-        job = _last_job(name, submission, entry, past.get(name))
+        job = _last_job(name, submission, entry, past.get((submission.settings.clusters, name)))
         for run in runs:
             before = jobs.get(run)
             ended = not job.live and job.state not in ("", "CANCELLED")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pbt_bench.errors import RequestError
@@ -19,8 +20,9 @@ from pbt_bench.running.slurm.command import SlurmError
 from pbt_bench.running.slurm.profile import Profile
 from pbt_bench.running.slurm.request import request
 from pbt_bench.running.slurm.submissions import Submission, submissions
+from pbt_bench.running.status import summary
 from pbt_bench.running.store import Store
-from pbt_bench.spec import Axes, Grid
+from pbt_bench.spec import Axes, Grid, Recipe
 
 ROOT = Path(__file__).parents[3]
 GRID = Grid(
@@ -82,9 +84,9 @@ def test_what_is_in_the_queue_is_not_submitted_again_even_if_its_id_was_never_wr
 ) -> None:
     ask(store)
     (submission,) = submitted(store)
-    comment = submission.comment(0)
-    queue = "".join(f"1000_{i}|{i}|PENDING||Resources|{comment}\n" for i in range(3))
-    other = "7_1|1|RUNNING|n1|None|somebody else's job of the same name\n"
+    name = submission.job_name(0)
+    queue = "".join(f"1000_{i}|{i}|PENDING||Resources|{name}\n" for i in range(3))
+    other = "7_1|1|RUNNING|n1|None|somebody else's job\n"
     fake("squeue", f"#!/bin/sh\ncat <<'END'\n{queue}{other}END\n")
     rest = ask(store)
     on_the_way = sum(map(len, submission.elements[0][:3]))
@@ -94,7 +96,7 @@ def test_what_is_in_the_queue_is_not_submitted_again_even_if_its_id_was_never_wr
 
     (submission.folder / "jobs").unlink()
     (second.folder / "jobs").unlink()
-    queue += f"1000_3|3|RUNNING|n1|None|{comment}\n"
+    queue += f"1000_3|3|RUNNING|n1|None|{name}\n"
     fake("squeue", f"#!/bin/sh\ncat <<'END'\n{queue}{other}END\n")
     assert "0 to submit, 0 with a record, 10 on their way in 4 jobs" in ask(store)
     assert len(submitted(store)) == 2
@@ -174,7 +176,9 @@ def test_the_cost_is_estimated_from_measured_runs(fake: Callable[[str, str], Pat
     spec = GRID.runs()[0]
     store.prepare()
     store.write(RunRecord(run_id=spec.run_id, status="done", spec=spec, environment={"seconds": 3600.0}))
-    assert "GPU hours: about 4.5 (from 1 measured runs)" in ask(store, dry=True), "9 runs of 1 h, 2 at a time"
+    assert "GPU hours: about 4.5, TRES hours: about 4.5 (from 1 measured run)" in ask(store, dry=True), (
+        "9 runs of 1 h, 2 at a time"
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,7 +221,7 @@ def test_arrays_that_were_accepted_before_a_refusal_count(fake: Callable[[str, s
         ask(store)
     (submission,) = submitted(store)
     assert submission.jobs == {0: "5"}
-    queue = "".join(f"5_{i}|{i}|PENDING||Priority|{submission.comment(0)}\n" for i in range(2))
+    queue = "".join(f"5_{i}|{i}|PENDING||Priority|{submission.job_name(0)}\n" for i in range(2))
     fake("squeue", f"#!/bin/sh\ncat <<'END'\n{queue}END\n")
     assert "5 to submit, 0 with a record, 5 on their way in 2 jobs" in ask(store, dry=True)
 
@@ -247,3 +251,83 @@ def test_a_folder_that_slurm_would_misread_is_refused(
         ask(store)
     assert "\n" not in str(caught.value)
     assert not store.folder.exists()
+
+
+LIMITED = """#!/bin/sh
+case "$*" in
+  *config*) echo 'MaxArraySize = 1001'; echo 'AccountingStorageEnforce = limits'; echo 'ClusterName = lab' ;;
+  *partition*) echo 'PartitionName=main Default=YES QoS=N/A' ;;
+esac
+"""
+
+
+def test_jobs_beyond_the_limit_of_the_user_are_held_back(fake: Callable[[str, str], Path], store: Store) -> None:
+    fake("scontrol", LIMITED)
+    folder = fake("sacctmgr", '#!/bin/sh\ncase "$*" in *" user "*) echo "chem|chem||5|" ;; esac\n')
+    fake("squeue", '#!/bin/sh\ncase "$*" in *-u*) for i in 1 2; do echo "chem|normal|main"; done ;; esac\n')
+    held = (
+        "MaxSubmitJobs of the account chem = 5, and 2 jobs of yours in the queue: 3 runs are held back; "
+        "submit again when jobs have ended"
+    )
+    profile = Profile(runs_per_job=3)
+    said = ask(store, dry=True, profile=profile)
+    assert "10 to submit" in said
+    assert held in said
+    assert "device cpu\n" in said
+    assert "--array=0-2%3" in said
+    assert "job 1000: 3 array elements for 7 runs" in ask(store, profile=profile)
+    fake("squeue", '#!/bin/sh\ncase "$*" in *-u*) for i in 1 2 3 4 5; do echo "chem|normal|main"; done ;; esac\n')
+    fake("sacct", '#!/bin/sh\nfor i in 0 1 2; do echo "1000_$i|CANCELLED|0:0"; done\n')
+    assert "10 runs are held back; submit again" in ask(store, profile=profile)
+    assert len(submitted(store)) == 1
+    assert (folder / "count").read_text() == "1\n"
+
+
+def test_a_refusal_by_a_limit_of_a_group_is_one_line(fake: Callable[[str, str], Path], store: Store) -> None:
+    fake(
+        "sbatch",
+        "#!/bin/sh\necho 'sbatch: error: AssocGrpSubmitJobsLimit' >&2\n"
+        "echo 'sbatch: error: Batch job submission failed: Job violates accounting/QOS policy' >&2\nexit 1\n",
+    )
+    with pytest.raises(SlurmError) as caught:
+        ask(store)
+    assert str(caught.value) == (
+        "sbatch: AssocGrpSubmitJobsLimit: Batch job submission failed: Job violates accounting/QOS policy; "
+        "10 runs were not submitted; submit again when jobs have ended"
+    )
+
+
+def test_a_probe_is_one_job_per_model_and_gives_an_estimate(fake: Callable[[str, str], Path], store: Store) -> None:
+    profile = Profile(gpus="a100:1", side_by_side=2, runs_per_job=5, array_parallelism=9, cpus=4, data="$WORK/data")
+    grid = msgspec.structs.replace(GRID, recipe=Recipe(epochs=8))
+    lines: list[str] = []
+
+    def probe(dry: bool) -> str:
+        lines.clear()
+        options = {"dry_run": dry, "retry_failed": False, "probe": True}
+        request(grid, store, profile, Path("$WORK/data"), say=lines.append, **options)
+        return "\n".join(lines)
+
+    assert "2 runs at a time in each, device cuda (GPUs per job: a100:1)" in probe(dry=True)
+    assert not store.folder.exists()
+    assert (
+        probe(dry=False) == "tiny, probes: 2 runs: 2 to submit, 0 with a record\njob 1000: 1 array element for 2 runs"
+    )
+    probes = Store(store.folder / "probe")
+    (submission,) = submissions(probes.folder)
+    assert submission.settings.data == "$WORK/data", "expanded on the node"
+    specs = submission.specs(0, 0)
+    assert [(spec.seed, spec.sparsity, spec.recipe.epochs) for spec in specs] == [(0, 0.9, 2), (1, 0.9, 2)]
+    assert "GPU hours: unknown, because no run of this study was measured (submit --probe" in ask(
+        store, grid=grid, profile=profile, dry=True
+    )
+    for spec in specs:
+        probes.write(RunRecord(run_id=spec.run_id, status="done", spec=spec, environment={"seconds": 360.0}))
+    assert probe(dry=False) == "tiny, probes: 2 runs: 0 to submit, 2 with a record"
+    said = ask(store, grid=grid, profile=profile, dry=True)
+    assert "GPU hours: about 0.5, TRES hours: about 2 (from 2 probes)" in said, "10 runs of 360 s, 2 at a time"
+    state = summary(grid, store)
+    assert state.line() == (
+        "tiny: 10 runs: 10 missing (about 1 h 00 min with one worker; GPU hours: about 0.5, TRES hours: about 2)"
+    )
+    assert json.loads(state.to_json())["gpu_hours_left"] == 0.5

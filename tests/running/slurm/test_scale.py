@@ -57,7 +57,7 @@ def costs(fake: Callable[[str, str], Path], folder: Path, runs: int) -> list[flo
     first = time.process_time() - first
     (made,) = submissions(store.folder)
     queue = "".join(
-        f"{made.jobs[array]}_{element}|{element}|PENDING||Priority|{made.comment(array)}\n"
+        f"{made.jobs[array]}_{element}|{element}|PENDING||Priority|{made.job_name(array)}\n"
         for array, content in enumerate(made.elements)
         for element in range(len(content))
     )

@@ -21,7 +21,7 @@ from pbt_bench.running.record import RunRecord
 from pbt_bench.running.slurm.cancel import cancel
 from pbt_bench.running.slurm.command import SlurmError
 from pbt_bench.running.slurm.queue import Past, history, queue
-from pbt_bench.running.slurm.submissions import Settings, Submission
+from pbt_bench.running.slurm.submissions import Settings, Submission, submissions
 from pbt_bench.running.slurm.view import view
 from pbt_bench.running.status import Summary, summary
 from pbt_bench.running.store import Store
@@ -51,7 +51,7 @@ def submission(store: Store) -> Submission:
 
 
 def squeue(fake: Callable[[str, str], Path], submission: Submission, *lines: str) -> None:
-    text = "".join(f"500_{line.split('|')[0]}|{line}|{submission.comment(0)}\n" for line in lines)
+    text = "".join(f"500_{line.split('|')[0]}|{line}|{submission.job_name(0)}\n" for line in lines)
     fake("squeue", f"#!/bin/sh\ncat <<'END'\n{text}END\n")
 
 
@@ -145,7 +145,7 @@ def test_a_study_that_was_never_submitted_asks_slurm_nothing(fake: Callable[[str
     state = summary(GRID, store)
     assert state.warning is None
     assert counts(state) == {"done": 1, "missing": 9}
-    assert cancel("tiny", store) == 0
+    assert cancel(store) == 0
 
 
 def test_slurm_that_does_not_answer_is_said_and_its_runs_are_not_called_lost(
@@ -158,7 +158,7 @@ def test_slurm_that_does_not_answer_is_said_and_its_runs_are_not_called_lost(
     assert "Unable to contact slurm controller" in str(state.warning)
     assert "warning: squeue: slurm_load_jobs error: Unable" in plain(state)
     with pytest.raises(SlurmError, match="Unable to contact"):
-        cancel("tiny", store)
+        cancel(store)
 
 
 def test_without_accounting_the_queue_still_explains(
@@ -194,7 +194,7 @@ def test_what_slurm_forgot_is_told_from_the_jobs_log_and_counts_as_attempts(
         "ended, reason unknown", "ended, reason unknown",
         "Slurm no longer has it, and it never started (cancelled while pending?)",
     ]  # fmt: skip
-    jobs = view("tiny", store.folder, [spec.run_id for spec in SPECS]).jobs
+    jobs = view(store.folder, [spec.run_id for spec in SPECS]).jobs
     assert [jobs[spec.run_id].attempts for spec in SPECS[:7]] == [1, 0, 1, 1, 1, 1, 0]
 
 
@@ -248,13 +248,17 @@ def test_a_later_submission_decides_and_attempts_are_told(
     assert by_id[SPECS[5].run_id].why == "failed, exit code 1"
 
 
-def test_other_peoples_jobs_and_odd_lines_are_no_concern(fake: Callable[[str, str], Path]) -> None:
+def test_other_peoples_jobs_and_odd_lines_are_no_concern(
+    fake: Callable[[str, str], Path], submission: Submission
+) -> None:
+    name = submission.job_name(0)
     fake(
         "squeue",
-        "#!/bin/sh\nprintf 'x\\n7|N/A|RUNNING|n|r|\\n8_1|1|RUNNING|n|r|a|b|c\\n9_4|4|RUNNING|n|r|pbt-bench s 0\\n'",
+        "#!/bin/sh\nprintf 'CLUSTER: big\\n7|N/A|RUNNING|n|r|\\n8_1|1|RUNNING|n|r|a|b\\n'\n"
+        f"echo '9_4|4|RUNNING|n|r|{name}'\n",
     )
-    (entry,) = queue("tiny")
-    assert (entry.job, entry.submission, entry.array, entry.element) == ("9_4", "s", 0, 4)
+    (entry,) = queue([submission])
+    assert (entry.job, entry.submission, entry.array, entry.element) == ("9_4", submission.folder.name, 0, 4)
     fake("sacct", "#!/bin/sh\nprintf 'x\\n5_[3-7]|PENDING|0:0\\n5_1|CANCELLED by 12|0:9\\n'")
     assert history(["5"])["5_1"] == Past("CANCELLED", "0:9")
     assert history([]) == {}
@@ -265,8 +269,30 @@ def test_cancel_takes_out_what_this_folder_submitted(
 ) -> None:
     folder = fake("scancel", '#!/bin/sh\necho "$@" >> {folder}/cancelled\n')
     squeue(fake, submission, "1|RUNNING|n1|None", "2|PENDING||Resources", "3|COMPLETED|n1|None")
-    assert cancel("tiny", store) == 2
+    assert cancel(store) == 2
     assert (folder / "cancelled").read_text() == "500_1 500_2\n"
+
+
+def test_every_command_asks_the_cluster_of_the_submission(fake: Callable[[str, str], Path], store: Store) -> None:
+    for clusters, job in (("big", "7"), (None, "7")):  # job ids are unique only within a cluster
+        settings = Settings(study=str(store.folder), data="data", device="cpu", workers=1, clusters=clusters)
+        Submission.create(settings, [[SPECS[:1]]]).accepted(0, job)
+    first, second = submissions(store.folder)
+    folder = fake("squeue", '#!/bin/sh\necho "squeue $*" >> {folder}/calls\n')
+    fake("sacct", '#!/bin/sh\necho "sacct $*" >> {folder}/calls\n[ "$1" = --clusters ] && echo "7|FAILED|1:0"\n')
+    fake("scancel", '#!/bin/sh\necho "scancel $*" >> {folder}/calls\n')
+    summary(GRID, store)
+    calls = (folder / "calls").read_text().splitlines()
+    assert [call.split(" -")[0] + call.partition("big")[1] for call in calls] == [
+        "squeuebig", "squeue", "sacctbig", "sacct",
+    ]  # fmt: skip
+    assert [call.startswith(f"{call.split()[0]} --clusters big ") for call in calls] == [True, False, True, False]
+    (folder / "calls").unlink()
+    fake("squeue", '#!/bin/sh\n[ "$1" = --clusters ] && echo \'7|N/A|RUNNING|n|r|' + first.job_name(0) + "'; exit 0\n")
+    assert cancel(store) == 1
+    assert (folder / "calls").read_text() == "scancel --clusters big 7\n"
+    assert view(store.folder, [SPECS[0].run_id]).jobs[SPECS[0].run_id].live
+    assert second.settings.clusters is None
 
 
 def test_failures_and_a_table_for_terminals(fake: Callable[[str, str], Path], store: Store) -> None:
