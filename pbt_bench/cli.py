@@ -121,6 +121,15 @@ def _parser() -> argparse.ArgumentParser:
     paper.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     paper.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/paper")
 
+    claims = add("claims", _claims, "test published claims on the available records; --out writes their page")
+    claims.add_argument("names", nargs="*", metavar="NAME", help="default: all; pbt-bench list claims")
+    claims.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    claims.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    claims.add_argument("--grids", type=Path, default=Path("grids"), metavar="DIR", help="default: grids")
+    claims.add_argument("--claims", type=Path, metavar="DIR", help="default: claims, then those of pbt-bench")
+    claims.add_argument("--mini", action="store_true", help="use the small versions of the studies")
+    claims.add_argument("--out", type=Path, metavar="DIR", help="write index.html, claims.md and figures there")
+
     audit = add("audit", _audit, "check the records of a grid, and recompute a sample of them")
     add_grid(audit)
     audit.add_argument("--sample", type=int, default=10, metavar="N", help="records to recompute; default: 10")
@@ -135,8 +144,10 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the datasets; default: $PBT_BENCH_DATA, then data",
     )  # fmt: skip
 
-    listing = add("list", _list, "list methods and statistics with their options, models, datasets, scopes or recipes")
-    listing.add_argument("what", metavar="methods|models|datasets|statistics|scopes|recipes")
+    listing = add(
+        "list", _list, "list methods and statistics with their options, models, datasets, scopes, recipes or claims"
+    )
+    listing.add_argument("what", metavar="methods|models|datasets|statistics|scopes|recipes|claims")
 
     check = add("check", _check, "check a file of your own methods, statistics and scopes on small networks")
     check.add_argument("file", type=Path, metavar="FILE", help="a Python file, for example my_methods/wanda.py")
@@ -287,6 +298,32 @@ def _paper(options: argparse.Namespace) -> int:
     return 0
 
 
+def _claims(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from pbt_bench.analysis.claims.claim_file import claims_folder, load_claims, selected
+    from pbt_bench.analysis.claims.claim_texts import plain_data, summary_text, verdict_text
+    from pbt_bench.analysis.pages.claims import judge_claims, write_claims
+    from pbt_bench.analysis.records.published import load_published, published_folder
+
+    claims = load_claims(claims_folder(options.claims))
+    names = selected(claims, options.names)
+    # All claims are tested, whichever are shown: their p values are corrected together.
+    findings = judge_claims(claims, options.grids, options.results, options.mini)
+    findings = [finding for finding in findings if finding.claim.name in names]
+    if options.json:
+        text = msgspec.json.encode([plain_data(finding) for finding in findings])
+        print(printable_json(msgspec.json.format(text, indent=1).decode()))
+    else:
+        for finding in findings:
+            print(printable(f"{finding.claim.name}: {verdict_text(finding)}  [{finding.claim.statement}]"))
+        print(f"{counted(len(findings), 'claim')}: {summary_text(findings)}")
+    if options.out:
+        page = write_claims(findings, load_published(published_folder(options.results)), options.out)
+        print(f"claims: {page}", file=sys.stderr if options.json else sys.stdout)
+    return 0
+
+
 def _audit(options: argparse.Namespace) -> int:
     from pbt_bench.running.audit import audit
     from pbt_bench.running.pool import select_devices
@@ -321,8 +358,14 @@ def _list(options: argparse.Namespace) -> int:
             ]
             print(f"{name:17}  {', '.join(fields)}")
         return 0
+    if options.what == "claims":
+        from pbt_bench.analysis.claims.claim_file import claims_folder, load_claims
+
+        for claim in load_claims(claims_folder()):
+            print(printable(f"{claim.name}  {claim.statement}  [{claim.source}]"))
+        return 0
     if options.what not in tables:
-        raise unknown("list", options.what, [*tables, "recipes"])
+        raise unknown("list", options.what, [*tables, "recipes", "claims"])
     entries = tables[options.what]().items()
     width = max(len(name) for name, _ in entries)
     for name, entry in entries:

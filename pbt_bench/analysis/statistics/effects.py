@@ -34,7 +34,8 @@ class Effect:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% Student t interval; NaN without spread, which is then no measure of the uncertainty."""
-        half = stdtrit(self.freedom, 1 - LEVEL / 2) * self.error if self.freedom and not self.constant else nan
+        tested = self.freedom and not self.constant
+        half = float(stdtrit(self.freedom, 1 - LEVEL / 2)) * self.error if tested else nan
         return self.mean - half, self.mean + half
 
     @property
