@@ -151,11 +151,31 @@ def matching_runs(table: pd.DataFrame, where: Condition, side: Selection) -> pd.
     """
     given = {**where, **side.conditions}
     wanted = given | {axis: value for axis, value in _AXIS_DEFAULTS.items() if axis not in given}
-    found = table if "method" in given else table[table["base_method"] != DENSE]
-    of_options = any(name.startswith("options.") for name in given)
+    found = table[table["base_method"] != DENSE]
+    if "method" in given:
+        methods = wanted.pop("method")
+        of_options = any(name.startswith("options.") for name in given)
+        chosen = [_named(table, name, of_options) for name in (methods if isinstance(methods, list) else [methods])]
+        found = table[np.logical_or.reduce(chosen)]
     for name, value in wanted.items():
-        column = "base_method" if name == "method" and of_options else name
-        found = found[_holds(_column(found, column), value)]
+        found = found[_holds(_column(found, name), value)]
+    return found
+
+
+def _named(table: pd.DataFrame, name: str, of_options: bool) -> NDArray[np.bool_]:
+    """Return which runs are of a method: those of this label, and in networks without any, of the one variant.
+
+    A study may run a method with one set of options: `imp` then names `imp (levels 31)`. With `of_options`, conditions
+    on options select the variant.
+    """
+    base = (table["base_method"] == name).to_numpy()
+    if of_options:
+        return base
+    exact = (table["method"] == name).to_numpy()
+    network = (table["dataset"] + " / " + table["model"]).reset_index(drop=True)
+    base = base & ~network.isin(set(network[exact])).to_numpy()
+    variants = table["method"].reset_index(drop=True)[base].groupby(network[base]).nunique()
+    found: NDArray[np.bool_] = exact | (base & network.isin(variants.index[variants == 1]).to_numpy())
     return found
 
 

@@ -233,6 +233,18 @@ def test_fields_of_recipe_scoring_and_options_select_runs(record: Callable[..., 
     assert answer.effect.mean == pytest.approx(0.109)
 
 
+def test_a_name_without_options_is_the_one_variant_of_a_network(evidence: Records) -> None:
+    runs = evidence({"imp": 0.95}, options={"levels": 31})
+    other = evidence({"snip": 0.9})
+    both = replace(runs, table=pd.concat([runs.table, other.table], ignore_index=True))
+    test = {"compare": ["imp", "snip"], "expect": "greater"}
+    assert verdict(test, both).verdict == "supported"
+    more = evidence({"imp": 0.8}, options={"levels": 5})
+    several = replace(both, table=pd.concat([both.table, more.table], ignore_index=True))
+    assert verdict(test, several).verdict == "missing"
+    assert verdict(test | {"compare": ["imp (levels 31)", "snip"]}, several).verdict == "supported"
+
+
 def test_rank_correlations_of_two_metrics_with_accuracy(record: Callable[..., RunRecord]) -> None:
     draws, runs = np.random.default_rng(0), []
     for seed in SEEDS:
