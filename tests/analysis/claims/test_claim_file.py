@@ -8,6 +8,7 @@ import pytest
 
 from pbt_bench.analysis.claims.claim_file import BestOf, Claim, Selection, load_claim, load_claims, selected
 from pbt_bench.errors import RequestError
+from pbt_bench.pruning.plugins import pruners
 
 HEAD = 'statement = "A beats B"\nsource = "Doe 2020, Table 1"\nstudy = "digits"\nscale = "on digits"\n'
 TEST = '[[test]]\ncompare = ["fts", "snip"]\nexpect = "greater"\n'
@@ -86,3 +87,18 @@ def test_names_are_checked(tmp_path: Path) -> None:
         selected(claims, ["clam"])
     with pytest.raises(RequestError, match="no claim files there"):
         load_claims(tmp_path / "nothing")
+
+
+def test_the_claims_of_the_project_name_methods_that_exist() -> None:
+    claims = load_claims(Path(__file__).parents[3] / "claims")
+    assert len(claims) >= 15
+    for claim in claims:
+        assert claim.studies
+        assert claim.mini
+        assert claim.statement.endswith(".")
+        assert claim.scale.endswith(".")
+        for question in claim.questions:
+            for conditions in (question.where, *(side.conditions for side in question.sides)):
+                named = conditions.get("method", [])
+                for name in [named] if isinstance(named, str) else named:
+                    assert name.partition(" (")[0] in pruners()
