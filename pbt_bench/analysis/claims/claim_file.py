@@ -105,10 +105,11 @@ class Question:
 
     @property
     def subject(self) -> str:
-        """The estimated quantity, for example `test_accuracy: fts - snip`."""
+        """The estimated quantity, for example `test accuracy: fts - snip`."""
+        metric = self.metric.replace("_", " ")
         if self.correlation:
-            return f"rank correlation with {self.metric}: {' - '.join(self.correlation)}"
-        return f"{self.metric}: {(' and ' if self.metric == OVERLAP else ' - ').join(self.labels)}"
+            return f"rank correlation with {metric}: {' - '.join(self.correlation)}"
+        return f"{metric}: {(' and ' if self.metric == OVERLAP else ' - ').join(self.labels)}"
 
     @property
     def range(self) -> str:

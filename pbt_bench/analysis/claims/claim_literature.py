@@ -1,4 +1,4 @@
-"""What published numbers say on the comparisons of a claim."""
+"""Published numbers on the comparisons of a claim."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pbt_bench.analysis.statistics.labels import points
 from pbt_bench.analysis.statistics.literature import label_identity
 from pbt_bench.spec import DENSE
 
-_CELL = ["source", "statistic", "dataset", "published_model", "sparsity"]
+_PRINTED_CELL = ["source", "statistic", "dataset", "published_model", "sparsity"]
 _PLAIN_VALUES = {"scope": "global", "sanity": "none"}  # the other axes have their default in all published runs
 
 
@@ -84,7 +84,7 @@ def _of_question(question: Question, rows: pd.DataFrame) -> list[PrintedDifferen
 def _printed_means(side: Side, where: Condition, rows: pd.DataFrame) -> pd.Series:
     choices = side.choices if isinstance(side, BestOf) else (side,)
     parts = [_of_choice(choice, where, rows) for choice in choices]
-    return pd.concat(parts).groupby(level=_CELL).max()
+    return pd.concat(parts).groupby(level=_PRINTED_CELL).max()
 
 
 def _of_choice(choice: Selection, where: Condition, rows: pd.DataFrame) -> pd.Series:
@@ -99,7 +99,7 @@ def _of_choice(choice: Selection, where: Condition, rows: pd.DataFrame) -> pd.Se
     keys = {label_identity(str(label), plain["scope"]) for label in labels}
     own = zip(rows["methods"], rows["scope"], rows["mask_updates"], strict=True)
     mine = rows[[key in keys for key in own]] if len(rows) else rows
-    return mine[mine["sanity"] == plain["sanity"]].groupby(_CELL)["mean"].mean()
+    return mine[mine["sanity"] == plain["sanity"]].groupby(_PRINTED_CELL)["mean"].mean()
 
 
 def _in_range(sparsity: pd.Series, condition: object) -> pd.Series:

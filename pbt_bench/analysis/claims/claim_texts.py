@@ -61,18 +61,29 @@ def seeds_text(answer: Answer) -> str:
 
 def lacking_text(lacking: Lacking) -> str:
     """Say which runs lack and how long they take; the empty text if none lacks."""
+    said = []
     if lacking.unknown:
-        return f"No grid file of {joined([f'`{name}`' for name in lacking.unknown])} yet."
-    if not lacking.needed:
-        return "The studies have no run that a test needs."
-    if not lacking.runs:
-        return ""
-    said = f"{lacking.runs} of {counted(lacking.needed, 'run')} are missing"
-    if lacking.seconds is None:
-        return f"{said}; how long they take is unknown until one run was measured."
-    return (
-        f"{said}; they take one worker about {duration(lacking.seconds)}, judged by {counted(lacking.measured, 'run')}."
-    )
+        said.append(f"No grid file of {joined([f'`{name}`' for name in lacking.unknown])} yet.")
+    if not lacking.needed and not lacking.unknown:
+        said.append("The studies have no run that a test needs.")
+    if lacking.runs:
+        runs = f"{lacking.runs} of {counted(lacking.needed, 'run')} are missing"
+        judged = f"judged by {counted(lacking.measured, 'run')}"
+        if lacking.seconds is None:
+            said.append(f"{runs}; how long they take is unknown until one run was measured.")
+        else:
+            said.append(f"{runs}; they take one worker about {duration(lacking.seconds)}, {judged}.")
+    return " ".join(said)
+
+
+def tested_text(finding: Finding) -> str:
+    """Name the networks that a value comes from, with the number of seeds; the empty text without a value."""
+    seeds: dict[str, set[int]] = {}
+    for answer in finding.answers:
+        for (dataset, model, *_), own in answer.samples.tested.groupby(level=["dataset", "model"]):
+            numbers = own.dropna().index.get_level_values("seed")
+            seeds.setdefault(f"{dataset} / {model}", set()).update(numbers)
+    return ", ".join(f"{name} ({counted(len(each), 'seed')})" for name, each in sorted(seeds.items()))
 
 
 def verdict_text(finding: Finding) -> str:

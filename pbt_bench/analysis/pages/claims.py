@@ -78,6 +78,7 @@ def write_claims(findings: Sequence[Finding], published: Published, out: Path) -
         entries=entries,
         headline=f"{counted(len(findings), 'claim')}: {texts.summary_text(findings)}",
         verdict_text=texts.verdict_text,
+        tested_text=texts.tested_text,
         tests=sum(len(finding.answers) for finding in findings),
         anchor=Anchors(),
     )
@@ -103,6 +104,8 @@ def claims_markdown(findings: Sequence[Finding], published: Published) -> str:
             source = source.replace(name, f"[{name}]({address})")
         lines += ["", f"({claim.name})=", f"## {claim.statement}", "", f"**{texts.verdict_text(finding)}**", ""]
         lines += [f"Source: {source}. Studies: {', '.join(f'`{study}`' for study in claim.studies)}.", ""]
+        if tested := texts.tested_text(finding):
+            lines += [f"Tested on: {tested}.", ""]
         lines += [f"Limits: {claim.scale}" + (f" {claim.note}" if claim.note else ""), ""]
         lines += [
             "| test | expected | effect with 95% interval | seeds | p | corrected | verdict | seeds to decide |",
@@ -118,7 +121,7 @@ def claims_markdown(findings: Sequence[Finding], published: Published) -> str:
 def _row(answer: Answer) -> dict[str, str]:
     where = answer.question.range
     return {
-        "test": answer.question.subject.replace("_", " ") + (f" ({where})" if where else ""),
+        "test": answer.question.subject + (f" ({where})" if where else ""),
         "expected": texts.expectation(answer),
         "effect": texts.estimate_text(answer),
         "seeds": str(answer.seeds) + (f" × {answer.effect.networks} networks" if answer.effect.networks > 1 else ""),
