@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help benchmark data test test-faults submit paper speed lint docs package clean
+.PHONY: help benchmark data test test-faults submit paper claims speed lint docs package clean
 
 help:                 ## print the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
@@ -56,6 +56,11 @@ test-faults: $(VENV)/installed-dev ## run all tests of kills, full disks, hostil
 paper: $(VENV)/installed       ## draw every table and figure of the papers from the available results
 	@echo "== drawing the available results beside the published numbers"
 	@$(BIN)/pbt-bench paper
+
+claims: $(VENV)/installed      ## test published claims on the available records: results/claims/index.html, docs/claims.md
+	@echo "== testing the claims"
+	@$(BIN)/pbt-bench claims --out results/claims
+	@cp results/claims/claims.md docs/claims.md
 
 speed: $(VENV)/installed       ## measure speed on this machine; writes results/speed.json
 	@echo "== measuring (minutes; a quiet machine gives honest ratios)"

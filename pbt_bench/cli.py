@@ -136,6 +136,17 @@ def _parser() -> argparse.ArgumentParser:
     paper.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     paper.add_argument("--out", type=Path, metavar="DIR", help="default: RESULTS/paper")
 
+    claims = add("claims", _claims, "test published claims on the available records; --out writes their page")
+    claims.add_argument("names", nargs="*", metavar="NAME", help="default: all; pbt-bench list claims")
+    claims.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    claims.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    claims.add_argument(
+        "--grids", type=Path, metavar="DIR", help="a folder of grid files; default: all of `pbt-bench list studies`"
+    )
+    claims.add_argument("--claims", type=Path, metavar="DIR", help="default: claims, then those of pbt-bench")
+    claims.add_argument("--mini", action="store_true", help="use the small versions of the studies")
+    claims.add_argument("--out", type=Path, metavar="DIR", help="write index.html, claims.md and figures there")
+
     audit = add("audit", _audit, "check the records of a grid, and recompute a sample of them")
     add_grid(audit)
     audit.add_argument("--sample", type=int, default=10, metavar="N", help="records to recompute; default: 10")
@@ -150,8 +161,11 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the datasets; default: $PBT_BENCH_DATA, then data",
     )  # fmt: skip
 
-    listing = add("list", _list, "list methods, statistics, models, datasets, scopes, recipes, studies or profiles")
-    listing.add_argument("what", metavar="methods|models|datasets|statistics|scopes|recipes|studies|profiles")
+    listing = add(
+        "list", _list, "list methods, statistics, models, datasets, scopes, recipes, studies, profiles or claims"
+    )
+    valid = "methods|models|datasets|statistics|scopes|recipes|studies|profiles|claims"
+    listing.add_argument("what", metavar=valid)
 
     init = add("init", _init, "write a study, a cluster profile and a method to start from")
     init.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="default: this folder")
@@ -307,6 +321,32 @@ def _paper(options: argparse.Namespace) -> int:
     return 0
 
 
+def _claims(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from pbt_bench.analysis.claims.claim_file import claims_folder, load_claims, selected
+    from pbt_bench.analysis.claims.claim_texts import plain_data, summary_text, verdict_text
+    from pbt_bench.analysis.pages.claims import judge_claims, write_claims
+    from pbt_bench.analysis.records.published import published_beside
+
+    claims = load_claims(claims_folder(options.claims))
+    names = selected(claims, options.names)
+    # All claims are tested, whichever are shown: their p values are corrected together.
+    findings = judge_claims(claims, options.grids, options.results, options.mini)
+    findings = [finding for finding in findings if finding.claim.name in names]
+    if options.json:
+        text = msgspec.json.encode([plain_data(finding) for finding in findings])
+        print(printable_json(msgspec.json.format(text, indent=1).decode()))
+    else:
+        for finding in findings:
+            print(printable(f"{finding.claim.name}: {verdict_text(finding)}  [{finding.claim.statement}]"))
+        print(f"{counted(len(findings), 'claim')}: {summary_text(findings)}")
+    if options.out:
+        page = write_claims(findings, published_beside(options.results), options.out)
+        print(f"claims: {page}", file=sys.stderr if options.json else sys.stdout)
+    return 0
+
+
 def _audit(options: argparse.Namespace) -> int:
     from pbt_bench.running.audit import audit
     from pbt_bench.running.pool import select_devices
@@ -344,8 +384,14 @@ def _list(options: argparse.Namespace) -> int:
             ]
             print(f"{name:17}  {', '.join(fields)}")
         return 0
+    if options.what == "claims":
+        from pbt_bench.analysis.claims.claim_file import claims_folder, load_claims
+
+        for claim in load_claims(claims_folder()):
+            print(printable(f"{claim.name}  {claim.statement}  [{claim.source}]"))
+        return 0
     if options.what not in tables:
-        raise unknown("list", options.what, [*tables, *files, "recipes"])
+        raise unknown("list", options.what, [*tables, *files, "recipes", "claims"])
     entries = tables[options.what]().items()
     width = max(len(name) for name, _ in entries)
     for name, entry in entries:

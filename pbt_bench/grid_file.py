@@ -18,7 +18,13 @@ from pbt_bench.recipes import PRESETS
 from pbt_bench.spec import READ_BY, Axes, FolderName, Grid, Recipe, Scoring
 
 _MOST_RUNS = 250_000  # of a study: their ids are computed in seconds
-_OTHER_FOLDERS = {"published": "published numbers", "paper": "the papers' page"}
+_OTHER_FOLDERS = {
+    "published": "published numbers",
+    "paper": "the papers' page",
+    "claims": "the page of claims",
+    "board": "the board",
+    "contributed": "contributed studies",
+}
 
 
 class _GridFile(Checked, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ def test_every_file_that_a_page_names_exists(page: str) -> None:
     named = re.findall(r"`([\w./]+\.(?:py|j2|md|toml|yaml|cff)|[\w./]+/)`", (ROOT / page).read_text(encoding="utf-8"))
     assert len(named) > 15
     names = {path.relative_to(ROOT).as_posix() for folder in (ROOT, ROOT / "docs") for path in folder.glob("*")}
-    for folder in ("pbt_bench", "docs", "tests", "methods", "grids", "results", "benchmarks", "slurm"):
+    for folder in ("pbt_bench", "docs", "tests", "methods", "grids", "results", "benchmarks", "slurm", "claims"):
         names |= {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*")}
     names |= {Path(name).name for name in names}
     missing = {name.rstrip("/") for name in named} - names

@@ -76,6 +76,11 @@ def mask_overlaps(runs: pd.DataFrame, read: Callable[[str], Masks | None]) -> Ov
     return Overlaps(table, len(finished), unread)
 
 
+def jaccard(a: Masks, b: Masks) -> tuple[float, float]:
+    """Compute the Jaccard index of two masks and its value by chance, as `mask_overlaps` does."""
+    return _overlap(_pack(a), _pack(b))
+
+
 def mask_reader(store: Store, table: pd.DataFrame) -> Callable[[str], Masks | None]:
     """Return a function that reads the masks of a run id of `table`, or returns None if they are not stored."""
     stored = store.masked()

@@ -110,7 +110,7 @@ def _equal_rows(published: Published, panel: Panel) -> pd.DataFrame:
         rows = rows.iloc[:0]
     rows = rows[(rows["dataset"] == panel.dataset) & (rows["model"] == panel.model)]
     rows = rows.assign(method=rows["methods"]).explode("method")
-    names = {_identity(method, first["scope"]): method for method in panel.methods}
+    names = {label_identity(method, first["scope"]): method for method in panel.methods}
     keys = zip(rows["method"], rows["scope"], rows["mask_updates"], strict=True)
     found = [DENSE if key[0] == DENSE else names.get(key, "") for key in keys]
     rows = rows.assign(method=found)
@@ -119,7 +119,7 @@ def _equal_rows(published: Published, panel: Panel) -> pd.DataFrame:
     return rows if first["sanity"] == "none" else rows[rows["comparable"]]
 
 
-def _identity(label: str, scope: str) -> tuple[str, str, str]:
+def label_identity(label: str, scope: str) -> tuple[str, str, str]:
     """Return name, scope and mask updates of the runs of a method, its own or, as in `random_erk (rigl)`, the runs'.
 
     The name of a method with options is its whole label.

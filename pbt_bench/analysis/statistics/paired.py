@@ -21,7 +21,7 @@ POWER = 0.8  # of the smallest difference that could be detected, and of the num
 MARGIN = 0.01  # accuracies that differ by less are equal for all practical purposes
 FEWEST = 3  # pairs; two pairs that agree by chance would seem exact
 _SEEDS_CONSIDERED = 1000  # that `seeds_needed` considers
-_SPREAD_OF_EQUALS = 1e-12
+EQUAL_UP_TO = 1e-12  # differences and deviations below are rounding
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Comparison:
     @property
     def level(self) -> bool:
         """True if the means are equal up to rounding."""
-        return abs(self.mean) < _SPREAD_OF_EQUALS
+        return abs(self.mean) < EQUAL_UP_TO
 
     @property
     def supported(self) -> bool:
@@ -68,7 +68,7 @@ class Comparison:
         """True if the methods are equal within MARGIN: two one-sided t tests, each at 0.05 (Schuirmann 1987)."""
         if self.pairs < FEWEST:
             return False
-        half = 0.0 if self.std < _SPREAD_OF_EQUALS else self._quantile(1 - LEVEL) * self._error
+        half = 0.0 if self.std < EQUAL_UP_TO else self._quantile(1 - LEVEL) * self._error
         return abs(self.mean) + half < MARGIN
 
     @property
@@ -82,7 +82,7 @@ class Comparison:
 
         It is infinite for more than 1,000 seeds, and NaN if the spread is unknown.
         """
-        if not self.std > _SPREAD_OF_EQUALS:
+        if not self.std > EQUAL_UP_TO:
             return nan
         n = np.arange(2, _SEEDS_CONSIDERED + 1)
         found = (stdtrit(n - 1, 1 - LEVEL / 2) + stdtrit(n - 1, POWER)) * self.std / np.sqrt(n) <= abs(self.mean)
@@ -91,7 +91,7 @@ class Comparison:
     @property
     def _error(self) -> float:
         """The standard error of the mean difference."""
-        return self.std / sqrt(self.pairs) if self.pairs > 1 and self.std > _SPREAD_OF_EQUALS else nan
+        return self.std / sqrt(self.pairs) if self.pairs > 1 and self.std > EQUAL_UP_TO else nan
 
     def _quantile(self, probability: float) -> float:
         return float(stdtrit(self.pairs - 1, probability)) if self.pairs > 1 else nan
@@ -254,9 +254,9 @@ def paired_t(differences: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     n = len(differences)
     mean, error = differences.mean(axis=0), differences.std(axis=0, ddof=1) / np.sqrt(n)
-    same = error <= _SPREAD_OF_EQUALS  # equal up to rounding
+    same = error <= EQUAL_UP_TO  # equal up to rounding
     p = 2 * stdtr(n - 1, -np.abs(mean) / np.where(same, 1, error))
-    result: NDArray[np.float64] = np.where(same, np.where(np.abs(mean) <= _SPREAD_OF_EQUALS, 1, 2 / 2**n), p)
+    result: NDArray[np.float64] = np.where(same, np.where(np.abs(mean) <= EQUAL_UP_TO, 1, 2 / 2**n), p)
     return result
 
 

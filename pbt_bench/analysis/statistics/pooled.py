@@ -6,13 +6,13 @@ import string
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from math import isnan, nan, sqrt
+from math import isnan, nan
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
+from pbt_bench.analysis.statistics.effects import effect
 from pbt_bench.analysis.statistics.labels import counted, joined, points
 from pbt_bench.analysis.statistics.paired import LEVEL, accuracies, holm
 from pbt_bench.analysis.statistics.panel import Panel
@@ -115,16 +115,10 @@ def pooled_sentences(found: Pooled) -> list[str]:
 
 def _pairs(names: Sequence[str], tables: Sequence[NDArray[np.float64]]) -> pd.DataFrame:
     rows = []
-    freedom = sum(len(table) - 1 for table in tables)
-    share = sqrt(sum(1 / len(table) for table in tables)) / len(tables)
     for a, b in combinations(range(len(names)), 2):
-        gaps = [table[:, a] - table[:, b] for table in tables]
-        mean = float(np.mean([gap.mean() for gap in gaps]))
-        squares = sum(float(((gap - gap.mean()) ** 2).sum()) for gap in gaps)
-        error = sqrt(squares / freedom) * share if freedom else nan
-        half = stdtrit(freedom, 1 - LEVEL / 2) * error if error > 1e-12 else nan
-        p = 2 * float(stdtr(freedom, -abs(mean) / error)) if error > 1e-12 else nan
-        rows.append((names[a], names[b], mean, mean - half, mean + half, p))
+        found = effect([table[:, a] - table[:, b] for table in tables])
+        p = nan if found.constant else found.two_sided(0)
+        rows.append((names[a], names[b], found.mean, *found.interval, p))
     table = pd.DataFrame(rows, columns=["method_a", "method_b", "difference", "low", "high", "p"])
     corrected = table["p"].to_numpy(dtype=float, copy=True)
     known = ~np.isnan(corrected)

@@ -1,0 +1,1 @@
+"""Published statements as data: reading their files, and testing them on the records of studies."""

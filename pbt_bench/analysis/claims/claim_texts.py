@@ -1,0 +1,154 @@
+"""Findings about claims as short texts and as plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from math import isfinite, isinf, isnan
+from typing import Any
+
+from pbt_bench.analysis.claims.verdicts import LACKING, UNDECIDED, VERDICTS, Answer, Finding, Lacking
+from pbt_bench.analysis.statistics.labels import counted, joined, points
+from pbt_bench.analysis.statistics.paired import FEWEST
+from pbt_bench.running.progress import duration
+
+_HOUR = 3600  # seconds
+
+
+def amount(answer: Answer, value: float) -> str:
+    """Format a value of an answer: percentage points of an accuracy, or a number; a difference has a sign."""
+    if isnan(value):
+        return "–"
+    question = answer.question
+    of_two = question.expect in ("greater", "equal", "less")
+    if question.accuracy:
+        return f"{points(value)} points" if of_two else f"{100 * value:.2f}%"
+    return f"{value:+.3g}" if of_two else f"{value:.3g}"
+
+
+def estimate_text(answer: Answer) -> str:
+    """Return the effect size with its 95% interval; equal values on all seeds have none."""
+    if answer.verdict == LACKING:
+        return "–"
+    low, high = answer.effect.interval
+    if isnan(low):
+        return f"{amount(answer, answer.effect.mean)} on every seed"
+    ends = [amount(answer, end).removesuffix(" points").removesuffix("%") for end in (low, high)]
+    return f"{amount(answer, answer.effect.mean)} [{ends[0]} to {ends[1]}]"
+
+
+def expectation(answer: Answer) -> str:
+    """Return what the claim says about the effect, for example `above +1.00 points`."""
+    question, bound = answer.question, answer.question.bound
+    if question.expect == "equal":
+        return f"within {amount(answer, bound).removeprefix('+')}"
+    words = {"greater": "above", "less": "below"}
+    limit = -bound if question.expect == "less" else bound
+    return f"{words.get(question.expect, question.expect)} {amount(answer, limit) if limit else '0'}"
+
+
+def p_text(p: float) -> str:
+    """Format a p value."""
+    return "–" if isnan(p) else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def seeds_text(answer: Answer) -> str:
+    """Return the number of seeds that would decide an undecided question, else the empty text."""
+    if answer.verdict != UNDECIDED:
+        return ""
+    return "more than 1,000" if isinf(answer.seeds_to_decide) else f"{answer.seeds_to_decide:.0f}"
+
+
+def lacking_text(lacking: Lacking) -> str:
+    """Say which runs lack and how long they take; the empty text if none lacks."""
+    said = []
+    if lacking.unknown:
+        said.append(f"No grid file of {joined([f'`{name}`' for name in lacking.unknown])} yet.")
+    if not lacking.needed and not lacking.unknown:
+        said.append("The studies have no run that a test needs.")
+    if lacking.runs:
+        runs = f"{lacking.runs} of {counted(lacking.needed, 'run')} are missing"
+        judged = f"judged by {counted(lacking.measured, 'run')}"
+        if lacking.seconds is None:
+            said.append(f"{runs}; how long they take is unknown until one run was measured.")
+        else:
+            said.append(f"{runs}; they take one worker about {duration(lacking.seconds)}, {judged}.")
+    return " ".join(said)
+
+
+def tested_text(finding: Finding) -> str:
+    """Name the networks that a value comes from, with the number of seeds; the empty text without a value."""
+    seeds: dict[str, set[int]] = {}
+    for answer in finding.answers:
+        for (dataset, model, *_), own in answer.samples.tested.groupby(level=["dataset", "model"]):
+            numbers = own.dropna().index.get_level_values("seed")
+            seeds.setdefault(f"{dataset} / {model}", set()).update(numbers)
+    return ", ".join(f"{name} ({counted(len(each), 'seed')})" for name, each in sorted(seeds.items()))
+
+
+def verdict_text(finding: Finding) -> str:
+    """Return the verdict in one sentence, with what would change it."""
+    if finding.verdict == UNDECIDED:
+        seeds = finding.seeds_to_decide
+        would = "more than 1,000 seeds" if isinf(seeds) else f"about {seeds:.0f} seeds"
+        return f"Undecided with {counted(_seeds(finding), 'seed')}; {would} would decide."
+    if finding.verdict == LACKING:
+        lacks = lacking_text(finding.lacking)
+        untested = sum(answer.verdict == LACKING for answer in finding.answers)
+        why = f"{untested} of {counted(len(finding.answers), 'test')} {'has' if untested == 1 else 'have'} fewer than"
+        return f"Missing: {why} {FEWEST} common seeds with a value." + f" {lacks}" * bool(lacks)
+    lacks = lacking_text(finding.lacking)
+    return f"{finding.verdict.capitalize()} with {counted(_seeds(finding), 'seed')}." + f" {lacks}" * bool(lacks)
+
+
+def summary_text(findings: Sequence[Finding]) -> str:
+    """Count the verdicts: `2 supported, 1 undecided`."""
+    found = Counter(finding.verdict for finding in findings)
+    return ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
+
+
+def plain_data(finding: Finding) -> dict[str, Any]:
+    """Return a finding for JSON; a number that is not known or not finite is None."""
+    lacking = finding.lacking
+    return {
+        "name": finding.claim.name,
+        "verdict": finding.verdict,
+        "statement": finding.claim.statement,
+        "source": finding.claim.source,
+        "scale": finding.claim.scale,
+        "studies": list(finding.claim.studies),
+        "seeds_to_decide": _finite(finding.seeds_to_decide),
+        "missing_runs": lacking.runs,
+        "needed_runs": lacking.needed,
+        "missing_hours": None if lacking.seconds is None else lacking.seconds / _HOUR,
+        "missing_grids": list(lacking.unknown),
+        "tests": [_test_data(answer) for answer in finding.answers],
+    }
+
+
+def _test_data(answer: Answer) -> dict[str, Any]:
+    question = answer.question
+    number = "value" if question.expect in ("above", "below") else "margin"
+    return {
+        "metric": question.metric,
+        "of": question.labels,
+        "where": dict(question.where),
+        "expect": question.expect,
+        number: question.bound,
+        "verdict": answer.verdict,
+        "estimate": _finite(answer.effect.mean),
+        "interval": [_finite(end) for end in answer.effect.interval],
+        "n": answer.seeds,
+        "networks": answer.effect.networks,
+        "p": _finite(answer.p),
+        "p_holm": _finite(answer.p_holm),
+        "seeds_to_decide": _finite(answer.seeds_to_decide),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
+
+
+def _seeds(finding: Finding) -> int:
+    return min((answer.seeds for answer in finding.answers if answer.verdict != LACKING), default=0)
