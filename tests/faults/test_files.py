@@ -184,7 +184,7 @@ def test_other_files_in_a_results_folder_stop_nothing(store: Store, capsys: pyte
     claims.forget(second)
     assert claims.take(second)
     claims.close()
-    assert view("study", store.folder, [first]).jobs == {}
+    assert view(store.folder, [first]).jobs == {}
     warned = capsys.readouterr().err
     assert all(f"slurm/{n}-{n}-{n} is not a submission" in warned for n in (1, 2, 3)), warned
 

@@ -79,7 +79,7 @@ def test_an_odd_file_in_place_of_any_file_hangs_and_ends_nothing(
         make(place)
     start = time.monotonic()
     assert "magnitude" in plain(summary(GRID, store, ask_slurm=False))
-    assert view("study", store.folder, [run_id]).jobs == {}
+    assert view(store.folder, [run_id]).jobs == {}
     assert owner(store.folder, run_id) is None
     assert set(active(store.folder)) <= {run_id}
     assert (tail(places[3], 5), last_job(places[3]), position(places[3])) == ([], None, None) or make is huge

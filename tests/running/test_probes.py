@@ -9,7 +9,7 @@ import pytest
 from pbt_bench.running.estimate import estimate
 from pbt_bench.running.outcomes import outcomes
 from pbt_bench.running.probes import PROBE, probe_runs, read_timings
-from pbt_bench.running.record import Epoch, RunRecord
+from pbt_bench.running.record import Epoch, RunRecord, Status
 from pbt_bench.running.store import Store
 from pbt_bench.spec import Axes, Grid, Recipe, RunSpec
 
@@ -20,7 +20,7 @@ GRID = Grid(
 )
 
 
-def recorded(store: Store, spec: RunSpec, seconds: float, per_epoch: float, status: str = "done") -> None:
+def recorded(store: Store, spec: RunSpec, seconds: float, per_epoch: float, status: Status = "done") -> None:
     curve = tuple(
         Epoch(
             epoch=number + 1, train_loss=1.0, train_accuracy=0.5, validation_loss=None, validation_accuracy=None,

@@ -55,9 +55,8 @@ def _limit(profile: Profile, user: str) -> Limit | None:
     rows = call(*known, "user", user, "withassoc", f"cluster={cluster[1]}", columns).splitlines()
     account, most, default_qos = _association([row.split("|") for row in rows], profile)
     partition = partition_fields(profile)
-    jobs = [line.split("|") for line in call(
-        "squeue", "-r", "-h", "-u", user, "-o", "%a|%q|%P", clusters=profile.clusters
-    ).splitlines() if line.count("|") == 2]  # fmt: skip
+    lines = call("squeue", "-r", "-h", "-u", user, "-o", "%a|%q|%P", clusters=profile.clusters).splitlines()
+    jobs = [line.split("|") for line in lines if line.count("|") == 2]
     qos = profile.qos or default_qos or "normal"
     of_partition = partition.get("QoS", "N/A")
     for name, used in (

@@ -82,9 +82,9 @@ def request(
             f"{held} runs are held back; submit again when jobs have ended"
         )
         elements = kept
-    if not elements:
+    if not elements and not dry_run:
         return
-    arrays = chunk(elements, _array_size_or_default(profile, dry_run, say))
+    arrays = chunk(elements, _array_size_or_default(profile, dry_run, say)) if elements else []
     if dry_run:
         _show(store.folder, profile, arrays, say)
         if not probe:

@@ -47,13 +47,13 @@ def view(folder: Path, ids: Collection[str]) -> View:
         entries, error = [], str(failure)
     elements = list(_elements(known, entries, wanted))
     ended_jobs: dict[str | None, set[str]] = {}
-    for job, submission, entry, _ in elements:
+    for name, submission, entry, _ in elements:
         if entry is None or entry.over:
-            ended_jobs.setdefault(submission.settings.clusters, set()).add(job.split("_")[0])
+            ended_jobs.setdefault(submission.settings.clusters, set()).add(name.split("_")[0])
     past: dict[tuple[str | None, str], Past] = {}
     for clusters, ids_of_jobs in ended_jobs.items() if error is None else ():
         with suppress(SlurmError):  # a cluster without accounting
-            past |= {(clusters, job): end for job, end in history(ids_of_jobs, clusters).items()}
+            past |= {(clusters, name): end for name, end in history(ids_of_jobs, clusters).items()}
     jobs: dict[str, LastJob] = {}
     for name, submission, entry, runs in elements:
         job = _last_job(name, submission, entry, past.get((submission.settings.clusters, name)))

@@ -279,6 +279,9 @@ def test_jobs_beyond_the_limit_of_the_user_are_held_back(fake: Callable[[str, st
     fake("squeue", '#!/bin/sh\ncase "$*" in *-u*) for i in 1 2 3 4 5; do echo "chem|normal|main"; done ;; esac\n')
     fake("sacct", '#!/bin/sh\nfor i in 0 1 2; do echo "1000_$i|CANCELLED|0:0"; done\n')
     assert "10 runs are held back; submit again" in ask(store, profile=profile)
+    assert ask(store, profile=profile, dry=True).splitlines()[-1].startswith("job hours: unknown"), (
+        "of all missing runs"
+    )
     assert len(submitted(store)) == 1
     assert (folder / "count").read_text() == "1\n"
 
