@@ -59,7 +59,8 @@ def _items(finding: Finding) -> list[_Item]:
 def _once(parts: list[pd.Series]) -> pd.Series:
     """Join the values of several tests, which share cells."""
     whole = pd.concat(parts)
-    return whole[~whole.index.duplicated()].dropna()
+    once: pd.Series = whole[~whole.index.duplicated()].dropna()
+    return once
 
 
 def _of(values: pd.Series, dataset: str, model: str) -> np.ndarray:

@@ -141,7 +141,12 @@ class ClaimTest(Checked, frozen=True, kw_only=True):
                 raise RequestError(f"{where}: for_each = {self.for_each!r} needs a list of its values in where")
             ranges = [given | {self.for_each: value} for value in values]
         bound = self.margin if self.value is None else self.value
-        rest = {"metric": self.metric, "expect": self.expect, "bound": bound, "correlation": tuple(self.correlation)}
+        rest: dict[str, Any] = {
+            "metric": self.metric,
+            "expect": self.expect,
+            "bound": bound,
+            "correlation": tuple(self.correlation),
+        }
         sides = self.compare or ([] if self.method is None else [self.method])
         lists = [_sides(side, where) for side in sides]
         pairs: list[Sequence[Side | None]] = [(*pair, None, None)[:2] for pair in itertools.product(*lists)]
@@ -300,6 +305,8 @@ def _check_columns(conditions: Condition, where: str) -> None:
     for name, value in conditions.items():
         if name not in _CLAIM_COLUMNS and not name.startswith("options."):
             raise unknown("column", name, _CLAIM_COLUMNS, where)
+        if value == []:
+            raise RequestError(f"{where}: {name} is an empty list")
         if isinstance(value, dict):
             convert(value, _Range, f"{where}: {name}")
 

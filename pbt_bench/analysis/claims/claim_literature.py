@@ -84,11 +84,12 @@ def _of_question(question: Question, rows: pd.DataFrame) -> list[PrintedDifferen
 def _printed_means(side: Side, where: Condition, rows: pd.DataFrame) -> pd.Series:
     choices = side.choices if isinstance(side, BestOf) else (side,)
     parts = [_of_choice(choice, where, rows) for choice in choices]
-    return pd.concat(parts).groupby(level=_PRINTED_CELL).max()
+    highest: pd.Series = pd.concat(parts).groupby(level=_PRINTED_CELL).max()
+    return highest
 
 
 def _of_choice(choice: Selection, where: Condition, rows: pd.DataFrame) -> pd.Series:
-    given = {name: value for name, value in (where | dict(choice.conditions)).items() if name != "sparsity"}
+    given = {name: value for name, value in ({**where, **choice.conditions}).items() if name != "sparsity"}
     methods = given.pop("method", None)
     plain = {name: given.pop(name, value) for name, value in _PLAIN_VALUES.items()}
     given.pop("dataset", None)
@@ -99,7 +100,8 @@ def _of_choice(choice: Selection, where: Condition, rows: pd.DataFrame) -> pd.Se
     keys = {label_identity(str(label), plain["scope"]) for label in labels}
     own = zip(rows["methods"], rows["scope"], rows["mask_updates"], strict=True)
     mine = rows[[key in keys for key in own]] if len(rows) else rows
-    return mine[mine["sanity"] == plain["sanity"]].groupby(_PRINTED_CELL)["mean"].mean()
+    means: pd.Series = mine[mine["sanity"] == plain["sanity"]].groupby(_PRINTED_CELL)["mean"].mean()
+    return means
 
 
 def _in_range(sparsity: pd.Series, condition: object) -> pd.Series:

@@ -80,9 +80,9 @@ def tested_text(finding: Finding) -> str:
     """Name the networks that a value comes from, with the number of seeds; the empty text without a value."""
     seeds: dict[str, set[int]] = {}
     for answer in finding.answers:
-        for (dataset, model, *_), own in answer.samples.tested.groupby(level=["dataset", "model"]):
-            numbers = own.dropna().index.get_level_values("seed")
-            seeds.setdefault(f"{dataset} / {model}", set()).update(numbers)
+        index = answer.samples.tested.dropna().index
+        for dataset, model, seed in zip(*map(index.get_level_values, ("dataset", "model", "seed")), strict=True):
+            seeds.setdefault(f"{dataset} / {model}", set()).add(seed)
     return ", ".join(f"{name} ({counted(len(each), 'seed')})" for name, each in sorted(seeds.items()))
 
 

@@ -78,7 +78,7 @@ def test_json_and_names(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "beats",
         "supported",
         0,
-        10,
+        12,
     )
     (test,) = found["tests"]
     assert (test["of"], test["expect"], test["margin"], test["n"]) == (["fts", "snip"], "greater", 0.0, 6)
