@@ -282,7 +282,7 @@ def _column(table: pd.DataFrame, name: str) -> pd.Series:
 
 def _holds(column: pd.Series, value: Any) -> pd.Series:
     if isinstance(value, list):
-        return pd.concat([_holds(column, each) for each in value], axis=1).any(axis=1)
+        return pd.Series(np.logical_or.reduce([_holds(column, each) for each in value]), column.index)
     if isinstance(value, Mapping):
         low, high = value.get("minimum", -np.inf), value.get("maximum", np.inf)
         numbers = pd.to_numeric(column, errors="coerce")

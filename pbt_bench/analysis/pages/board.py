@@ -121,7 +121,8 @@ def _table(panel: Panel, sources: dict[str, MethodSource], verdicts: Verdicts) -
     rows = []
     seconds = panel.runs.groupby(["method", "seed"])["scoring_seconds"].max().groupby("method").median()
     for sparsity in panel.sparsities:
-        cells = panel.cells.xs(sparsity, level="sparsity").sort_values("mean", ascending=False, kind="stable")
+        cells = panel.cells[panel.cells.index.get_level_values("sparsity") == sparsity]
+        cells = cells.droplevel("sparsity").sort_values("mean", ascending=False, kind="stable")
         for method, cell in cells.iterrows():
             runs = panel.runs[(panel.runs["method"] == method) & (panel.runs["sparsity"] == sparsity)]
             rows.append(
