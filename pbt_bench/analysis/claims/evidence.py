@@ -286,7 +286,7 @@ def _holds(column: pd.Series, value: Any) -> pd.Series:
     if isinstance(value, Mapping):
         low, high = value.get("minimum", -np.inf), value.get("maximum", np.inf)
         numbers = pd.to_numeric(column, errors="coerce")
-        return (numbers >= low - _EQUAL_WITHIN) & (numbers <= high + _EQUAL_WITHIN)
+        return numbers.between(low - _EQUAL_WITHIN, high + _EQUAL_WITHIN)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         numbers = pd.to_numeric(column, errors="coerce")
         return (numbers - value).abs() < _EQUAL_WITHIN
