@@ -73,6 +73,8 @@ def lacking_text(lacking: Lacking) -> str:
             said.append(f"{runs}; how long they take is unknown until one run was measured.")
         else:
             said.append(f"{runs}; they take one worker about {duration(lacking.seconds)}, {judged}.")
+    if lacking.failed:
+        said.append(f"{lacking.failed} of {counted(lacking.needed, 'run')} failed.")
     return " ".join(said)
 
 
@@ -119,6 +121,7 @@ def plain_data(finding: Finding) -> dict[str, Any]:
         "studies": list(finding.claim.studies),
         "seeds_to_decide": _finite(finding.seeds_to_decide),
         "missing_runs": lacking.runs,
+        "failed_runs": lacking.failed,
         "needed_runs": lacking.needed,
         "missing_hours": None if lacking.seconds is None else lacking.seconds / _HOUR,
         "missing_grids": list(lacking.unknown),
