@@ -41,7 +41,7 @@ def _items(finding: Finding) -> list[_Item]:
     for answer in finding.answers:
         question = answer.question
         name = f"rank correlation with {question.metric}" if question.correlation else question.metric
-        lines = found.setdefault((name.replace("_", " "), question.accuracy), {})
+        lines = found.setdefault((name.replace("_", " "), question.percent), {})
         for label, values in answer.samples.sides.items():
             lines.setdefault(label, []).append(values)
     items = []

@@ -19,6 +19,7 @@ OVERLAP = "mask_overlap"  # the metric of two runs: the Jaccard index of their m
 ACCURACIES = ("test_accuracy", "test_accuracy_at_best_validation", "best_test_accuracy_over_epochs")
 _DERIVED = ("smallest_layer_density", "dead_weight_share", OVERLAP)  # metrics that are computed from a record
 _NO_NUMBERS = ("weights_digest", "mask_digest", "initial_mask_digest", "layers", "notes", "mask_metrics", "sparsity")
+_MOST_NAMED = 4  # methods of a condition that a text names
 _OF_TWO = ("greater", "equal", "less")
 _OF_ONE = ("above", "below")
 _SPEC_COLUMNS = tuple(
@@ -100,8 +101,13 @@ class Question:
 
     @property
     def accuracy(self) -> bool:
-        """True if the estimate is a difference of accuracies, which pages show in percentage points."""
+        """True if the estimate is of test accuracies, as papers print them."""
         return self.metric in ACCURACIES and not self.correlation
+
+    @property
+    def percent(self) -> bool:
+        """True if pages show the estimate in percent, or its differences in percentage points."""
+        return self.metric.endswith("_accuracy") and not self.correlation
 
     @property
     def subject(self) -> str:
@@ -114,7 +120,12 @@ class Question:
     @property
     def range(self) -> str:
         """The conditions on both sides, for example `sparsity 0.98 and more`."""
-        return ", ".join(f"{name} {_text(value)}" for name, value in self.where.items())
+        return ", ".join(
+            f"over {len(value)} methods"
+            if name == "method" and isinstance(value, list) and len(value) > _MOST_NAMED
+            else f"{name} {_text(value)}"
+            for name, value in self.where.items()
+        )
 
 
 class ClaimTest(Checked, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ def amount(answer: Answer, value: float) -> str:
         return "–"
     question = answer.question
     of_two = question.expect in ("greater", "equal", "less")
-    if question.accuracy:
+    if question.percent:
         return f"{points(value)} points" if of_two else f"{100 * value:.2f}%"
     return f"{value:+.3g}" if of_two else f"{value:.3g}"
 
@@ -90,16 +90,15 @@ def tested_text(finding: Finding) -> str:
 
 def verdict_text(finding: Finding) -> str:
     """Return the verdict in one sentence, with what would change it."""
+    lacks = lacking_text(finding.lacking)
     if finding.verdict == UNDECIDED:
         seeds = finding.seeds_to_decide
         would = "more than 1,000 seeds" if isinf(seeds) else f"about {seeds:.0f} seeds"
-        return f"Undecided with {counted(_seeds(finding), 'seed')}; {would} would decide."
+        return f"Undecided with {counted(_seeds(finding), 'seed')}; {would} would decide." + f" {lacks}" * bool(lacks)
     if finding.verdict == LACKING:
-        lacks = lacking_text(finding.lacking)
         untested = sum(answer.verdict == LACKING for answer in finding.answers)
         why = f"{untested} of {counted(len(finding.answers), 'test')} {'has' if untested == 1 else 'have'} fewer than"
         return f"Missing: {why} {FEWEST} common seeds with a value." + f" {lacks}" * bool(lacks)
-    lacks = lacking_text(finding.lacking)
     return f"{finding.verdict.capitalize()} with {counted(_seeds(finding), 'seed')}." + f" {lacks}" * bool(lacks)
 
 
