@@ -8,7 +8,7 @@ import pandas as pd
 
 from pbt_bench.analysis.claims.claim_file import BestOf, Claim, Condition, Question, Selection, Side
 from pbt_bench.analysis.records.published import Published
-from pbt_bench.analysis.statistics.labels import points
+from pbt_bench.analysis.statistics.labels import points, tick_label
 from pbt_bench.analysis.statistics.literature import label_identity
 from pbt_bench.spec import DENSE
 
@@ -71,7 +71,7 @@ def _of_question(question: Question, rows: pd.DataFrame) -> list[PrintedDifferen
                 model=str(model),
                 sides=" - ".join(question.labels),
                 cells=len(cells),
-                sparsities=f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}",
+                sparsities=" to ".join(dict.fromkeys(map(tick_label, (low, high)))),
                 mean=float(gaps.mean()),
                 lowest=float(gaps.min()),
                 highest=float(gaps.max()),

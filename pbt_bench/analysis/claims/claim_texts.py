@@ -63,7 +63,7 @@ def lacking_text(lacking: Lacking) -> str:
     """Say which runs lack and how long they take; the empty text if none lacks."""
     said = []
     if lacking.unknown:
-        said.append(f"No grid file of {joined([f'`{name}`' for name in lacking.unknown])} yet.")
+        said.append(f"No grid file of {joined(lacking.unknown)} yet.")
     if not lacking.needed and not lacking.unknown:
         said.append("The studies have no run that a test needs.")
     if lacking.runs:
