@@ -147,8 +147,13 @@ def _parser() -> argparse.ArgumentParser:
     claims.add_argument("--mini", action="store_true", help="use the small versions of the studies")
     claims.add_argument("--out", type=Path, metavar="DIR", help="write index.html, claims.md and figures there")
 
-    audit = add("audit", _audit, "check the records of a grid, and recompute a sample of them")
+    board = add("board", _board, "write one page of the methods of several studies, by network and sparsity")
+    board.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a results folder or packed study")
+    board.add_argument("--out", type=Path, default=Path("results/board"), metavar="DIR", help="default: results/board")
+
+    audit = add("audit", _audit, "check the records of a grid, or of a folder of contributed studies")
     add_grid(audit)
+    audit.add_argument("--by", default="", metavar="NAME", help="who audits, for the board")
     audit.add_argument("--sample", type=int, default=10, metavar="N", help="records to recompute; default: 10")
     audit.add_argument("--seed", type=int, metavar="N", help="draw the sample that an earlier audit drew")
     audit.add_argument(
@@ -347,16 +352,32 @@ def _claims(options: argparse.Namespace) -> int:
     return 0
 
 
+def _board(options: argparse.Namespace) -> int:
+    from pbt_bench.analysis.pages.board import write_board
+
+    print(f"board: {write_board(options.folders, options.out)}")
+    return 0
+
+
 def _audit(options: argparse.Namespace) -> int:
     from pbt_bench.running.audit import audit
+    from pbt_bench.running.contributed import check_contributed
     from pbt_bench.running.pool import select_devices
 
     if options.sample < 0:
         raise RequestError(f"--sample {options.sample}: must be at least 0")
+    if Path(options.grid).is_dir():
+        (device,) = select_devices(options.device, 1)
+        refused = 0
+        request = options.data, device, options.sample, options.seed, options.by
+        for name, why in check_contributed(Path(options.grid), *request):
+            print(f"{name}: refused: {why}" if why else f"{name}: verified", flush=True)
+            refused += bool(why)
+        return 1 if refused else 0
     grid, store = _load(options, reading=not options.retrain)
     (device,) = select_devices(options.device, 1)
     words = options.data, device, options.sample, options.retrain, options.seed
-    found = audit(grid.name, grid.runs(), store, *words)
+    found = audit(grid.name, grid.runs(), store, *words, by=options.by)
     print(found.text())
     return 1 if found.faults or (options.complete and found.absent) else 0
 

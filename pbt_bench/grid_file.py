@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from pbt_bench.constraints import Checked, convert, fields, read_toml
+from pbt_bench.constraints import Checked, Constraint, convert, fields, matching, read_toml
 from pbt_bench.errors import RequestError, unknown
 from pbt_bench.identity import LATER_OPTIONS, OPTIONS_OF_FORMAT_1
 from pbt_bench.recipes import PRESETS
@@ -27,6 +27,14 @@ _OTHER_FOLDERS = {
 }
 
 
+class Contribution(Checked, frozen=True, kw_only=True):
+    """The table `[contributed]` of a study that somebody else ran."""
+
+    by: Annotated[str, Constraint("a name of 1 to 100 characters", lambda value: 1 <= len(value.strip()) <= 100)]
+    link: Annotated[str, matching(r"|https://[^\s\"'<>]{1,300}", "an address that begins with https://")] = ""
+    note: str = ""
+
+
 class _GridFile(Checked, frozen=True, kw_only=True):
     """The tables of a grid file."""
 
@@ -36,6 +44,7 @@ class _GridFile(Checked, frozen=True, kw_only=True):
     scoring: Scoring = Scoring()
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     dense: bool = True
+    contributed: Contribution | None = None
 
 
 def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
@@ -62,6 +71,12 @@ def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
         if table.get("recipe", {}).get(name, []) != []:
             raise RequestError(f"{path}: recipe: {grid.recipe.unused_error(name)}")
     return grid
+
+
+def contribution(path: str | Path) -> Contribution | None:
+    """Return the table `[contributed]` of a grid file; None without one. Raises RequestError if it is invalid."""
+    table = read_toml(path).get("contributed")
+    return None if table is None else convert(table, Contribution, f"{path}: contributed")
 
 
 def check_grid(table: Mapping[str, Any], where: str) -> Grid:

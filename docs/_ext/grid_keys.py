@@ -56,6 +56,7 @@ def grid_page() -> str:
             "",
             "- `name`: name of the study; its results are in `results/<name>/`",
             "- `dense`: also run the dense network, once per dataset, model, seed and init (default `true`)",
+            "- `contributed`: who ran the study, of a [contributed study](../contributing.md#contribute-a-study) only",
             "- `recipe`: the name of a [published recipe](recipes.md), in place of the table `[recipe]`",
             "",
             *_table(
@@ -132,4 +133,6 @@ def record_page() -> str:
 
 
 assert _AXES.keys() == {field.name for field in fields(Axes)}
-assert {field.name for field in fields(_GridFile)} == {"name", "grid", "recipe", "scoring", "options", "dense"}
+assert {field.name for field in fields(_GridFile)} == {
+    *("name", "grid", "recipe", "scoring", "options", "dense", "contributed")
+}

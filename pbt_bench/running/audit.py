@@ -75,6 +75,7 @@ def audit(
     sample: int,
     retrain: bool,
     seed: int | None = None,
+    by: str = "",
 ) -> Audit:
     """Check all records of `specs` and recompute `sample` of them; with `retrain`, repeat their training too.
 
@@ -139,7 +140,7 @@ def audit(
     verdicts |= {spec.run_id: Verdict(extent, kind, text) for spec, kind, text in elsewhere}
     for spec, text in reversed(faults):
         verdicts[spec.run_id] = Verdict(verdicts.get(spec.run_id, Verdict("record")).extent, "fault", text)
-    add_verdicts(store, verdicts)
+    add_verdicts(store, {run_id: msgspec.structs.replace(each, by=by) for run_id, each in verdicts.items()})
     reasons = Counter(why for _, why in others.superseded.values()).most_common()
     notes = [f"{counted(count, 'record')} superseded: {why}" for why, count in reasons]
     mixed = sum(bool(record.environment.get("mixed")) for record in records)

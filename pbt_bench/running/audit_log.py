@@ -24,6 +24,7 @@ class Verdict(msgspec.Struct, frozen=True):
     kind: Kind = "equal"  # rounding, undecided: another machine gave other bits, as rounding makes them, or may
     text: str = ""  # the differences
     record: str = ""  # digest of the record's file
+    by: str = ""  # who audited, as they named themselves
 
 
 _LOG_DECODER = msgspec.json.Decoder(dict[str, Verdict])
@@ -46,6 +47,8 @@ def add_verdicts(store: Store, verdicts: Mapping[str, Verdict]) -> None:
         if old is None or old.record != new.record or new.kind == "fault" or not larger:
             known[run_id] = new
     with suppress(OSError):
+        if store.packed:  # the folder beside a packed study need not exist
+            store.folder.mkdir(parents=True, exist_ok=True)
         Store.put(path, msgspec.json.encode(dict(sorted(known.items()))))
 
 
@@ -61,6 +64,12 @@ def audited_records(store: Store, run_ids: Collection[str]) -> dict[str, str]:
         for run_id, verdict in found.items()
         if (verdict.kind, verdict.extent) != ("equal", "record") and verdict.record == _file_digest_of(store, run_id)
     }
+
+
+def auditors(store: Store, run_ids: Collection[str]) -> dict[str, str]:
+    """Return who audited those of `run_ids` that `audited_records` returns; "" if they gave no name."""
+    found = _verdicts(store)
+    return {run_id: found[run_id].by for run_id in audited_records(store, run_ids)}
 
 
 def _verdicts(store: Store) -> dict[str, Verdict]:

@@ -41,7 +41,7 @@ def _items(finding: Finding) -> list[_Item]:
     for answer in finding.answers:
         question = answer.question
         name = f"rank correlation with {question.metric}" if question.correlation else question.metric
-        lines = found.setdefault((name.replace("_", " "), question.accuracy), {})
+        lines = found.setdefault((name.replace("_", " "), question.percent), {})
         for label, values in answer.samples.sides.items():
             lines.setdefault(label, []).append(values)
     items = []
@@ -59,7 +59,8 @@ def _items(finding: Finding) -> list[_Item]:
 def _once(parts: list[pd.Series]) -> pd.Series:
     """Join the values of several tests, which share cells."""
     whole = pd.concat(parts)
-    return whole[~whole.index.duplicated()].dropna()
+    once: pd.Series = whole[~whole.index.duplicated()].dropna()
+    return once
 
 
 def _of(values: pd.Series, dataset: str, model: str) -> np.ndarray:

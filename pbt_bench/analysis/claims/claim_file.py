@@ -20,6 +20,7 @@ OVERLAP = "mask_overlap"  # the metric of two runs: the Jaccard index of their m
 ACCURACIES = ("test_accuracy", "test_accuracy_at_best_validation", "best_test_accuracy_over_epochs")
 _DERIVED = ("smallest_layer_density", "dead_weight_share", OVERLAP)  # metrics that are computed from a record
 _NO_NUMBERS = ("weights_digest", "mask_digest", "initial_mask_digest", "layers", "notes", "mask_metrics", "sparsity")
+_MOST_NAMED = 4  # methods of a condition that a text names
 _OF_TWO = ("greater", "equal", "less")
 _OF_ONE = ("above", "below")
 _SPEC_COLUMNS = tuple(
@@ -101,8 +102,13 @@ class Question:
 
     @property
     def accuracy(self) -> bool:
-        """True if the estimate is a difference of accuracies, which pages show in percentage points."""
+        """True if the estimate is of test accuracies, as papers print them."""
         return self.metric in ACCURACIES and not self.correlation
+
+    @property
+    def percent(self) -> bool:
+        """True if pages show the estimate in percent, or its differences in percentage points."""
+        return self.metric.endswith("_accuracy") and not self.correlation
 
     @property
     def subject(self) -> str:
@@ -115,7 +121,12 @@ class Question:
     @property
     def range(self) -> str:
         """The conditions on both sides, for example `sparsity 0.98 and more`."""
-        return ", ".join(f"{name} {_text(value)}" for name, value in self.where.items())
+        return ", ".join(
+            f"over {len(value)} methods"
+            if name == "method" and isinstance(value, list) and len(value) > _MOST_NAMED
+            else f"{name} {_text(value)}"
+            for name, value in self.where.items()
+        )
 
 
 class ClaimTest(Checked, frozen=True, kw_only=True):
@@ -142,7 +153,12 @@ class ClaimTest(Checked, frozen=True, kw_only=True):
                 raise RequestError(f"{where}: for_each = {self.for_each!r} needs a list of its values in where")
             ranges = [given | {self.for_each: value} for value in values]
         bound = self.margin if self.value is None else self.value
-        rest = {"metric": self.metric, "expect": self.expect, "bound": bound, "correlation": tuple(self.correlation)}
+        rest: dict[str, Any] = {
+            "metric": self.metric,
+            "expect": self.expect,
+            "bound": bound,
+            "correlation": tuple(self.correlation),
+        }
         sides = self.compare or ([] if self.method is None else [self.method])
         lists = [_sides(side, where) for side in sides]
         pairs: list[Sequence[Side | None]] = [(*pair, None, None)[:2] for pair in itertools.product(*lists)]
@@ -301,6 +317,8 @@ def _check_columns(conditions: Condition, where: str) -> None:
     for name, value in conditions.items():
         if name not in _CLAIM_COLUMNS and not name.startswith("options."):
             raise unknown("column", name, _CLAIM_COLUMNS, where)
+        if value == []:
+            raise RequestError(f"{where}: {name} is an empty list")
         if isinstance(value, dict):
             convert(value, _Range, f"{where}: {name}")
 

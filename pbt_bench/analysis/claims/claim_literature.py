@@ -8,7 +8,7 @@ import pandas as pd
 
 from pbt_bench.analysis.claims.claim_file import BestOf, Claim, Condition, Question, Selection, Side
 from pbt_bench.analysis.records.published import Published
-from pbt_bench.analysis.statistics.labels import points
+from pbt_bench.analysis.statistics.labels import points, tick_label
 from pbt_bench.analysis.statistics.literature import label_identity
 from pbt_bench.spec import DENSE
 
@@ -71,7 +71,7 @@ def _of_question(question: Question, rows: pd.DataFrame) -> list[PrintedDifferen
                 model=str(model),
                 sides=" - ".join(question.labels),
                 cells=len(cells),
-                sparsities=f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}",
+                sparsities=" to ".join(dict.fromkeys(map(tick_label, (low, high)))),
                 mean=float(gaps.mean()),
                 lowest=float(gaps.min()),
                 highest=float(gaps.max()),
@@ -84,11 +84,12 @@ def _of_question(question: Question, rows: pd.DataFrame) -> list[PrintedDifferen
 def _printed_means(side: Side, where: Condition, rows: pd.DataFrame) -> pd.Series:
     choices = side.choices if isinstance(side, BestOf) else (side,)
     parts = [_of_choice(choice, where, rows) for choice in choices]
-    return pd.concat(parts).groupby(level=_PRINTED_CELL).max()
+    highest: pd.Series = pd.concat(parts).groupby(level=_PRINTED_CELL).max()
+    return highest
 
 
 def _of_choice(choice: Selection, where: Condition, rows: pd.DataFrame) -> pd.Series:
-    given = {name: value for name, value in (where | dict(choice.conditions)).items() if name != "sparsity"}
+    given = {name: value for name, value in ({**where, **choice.conditions}).items() if name != "sparsity"}
     methods = given.pop("method", None)
     plain = {name: given.pop(name, value) for name, value in _PLAIN_VALUES.items()}
     given.pop("dataset", None)
@@ -99,7 +100,8 @@ def _of_choice(choice: Selection, where: Condition, rows: pd.DataFrame) -> pd.Se
     keys = {label_identity(str(label), plain["scope"]) for label in labels}
     own = zip(rows["methods"], rows["scope"], rows["mask_updates"], strict=True)
     mine = rows[[key in keys for key in own]] if len(rows) else rows
-    return mine[mine["sanity"] == plain["sanity"]].groupby(_PRINTED_CELL)["mean"].mean()
+    means: pd.Series = mine[mine["sanity"] == plain["sanity"]].groupby(_PRINTED_CELL)["mean"].mean()
+    return means
 
 
 def _in_range(sparsity: pd.Series, condition: object) -> pd.Series:

@@ -21,7 +21,7 @@ def amount(answer: Answer, value: float) -> str:
         return "–"
     question = answer.question
     of_two = question.expect in ("greater", "equal", "less")
-    if question.accuracy:
+    if question.percent:
         return f"{points(value)} points" if of_two else f"{100 * value:.2f}%"
     return f"{value:+.3g}" if of_two else f"{value:.3g}"
 
@@ -63,7 +63,7 @@ def lacking_text(lacking: Lacking) -> str:
     """Say which runs lack and how long they take; the empty text if none lacks."""
     said = []
     if lacking.unknown:
-        said.append(f"No grid file of {joined([f'`{name}`' for name in lacking.unknown])} yet.")
+        said.append(f"No grid file of {joined(lacking.unknown)} yet.")
     if not lacking.needed and not lacking.unknown:
         said.append("The studies have no run that a test needs.")
     if lacking.runs:
@@ -73,6 +73,8 @@ def lacking_text(lacking: Lacking) -> str:
             said.append(f"{runs}; how long they take is unknown until one run was measured.")
         else:
             said.append(f"{runs}; they take one worker about {duration(lacking.seconds)}, {judged}.")
+    if lacking.failed:
+        said.append(f"{lacking.failed} of {counted(lacking.needed, 'run')} failed.")
     return " ".join(said)
 
 
@@ -80,24 +82,23 @@ def tested_text(finding: Finding) -> str:
     """Name the networks that a value comes from, with the number of seeds; the empty text without a value."""
     seeds: dict[str, set[int]] = {}
     for answer in finding.answers:
-        for (dataset, model, *_), own in answer.samples.tested.groupby(level=["dataset", "model"]):
-            numbers = own.dropna().index.get_level_values("seed")
-            seeds.setdefault(f"{dataset} / {model}", set()).update(numbers)
+        index = answer.samples.tested.dropna().index
+        for dataset, model, seed in zip(*map(index.get_level_values, ("dataset", "model", "seed")), strict=True):
+            seeds.setdefault(f"{dataset} / {model}", set()).add(seed)
     return ", ".join(f"{name} ({counted(len(each), 'seed')})" for name, each in sorted(seeds.items()))
 
 
 def verdict_text(finding: Finding) -> str:
     """Return the verdict in one sentence, with what would change it."""
+    lacks = lacking_text(finding.lacking)
     if finding.verdict == UNDECIDED:
         seeds = finding.seeds_to_decide
         would = "more than 1,000 seeds" if isinf(seeds) else f"about {seeds:.0f} seeds"
-        return f"Undecided with {counted(_seeds(finding), 'seed')}; {would} would decide."
+        return f"Undecided with {counted(_seeds(finding), 'seed')}; {would} would decide." + f" {lacks}" * bool(lacks)
     if finding.verdict == LACKING:
-        lacks = lacking_text(finding.lacking)
         untested = sum(answer.verdict == LACKING for answer in finding.answers)
         why = f"{untested} of {counted(len(finding.answers), 'test')} {'has' if untested == 1 else 'have'} fewer than"
         return f"Missing: {why} {FEWEST} common seeds with a value." + f" {lacks}" * bool(lacks)
-    lacks = lacking_text(finding.lacking)
     return f"{finding.verdict.capitalize()} with {counted(_seeds(finding), 'seed')}." + f" {lacks}" * bool(lacks)
 
 
@@ -119,6 +120,7 @@ def plain_data(finding: Finding) -> dict[str, Any]:
         "studies": list(finding.claim.studies),
         "seeds_to_decide": _finite(finding.seeds_to_decide),
         "missing_runs": lacking.runs,
+        "failed_runs": lacking.failed,
         "needed_runs": lacking.needed,
         "missing_hours": None if lacking.seconds is None else lacking.seconds / _HOUR,
         "missing_grids": list(lacking.unknown),

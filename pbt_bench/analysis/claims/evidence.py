@@ -105,7 +105,7 @@ def values_of(question: Question, evidence: Evidence) -> Values:
     parts = [_of_side(side, question, fixed, evidence) for side in question.sides]
     wanted = [run_id for part in parts for run_id in part.wanted]
     if question.metric == OVERLAP:
-        tested = _overlaps(*(part.numbers for part in parts), evidence.read)
+        tested = _overlaps(parts[0].numbers, parts[1].numbers, evidence.read)
         return Values({" and ".join(question.labels): tested}, tested, wanted)
     sides = {label: part.numbers for label, part in zip(question.labels, parts, strict=True)}
     first, *others = (part.numbers for part in parts)
@@ -287,14 +287,11 @@ def _column(table: pd.DataFrame, name: str) -> pd.Series:
 
 def _holds(column: pd.Series, value: Any) -> pd.Series:
     if isinstance(value, list):
-        found = pd.Series(False, index=column.index)
-        for each in value:
-            found |= _holds(column, each)
-        return found
+        return pd.Series(np.logical_or.reduce([_holds(column, each) for each in value]), column.index)
     if isinstance(value, Mapping):
         low, high = value.get("minimum", -np.inf), value.get("maximum", np.inf)
         numbers = pd.to_numeric(column, errors="coerce")
-        return (numbers >= low - _EQUAL_WITHIN) & (numbers <= high + _EQUAL_WITHIN)
+        return numbers.between(low - _EQUAL_WITHIN, high + _EQUAL_WITHIN)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         numbers = pd.to_numeric(column, errors="coerce")
         return (numbers - value).abs() < _EQUAL_WITHIN

@@ -50,8 +50,9 @@ class Answer:
 class Lacking:
     """The runs that a claim needs and that have no result, and the estimated seconds that they take."""
 
-    runs: int = 0
-    needed: int = 0  # with those that have a result
+    runs: int = 0  # without a record
+    failed: int = 0
+    needed: int = 0  # all of them, with those that have a result
     seconds: float | None = None  # one after another; None if no run of the studies was measured
     measured: int = 0  # runs that the estimate is based on
     unknown: Sequence[str] = ()  # studies without a grid file
@@ -154,8 +155,8 @@ def _lacking(answers: Sequence[Answer], evidence: Evidence) -> Lacking:
     if not wanted:
         return Lacking(unknown=evidence.unknown)
     table = evidence.table
-    without = set(table.loc[table["status"].isin([MISSING, "failed"]), "run_id"]) & wanted
+    without, failed = (set(table.loc[table["status"] == state, "run_id"]) & wanted for state in (MISSING, "failed"))
     measured = table.loc[table["status"] != MISSING, ["run_id", "status", "environment"]]
     outcomes = {row["run_id"]: msgspec.convert(row, Outcome) for row in measured.to_dict("records")}
     guess = estimate(evidence.specs, [spec for spec in evidence.specs if spec.run_id in without], outcomes)
-    return Lacking(len(without), len(wanted), guess.seconds, guess.measured, evidence.unknown)
+    return Lacking(len(without), len(failed), len(wanted), guess.seconds, guess.measured, evidence.unknown)
