@@ -65,7 +65,11 @@ def test_a_scalar_is_an_axis_of_one(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("epochs", "epoch", "unknown key 'recipe.epoch'; did you mean 'recipe.epochs'? (valid: recipe.augment"),
-        ("[scoring]", "[scorin]", "unknown key 'scorin'; did you mean 'scoring'? (valid: dense, grid, name, options"),
+        (
+            "[scoring]",
+            "[scorin]",
+            "unknown key 'scorin'; did you mean 'scoring'? (valid: contributed, dense, grid, name, options",
+        ),
         ("0.9]", "1.2]", "grid: sparsity = 1.2 must be at least 0 and below 1"),
         ("0.9]", "-0.1]", "grid: sparsity = -0.1 must be at least 0 and below 1"),
         ("0.9]", "nan]", "grid: sparsity = nan must be at least 0 and below 1"),
