@@ -19,11 +19,14 @@ class Estimate:
     measured: int  # number of runs it is based on
 
 
-def estimate(specs: Sequence[RunSpec], todo: Sequence[RunSpec], found: Mapping[str, Outcome]) -> Estimate:
-    """Estimate `todo` by the mean of the measured runs of the same dataset and model, or else the mean of all."""
+def estimate(specs: Mapping[str, RunSpec], todo: Sequence[RunSpec], found: Mapping[str, Outcome]) -> Estimate:
+    """Estimate `todo` by the mean of the measured runs of the same dataset and model, or else the mean of all.
+
+    `specs` are the runs of the study by run id.
+    """
     measured: dict[tuple[str, str], list[float]] = {}
-    for spec in specs:
-        outcome = found.get(spec.run_id)
+    for run_id, spec in specs.items():
+        outcome = found.get(run_id)
         if outcome is not None and outcome.seconds is not None and outcome.status != "failed":
             measured.setdefault((spec.dataset, spec.model), []).append(outcome.seconds)
     everything = list(chain.from_iterable(measured.values()))

@@ -128,7 +128,7 @@ def summary(grid: Grid, store: Store, ask_slurm: bool = True) -> Summary:
     counts: Counter[str] = Counter(outcome.status for outcome in found.values())
     counts.update(run.state for run in runs if run.state not in RECORDED)
     counts["missing"] = len(specs) - counts.total()
-    left = estimate(list(specs.values()), [spec for run, spec in specs.items() if run not in found], found).seconds
+    left = estimate(specs, [spec for run, spec in specs.items() if run not in found], found).seconds
     return Summary(grid.name, len(specs), counts, left, tuple(runs), seen.error, len(others.migrated))
 
 

@@ -225,19 +225,19 @@ class Store:
     def lookup(self, run_id: str) -> Lookup:
         """Return what there is of `run_id`. Every reader of records uses it, so that all agree."""
         name = self.migrated.get(run_id, run_id)
-        path = printable(str(self.path(name)))
         try:
             record = decoded(self.content(name), name)
+            return Lookup(record if name == run_id else msgspec.structs.replace(record, run_id=run_id))
         except _NOT_THERE:
             return Lookup(None, "absent")
-        except NewerRecord as error:
-            return Lookup(None, "newer", f"{path}: {error}; it is kept")
-        except OSError as error:
-            why = f"{path} cannot be read ({error.strerror or error}); it is kept, and its run is not repeated"
-            return Lookup(None, "unreadable", why)
-        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+            path = printable(str(self.path(name)))
+            if isinstance(error, NewerRecord):
+                return Lookup(None, "newer", f"{path}: {error}; it is kept")
+            if isinstance(error, OSError):
+                why = f"{path} cannot be read ({error.strerror or error}); it is kept, and its run is not repeated"
+                return Lookup(None, "unreadable", why)
             return Lookup(None, "damaged", f"{path} is not a record ({printable(str(error))}); its run is repeated")
-        return Lookup(record if name == run_id else msgspec.structs.replace(record, run_id=run_id))
 
     def read(self, run_id: str) -> RunRecord | None:
         """Return the record of `run_id`; None, with a warning on stderr, if its file is none of this version."""
@@ -283,8 +283,9 @@ def decoded(text: bytes, name: str = "") -> RunRecord:
         record = msgspec.convert({**table, "spec": spec}, RunRecord)
     if record.format > FORMAT:
         raise NewerRecord
-    ids = (record.spec.run_id, written_id(table and table["spec"], RunSpec))
-    if name and not (record.run_id == name in ids):
+    if name and not (
+        record.run_id == name and name in (record.spec.run_id, table and written_id(table["spec"], RunSpec))
+    ):
         raise ValueError(f"it describes run {record.spec.run_id}, not {name}")
     return record
 

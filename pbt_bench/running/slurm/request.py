@@ -68,7 +68,7 @@ def request(
     arrays = chunk(pack(chosen, profile), _array_size_or_default(dry_run, say))
     if dry_run:
         _show(grid.name, store.folder, profile, arrays, say)
-        say(_cost(estimate(specs, chosen, found), profile))
+        say(_cost(estimate(ids, chosen, found), profile))
         return
     from pbt_bench.running.slurm.submit import submit
 
