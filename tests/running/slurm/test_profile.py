@@ -30,7 +30,7 @@ def test_time_is_read_as_slurm_reads_it(time: str | int, minutes: int) -> None:
     ("text", "message"),
     [
         ('partion = "gpu"', "unknown key 'partion'; did you mean 'partition'? (valid: account, array_parallelism"),
-        ('gpus = "two"', "gpus: Expected `int`, got `str`"),
+        ('gpus = "two"', "gpus = 'two' must be a whole number, not a text"),
         ("runs_per_job = 0", "runs_per_job = 0 must be at least 1"),
         ("checkpoint_minutes = nan", "checkpoint_minutes = nan must be at least 0.01"),
         ("checkpoint_minutes = inf", "checkpoint_minutes = inf must be at least 0.01"),
