@@ -114,7 +114,7 @@ BY_ITSELF: dict[str, tuple[Callable[[RunRecord], RunRecord], str]] = {
     "sparsity": (changed(sparsity=0.95), "sparsity is 0.95, but its layers, epochs and specification give 0.9"),
     "realised": (changed(realised_sparsity=0.0), "of the masks, 0.0 of the weights"),
     "epoch": (changed("curve", realised_sparsity=0.0), "sparsity 0.0 of the weights after epoch 1"),
-    "digest": (changed(mask_digest="0" * 64), "its mask file is missing or has another digest"),
+    "digest": (changed(mask_digest="0" * 64), "its mask file has another digest"),
     "no layers": (changed(layers=()), "the sums over its layers are not its totals"),
     "other layers": (more_kept, "its masks keep other numbers of weights than its layers state"),
     "collapsed": (
