@@ -85,14 +85,14 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
 
 
-def _decimal_sparsity(given: object) -> float:
+def _decimal_sparsity(given: Any) -> float:
     """Return the decimal number that a sparsity stands for: 0.1 for 1 - 0.9, 0.9 for np.float32(0.9).
 
     A number is taken for a decimal of few digits (12, or 6 in single precision) if rounding explains the difference.
     """
     if not isinstance(given, Real):  # numpy's numbers are no subclasses of float
         raise RequestError(f"sparsity = {given!r} must be a number at least 0 and below 1")
-    kind = np.finfo(given.dtype if isinstance(given, np.floating) else float)
+    kind = np.finfo(given.dtype if isinstance(given, np.floating) else np.float64)
     sparsity = float(given)
     near = round(sparsity, min(kind.precision, 12))
     if 0 <= near < 1 and abs(near - sparsity) <= kind.eps:

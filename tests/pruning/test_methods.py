@@ -438,7 +438,8 @@ def test_a_computed_sparsity_is_the_decimal_that_it_means(given: float, decimal:
 
 def test_one_minus_nine_tenths_prunes_one_of_ten_weights() -> None:
     net = torch.nn.Linear(5, 2, bias=False)
-    for sparsity in (1 - 0.9, np.float32(0.1)):
+    sparsities: list[Any] = [1 - 0.9, np.float32(0.1)]
+    for sparsity in sparsities:
         masks = pbt_bench.prune(net, [(torch.ones(2, 5), torch.tensor([0, 1]))], method="magnitude", sparsity=sparsity)
         assert int(masks["weight"].sum()) == 9
 

@@ -121,6 +121,9 @@ def test_an_edited_method_supersedes_its_records_and_keeps_them(methods: Path, r
     (why,) = table.attrs["superseded"]
     page = write_report("study", grid.runs(), store, store.folder / "report", table).read_text()
     assert f"1 superseded record left out: {why}" in page
+    assert "<b>1</b> superseded" in page
+    assert "<b>0</b> missing" in page
+    assert "1 of 3 runs has no result here: superseded." in page
     text = audit("study", grid.runs(), store, store.folder, "cpu", 10, False).text()
     assert f"note: 1 record superseded: {why}" in text
     todo = plan(grid, store)
