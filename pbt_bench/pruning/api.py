@@ -90,7 +90,8 @@ def _decimal_sparsity(given: Any) -> float:
 
     A number is taken for a decimal of few digits (12, or 6 in single precision) if rounding explains the difference.
     """
-    if not isinstance(given, Real):  # numpy's numbers are no subclasses of float
+    number: object = given
+    if not isinstance(number, Real):  # numpy's numbers are no subclasses of float
         raise RequestError(f"sparsity = {given!r} must be a number at least 0 and below 1")
     kind = np.finfo(given.dtype if isinstance(given, np.floating) else np.float64)
     sparsity = float(given)
