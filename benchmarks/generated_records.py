@@ -1,6 +1,6 @@
 """Generated records with plausible numbers, to measure how the analysis scales. No network is trained.
 
-python benchmarks/generated_records.py write|load|report|pack|load-pack FOLDER RUNS
+python benchmarks/generated_records.py write|load|status|report|pack|load-pack FOLDER RUNS
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pbt_bench.analysis.records.data_frame import load_results
 from pbt_bench.running.merge import pack
 from pbt_bench.running.plan import check_names
 from pbt_bench.running.record import Epoch, Layer, Metrics, Pruning, RunRecord
+from pbt_bench.running.status import summary
 from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, Axes, Grid, RunSpec
 
@@ -122,12 +123,14 @@ def write(specs: list[RunSpec], folder: Path) -> None:
 
 
 def measure(what: str, folder: Path, runs: int) -> dict[str, float]:
-    """Return the seconds and the peak memory (GiB) of one step: load, report, pack, or load-pack the packed file."""
+    """Return the seconds and the peak memory (GiB) of one step, such as "load"; "load-pack" loads the packed file."""
     specs = grid("large", runs).runs() if what == "report" else []
     packed = folder.with_name("large.pack")
     start = perf_counter()
     if what == "load":
         load_results(folder)
+    elif what == "status":
+        summary(grid("large", runs), Store(folder), ask_slurm=False)
     elif what == "pack":
         pack(folder, packed)
     elif what == "load-pack":

@@ -6,6 +6,7 @@ instance is created, in Python or from a file; the documentation prints its text
 
 from __future__ import annotations
 
+import codecs
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -20,8 +21,16 @@ import msgspec
 from pbt_bench.errors import RequestError, unknown
 
 _T = TypeVar("_T")
-_VALUE_CHARACTERS = 100  # of a value in a message
 _MOST_TOML_BYTES = 1_000_000  # of a TOML file: it is read in a second
+_MOST_VALUE_CHARACTERS = 60  # of a value in a message
+_TYPE_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
 fields = cache(msgspec.structs.fields)  # it evaluates the annotations on each call
 
 
@@ -94,13 +103,23 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         if (size := Path(path).stat().st_size) > _MOST_TOML_BYTES:
             raise RequestError(f"{path}: {size:,} bytes; a TOML file of settings has at most {_MOST_TOML_BYTES:,}")
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(_decoded(Path(path).read_bytes()))
     except RequestError:
         raise
     except OSError as error:
         raise RequestError(f"{str(path)[:300]}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path}: not a TOML file: {error}") from None
+
+
+def _decoded(content: bytes) -> str:
+    """Decode UTF-8, or UTF-16 with a byte-order mark, as editors on Windows write it. Raises ValueError otherwise."""
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line} is not in {error.encoding.upper()}: save the file as UTF-8") from None
 
 
 def convert(table: Any, struct: type[_T], where: str) -> _T:
@@ -113,10 +132,35 @@ def convert(table: Any, struct: type[_T], where: str) -> _T:
         return msgspec.convert(table, struct)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
-        key = path.rstrip("`").lstrip(".")
-        if isinstance(table, Mapping) and isinstance(table.get(key), int | float | str):
-            message += f", not {repr(table[key])[:_VALUE_CHARACTERS]}"
-        raise RequestError(f"{where}: {key + ': ' if key else ''}{message}") from None
+        raise RequestError(f"{where}: {_type_error(table, path.rstrip('`').lstrip('.'), message)}") from None
+
+
+def _type_error(table: Any, key: str, message: str) -> str:
+    """Return msgspec's `message` on the value of `key`; for a wrong type with the value and in words of TOML."""
+    words, value = type_words(message), table
+    if words == message or not key:
+        return f"{key}: {message}" if key else message
+    try:
+        for part in re.findall(r"[^.\[\]]+", key):
+            value = value[int(part) if isinstance(value, (list, tuple)) else part]
+    except (LookupError, TypeError, ValueError):  # a key with a dot
+        return f"{key} {words}"
+    return f"{key} = {shown_value(value)} {words}"
+
+
+def type_words(message: str) -> str:
+    """Return a message of msgspec on a type as "must be a number"; any other message unchanged."""
+    found = re.fullmatch(r"Expected `([^`]+)`, got `(\w+)`", message)
+    if found is None:
+        return message
+    expected = [_TYPE_NAMES.get(name, name) for name in found[1].split(" | ") if name != "null"]
+    return f"must be {' or '.join(expected)}{', not a text' if found[2] == 'str' else ''}"
+
+
+def shown_value(value: object) -> str:
+    """Return a value, shortened to fit into a message."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= _MOST_VALUE_CHARACTERS else f"{text[:_MOST_VALUE_CHARACTERS]}…"
 
 
 def _check_keys(table: Any, struct: Any, where: str, prefix: str) -> None:
@@ -126,7 +170,13 @@ def _check_keys(table: Any, struct: Any, where: str, prefix: str) -> None:
     known = {field.encode_name: field for field in fields(struct)}
     for key, value in table.items():
         if key not in known:
-            raise unknown("key", f"{prefix}{key}", (f"{prefix}{name}" for name in known), where)
+            inside = [
+                f"{prefix}{name}.{inner.name}"
+                for name, field in known.items()
+                if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+                for inner in fields(field.type)
+            ]
+            raise unknown("key", f"{prefix}{key}", (f"{prefix}{name}" for name in known), where, inside)
         inner = known[key].type
         if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
             _check_keys(value, inner, where, f"{prefix}{key}.")

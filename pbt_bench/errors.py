@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -27,14 +28,42 @@ class SparsityError(RuntimeError):
     """The evaluated weights do not have the sparsity of the mask."""
 
 
-def unknown(kind: str, name: object, valid: Iterable[str], where: str = "") -> RequestError:
-    """Return the error for a `name` that is not in `valid`: the nearest valid name, then all valid names."""
+def unknown(
+    kind: str, name: object, valid: Iterable[str], where: str = "", elsewhere: Iterable[str] = ()
+) -> RequestError:
+    """Return the error for a `name` that is not in `valid`: the nearest valid name, then all valid names.
+
+    `elsewhere` are names that are valid in another position, such as "grid.seed" for a key outside its table.
+    """
     choices = sorted(valid)
-    ends = {choice.rsplit(".", 1)[-1]: choice for choice in choices}  # compare keys without their table
-    near = get_close_matches(str(name).rsplit(".", 1)[-1], ends, n=1, cutoff=0.5)
-    hint = f"; did you mean {ends[near[0]]!r}?" if near else ""
+    near = _nearest(str(name), choices, sorted(elsewhere))
+    hint = f"; did you mean {near!r}?" if near else ""
     prefix = f"{where}: " if where else ""
     return RequestError(f"{prefix}unknown {kind} {name!r}{hint} (valid: {', '.join(choices)})")
+
+
+def _nearest(name: str, valid: Sequence[str], elsewhere: Sequence[str]) -> str | None:
+    """Return the name with the same letters and digits as `name`, or with these initials, or else a similar name.
+
+    Keys are compared without their table: "recipe.lr" is "recipe.learning_rate".
+    """
+    wanted = _letters(name)
+    for form in (_letters, _initials):
+        for choice in (*valid, *elsewhere):
+            if wanted and form(choice) == wanted:
+                return choice
+    similar = {_letters(choice): choice for choice in reversed(valid)}
+    near = get_close_matches(wanted, similar, n=1, cutoff=0.5)
+    return similar[near[0]] if near else None
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.rsplit(".", 1)[-1].casefold())
+
+
+def _initials(name: str) -> str:
+    words = re.split(r"[\W_]+", name.rsplit(".", 1)[-1].casefold())
+    return "".join(word[:1] for word in words) if len(words) > 1 else ""
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:

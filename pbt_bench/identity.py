@@ -43,6 +43,8 @@ LATER_OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "probes_per_batch": (False, _HUTCHINSON),
     "signed": (False, _HUTCHINSON[1:]),
 }
+_CANONICAL_PARTS: dict[tuple[type, bytes], dict[str, Any]] = {}
+_MOST_CANONICAL_PARTS = 1000  # kept in memory: about 1 kB each
 
 
 def run_id(spec: msgspec.Struct) -> str:
@@ -113,7 +115,17 @@ def _canonical(struct: msgspec.Struct) -> dict[str, Any]:
     for name, always, default in _format_fields(type(struct)):
         value = getattr(struct, name)
         if always or value != default:
-            found[name] = _canonical(value) if isinstance(value, msgspec.Struct) else value
+            found[name] = dict(_canonical_part(value)) if isinstance(value, msgspec.Struct) else value
+    return found
+
+
+def _canonical_part(struct: msgspec.Struct) -> dict[str, Any]:
+    """Return `_canonical(struct)`, computed once for the recipe and scoring that the runs of a study share."""
+    key = type(struct), msgspec.json.encode(struct)  # equal structures may have different JSON: 0.0 and -0.0
+    if (found := _CANONICAL_PARTS.get(key)) is None:
+        if len(_CANONICAL_PARTS) >= _MOST_CANONICAL_PARTS:
+            _CANONICAL_PARTS.clear()
+        found = _CANONICAL_PARTS[key] = _canonical(struct)
     return found
 
 

@@ -100,13 +100,49 @@ def revision(where: str, declared: int) -> int | str:
 def source_digest(path: Path) -> str:
     """Return 12 hex digits of the SHA-256 of a file's parsed code, as it was when this process loaded the file.
 
-    Comments, docstrings and citations do not count. A function that has aliases counts under the first of them, so
+    The modules beside a file from outside the project that it imports count too. Comments, docstrings and citations do
+    not. A function that has aliases counts under the first of them, so
     that a renamed method keeps its digest if its earlier name is its alias.
     """
     return _LOADED.get(path) or _digest(path.read_bytes())
 
 
 _LOADED: dict[Path, str] = {}  # digest of each file from outside the package
+
+
+def _digest_with_imports(source: bytes, path: Path) -> str:
+    """Return the digest of a file, and of the modules in its folder that it imports, directly or not.
+
+    Without such a module it is the digest of the file alone.
+    """
+    found = {path: source}
+    waiting = [path]
+    while waiting:
+        for helper in _imported_beside(found[waiting.pop()], path.parent):
+            if helper not in found:
+                found[helper] = helper.read_bytes()
+                waiting.append(helper)
+    own = _digest(found.pop(path))
+    if not found:
+        return own
+    names = sorted(f"{helper.relative_to(path.parent).as_posix()} {_digest(text)}" for helper, text in found.items())
+    return hashlib.sha256("\n".join([own, *names]).encode()).hexdigest()[:12]
+
+
+def _imported_beside(source: bytes, folder: Path) -> Iterator[Path]:
+    """Yield the files of the modules in `folder` that `source` imports; of a package, all files."""
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in {name.partition(".")[0] for name in names}:
+            module, package = folder / f"{name}.py", folder / name
+            if name in sys.modules:  # it may have been found in another folder
+                loaded = sys.modules[name]
+                where = [getattr(loaded, "__file__", None), *getattr(loaded, "__path__", ())]
+                if not {module.resolve(), package.resolve()} & {Path(path).resolve() for path in where if path}:
+                    continue
+            yield from [module] if module.is_file() else sorted(package.rglob("*.py"))
 
 
 def _digest(source: bytes) -> str:
@@ -148,7 +184,7 @@ def load_file(path: Path, package: str) -> None:
         source = path.read_bytes()
         _LOADED.pop(path, None)
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-        _LOADED[path] = _digest(source)
+        _LOADED[path] = _digest_with_imports(source, path)
     except RequestError:
         raise
     except Exception as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,6 +25,7 @@ Positive = Annotated[int, at_least(1)]
 Fraction = Annotated[float, between(0, 1)]
 Rate = Annotated[float, at_least(0)]
 Value = bool | int | float | str
+AllSamples = Annotated[str, Constraint("a whole number or 'all'", lambda value: value == "all")]
 Revision = int | str  # a number, or a digest of the source of a file outside the project
 Seed = Annotated[int, Constraint("at least 0 and below 2^63", lambda value: 0 <= value < 2**63)]
 Sparsity = Annotated[float, Constraint("at least 0 and below 1", lambda value: 0 <= value < 1)]
@@ -103,7 +104,7 @@ _DEFAULTS = {field.name: field.default for field in fields(Recipe)}
 class Scoring(Checked, frozen=True, kw_only=True):
     """Settings of the computation of scores: data, BatchNorm mode and numbers."""
 
-    samples_per_class: Positive | Literal["all"] = 10  # training images; of a smaller class, all images
+    samples_per_class: Positive | AllSamples = 10  # training images; of a smaller class, all images
     most_samples: Positive | None = None  # in total, drawn at random from these
     batch_size: Positive = 128
     # samples propagated at once, which changes no score; None: whole batches, for per-sample statistics 32 (GPU: 256)

@@ -181,7 +181,7 @@ def test_a_missing_dataset_is_one_line_before_any_run_starts(tmp_path: Path) -> 
     [
         (["run", "nothing.toml"], "nothing.toml: No such file"),
         (["run", "tiny.toml", "--results", "tiny.toml"], "--results tiny.toml: neither a folder nor a packed study"),
-        (["run", "tiny.toml", "--device", "cuda:99"], "--device cuda:99: not on this machine (valid: cpu, cuda"),
+        (["run", "tiny.toml", "--device", "cuda:99"], "--device cuda:99: not on this machine"),
         (["run", "tiny.toml", "--workers", "0"], "--workers 0: must be at least 1"),
         (
             ["list", "metods"],

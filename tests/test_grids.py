@@ -42,8 +42,6 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_conv": (23 * 5 + 1) * 5,
     "fmnist_resnet": (23 * 5 + 1) * 5,
     "fmnist_sanity": (5 * 2 * 4 + 1) * 10,
-    "fmnist_warmup": (3 * 3 * 2 * 2 + 1) * 5,
-    "fmnist_rounds": (3 * 4 * 5 + 1) * 5,
     "fmnist_scoring_data": (3 * 2 * 4 + 1) * 10,
     "fmnist_label_noise": (8 * 2 + 1) * 10,
     "fmnist_hutchinson": ((3 * 2 + 5) * 4 + 1) * 10,
@@ -57,6 +55,8 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_hutchinson_mini": ((2 * 2 + 2) * 2 + 1) * 3,
     "fmnist_lenet300": (37 * 7 + 1) * 10,
     "fmnist_lenet300_mini": (17 * 3 + 1) * 3,
+    "fmnist_rounds": (3 * 3 * 5 + 1) * 12,
+    "fmnist_warmup": (3 * 3 * 2 * 2 + 1) * 12,
 }
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from pbt_bench.cli import main
 
@@ -78,8 +79,11 @@ def test_an_extreme_grid_is_one_line(folder: Path, capsys: pytest.CaptureFixture
         (["audit", "tiny.toml", "--sample", "-1"], 2, "--sample -1: must be at least 0"),
         (["run", "tiny.toml", "--checkpoint-minutes", "nan"], 2, "must be finite and at least 0"),
         (["run", "tiny.toml", "--checkpoint-minutes", "-1"], 2, "must be finite and at least 0"),
+        (["status", "tiny.toml", "--set", "recipe.lr=0.1"], 2, "did you mean 'recipe.learning_rate'?"),
+        (["status", "tiny.toml", "--set", "sparsity=0.9"], 2, "did you mean 'grid.sparsity'?"),
+        (["status", "tiny.toml", "--set", "grid.dataset=CIFAR-10"], 2, "did you mean 'cifar10'?"),
         (["status", "tiny.toml", "--set", "recipe.learning_rate=inf"], 2, "learning_rate = inf must be finite"),
-        (["status", "tiny.toml", "--set", f"grid.seed=[{'1' * 5001}]"], 2, "grid.seed[0]: Expected `int`"),
+        (["status", "tiny.toml", "--set", f"grid.seed=[{'1' * 5001}]"], 2, "1… must be a whole number, not a text"),
     ],
 )  # fmt: skip
 def test_an_extreme_argument_is_one_line(
@@ -88,3 +92,26 @@ def test_an_extreme_argument_is_one_line(
     found, line = one_line(capsys, *words)
     assert found == code
     assert message in line
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_grid_with_a_byte_order_mark_is_read(folder: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    (folder / "x.toml").write_bytes((mark + GRID.replace("\n", "\r\n")).encode(encoding))
+    assert main(["status", "x.toml"]) == 0
+
+
+def test_a_file_in_another_encoding_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "x.toml").write_bytes(b'# caf\xc3\xa9\nname = "caf\xe9"\n')
+    code, line = one_line(capsys, "status", "x.toml")
+    assert code == 2
+    assert "not a TOML file: line 2 is not in UTF-8: save the file as UTF-8" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_cuda_without_a_gpu_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str], device: str) -> None:
+    code, line = one_line(capsys, "run", "tiny.toml", "--device", device)
+    assert code == 2
+    assert f"--device {device}: not on this machine: " in line
+    assert line.endswith("(valid: cpu)\n")

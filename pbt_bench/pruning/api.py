@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,9 +67,7 @@ def prune(
     "N:M", which define the number of pruned weights themselves; the rest as for `score`. The model is not changed: see
     `apply`.
     """
-    given: object = sparsity  # numpy's numbers are no subclasses of float
-    if not isinstance(given, Real) or not 0 <= sparsity < 1:
-        raise RequestError(f"sparsity = {sparsity!r} must be at least 0 and below 1")
+    sparsity = _decimal_sparsity(sparsity)
     scopes()[scope]
     entry = find_pruner(method)
     scorer, given = _scorer(model, batches, generator, entry, {**options, **scoring})
@@ -84,6 +83,24 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
+
+
+def _decimal_sparsity(given: Any) -> float:
+    """Return the decimal number that a sparsity stands for: 0.1 for 1 - 0.9, 0.9 for np.float32(0.9).
+
+    A number is taken for a decimal of few digits (12, or 6 in single precision) if rounding explains the difference.
+    """
+    number: object = given
+    if not isinstance(number, Real):  # numpy's numbers are no subclasses of float
+        raise RequestError(f"sparsity = {given!r} must be a number at least 0 and below 1")
+    kind = np.finfo(given.dtype if isinstance(given, np.floating) else np.float64)
+    sparsity = float(given)
+    near = round(sparsity, min(kind.precision, 12))
+    if 0 <= near < 1 and abs(near - sparsity) <= kind.eps:
+        return near
+    if not 0 <= sparsity < 1:
+        raise RequestError(f"sparsity = {given!r} must be at least 0 and below 1")
+    return sparsity
 
 
 def _scorer(

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pbt_bench.constraints import annotated, fields
+from pbt_bench.constraints import annotated, fields, shown_value, type_words
 from pbt_bench.errors import RequestError, unknown
 
 Value = bool | int | float | str
@@ -34,7 +34,8 @@ class Option:
         try:
             converted = msgspec.convert(value, self.type)
         except msgspec.ValidationError as error:
-            raise RequestError(f"{where}: option {self.name!r} of {self.owner}: {error}, not {value!r}") from None
+            words = f"{shown_value(value)} {type_words(str(error))}"
+            raise RequestError(f"{where}: option {self.name!r} of {self.owner} = {words}") from None
         if isinstance(converted, float) and not isfinite(converted):
             raise RequestError(f"{where}: option {self.name!r} of {self.owner} = {value!r} must be finite")
         for kind, constraint in annotated(self.type):

@@ -24,7 +24,7 @@ from pbt_bench.pruning.masks import pruned_count
 from pbt_bench.pruning.patterns import n_of_m_kept
 from pbt_bench.pruning.plugins import pruners
 from pbt_bench.pruning.scoring import resolve
-from pbt_bench.running.record import Epoch, Metrics, Pruning, RunRecord
+from pbt_bench.running.record import RECOVERED, Epoch, Metrics, Pruning, RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import DENSE, Recipe, RunSpec, Scoring
 from pbt_bench.training.loop import steps_of
@@ -110,7 +110,7 @@ def _of_masks(record: RunRecord, pruning: Pruning, store: Store, references: Ref
         yield "the sums over its layers are not its totals"
     masks = store.read_masks(record)
     if masks is None:
-        yield "its mask file is missing or has another digest"
+        yield f"its mask file {store.mask_fault(record.run_id)}"
     elif [int(mask.sum()) for mask in masks.values()] != [layer.kept for layer in pruning.layers]:
         yield "its masks keep other numbers of weights than its layers state"
     elif masks and references and (model := references.model(record.spec.model, record.spec.dataset)):
@@ -165,7 +165,8 @@ def _of_training(record: RunRecord, pruning: Pruning, metrics: Metrics) -> Itera
         epochs = [*range(1, begin + 1), *epochs]
     if epochs != list(range(1, len(epochs) + 1)) or not least <= len(epochs) <= most:
         yield f"{record.status} after {len(epochs)} of {recipe.epochs} epochs"
-    if record.status == "diverged" and None not in (metrics.test_loss, metrics.validation_loss):
+    finite = None not in (metrics.test_loss, metrics.validation_loss)
+    if record.status == "diverged" and finite and RECOVERED not in pruning.notes:
         yield "diverged, but the losses of its final weights are finite"
     times = [pruning.scoring_seconds, record.environment.get("seconds", 0.0), *(each.seconds for each in record.curve)]
     if not all(0 <= seconds < float("inf") for seconds in times):

@@ -33,15 +33,16 @@ class Estimate:
 
 
 def estimate(
-    specs: Sequence[RunSpec], todo: Sequence[RunSpec], found: Mapping[str, Outcome], probes: Timings | None = None
+    specs: Mapping[str, RunSpec], todo: Sequence[RunSpec], found: Mapping[str, Outcome], probes: Timings | None = None
 ) -> Estimate:
     """Estimate `todo` by the mean of the measured runs of the same dataset and model, or by its probes.
 
     A model with neither has the mean of all measured runs or, without any, of all probes.
+    `specs` are the runs of the study by run id.
     """
     measured: dict[tuple[str, str], list[float]] = {}
-    for spec in specs:
-        outcome = found.get(spec.run_id)
+    for run_id, spec in specs.items():
+        outcome = found.get(run_id)
         if outcome is not None and outcome.seconds is not None and outcome.status != "failed":
             measured.setdefault((spec.dataset, spec.model), []).append(outcome.seconds)
     means = {key: mean(values) for key, values in measured.items()}

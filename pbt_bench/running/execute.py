@@ -26,7 +26,7 @@ from pbt_bench.running.checkpoint import Checkpoint, saving
 from pbt_bench.running.claims import ClaimLost
 from pbt_bench.running.environment import describe, differing
 from pbt_bench.running.group import Group, MaskedNetwork, mask_updates
-from pbt_bench.running.record import Epoch, Metrics, Pruning, RunRecord, Status, digest
+from pbt_bench.running.record import RECOVERED, Epoch, Metrics, Pruning, RunRecord, Status, digest
 from pbt_bench.running.signals import Stopped
 from pbt_bench.running.source import method_source_digest
 from pbt_bench.spec import RunSpec
@@ -154,13 +154,17 @@ class Executor:
         status: Status = "diverged" if trained.diverged else "done" if masked.connected else "collapsed"
         masks = masked.masks
         realised = realised_sparsity(dict(model.named_parameters()), masks)
+        metrics, notes = _metrics(model, data, trained), masked.pruning.notes
+        if trained.diverged and None not in (metrics.test_loss, metrics.validation_loss):
+            # A sum of losses overflows before the weights do; the audit would take this record for an invented one.
+            notes = notes | {RECOVERED: {"finite_final_losses": 1.0}}
         record = RunRecord.new(
             spec,
             status,
             source_digest=method_source_digest(spec),
             data_digest=self.dataset(spec.dataset).digest,
-            metrics=_metrics(model, data, trained),
-            pruning=msgspec.structs.replace(masked.pruning, realised_sparsity=realised),
+            metrics=metrics,
+            pruning=msgspec.structs.replace(masked.pruning, realised_sparsity=realised, notes=notes),
             curve=tuple(Epoch(**asdict(epoch)) for epoch in trained.curve),
         )
         return Executed(record, {name: mask.cpu().numpy() for name, mask in masks.items()})

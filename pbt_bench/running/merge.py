@@ -130,6 +130,10 @@ def _where(environment: Mapping[str, Any]) -> str:
     return "[" + ", ".join(f"{name} {environment[name]}" for name in _NAMED if environment.get(name)) + "]"
 
 
+def _unreadable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be read: {error.strerror or error}")
+
+
 def pack(folder: Path, out: Path | None = None) -> tuple[Path, int, int]:
     """Write records and masks of `folder` to a packed file; return its path and the numbers of records and masks.
 
@@ -144,12 +148,17 @@ def pack(folder: Path, out: Path | None = None) -> tuple[Path, int, int]:
 
     def members() -> Iterator[tuple[str, bytes]]:
         for run_id in masks:
-            yield f"masks/{run_id}.bits", store.mask_content(run_id)
+            try:
+                yield f"masks/{run_id}.bits", store.mask_content(run_id)
+            except OSError as error:
+                raise _unreadable(store.masks / f"{run_id}.bits", error) from None
         for run_id in records:
             try:
                 text = store.content(run_id)
                 _unless_newer(text, run_id)
-            except (OSError, ValueError, RecursionError) as error:
+            except OSError as error:
+                raise _unreadable(store.path(run_id), error) from None
+            except (ValueError, RecursionError) as error:
                 raise RequestError(f"{store.path(run_id)} is not a record ({error}): move it away first") from None
             yield f"runs/{run_id}.json", text
 

@@ -13,11 +13,11 @@ from pbt_bench.running.record import Status, first_line
 from pbt_bench.running.store import Store, content
 
 
-class _Environment(msgspec.Struct, frozen=True):
+class _Environment(msgspec.Struct, frozen=True, gc=False):
     seconds: float | None = None
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """The part of a record that counts and estimates use.
 
     A newer record was written by a newer version, a damaged one is no record, and an unreadable one may be a record.
@@ -41,9 +41,11 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def outcomes(store: Store, ids: Collection[str]) -> dict[str, Outcome]:
     """Return the outcomes of the runs `ids` that have a file in `store`."""
-    wanted = set(ids)
+    present = store.names() | store.migrated.keys()
     found = {}
-    for run_id in wanted & (store.names() | store.migrated.keys()):
+    for run_id in ids:
+        if run_id not in present:
+            continue
         record, state, why = store.lookup(run_id)
         if record:
             environment = _Environment(record.environment.get("seconds"))

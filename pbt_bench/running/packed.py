@@ -23,7 +23,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # of every member, so that equal records give equ
 def packed_file(folder: Path) -> Path | None:
     """Return the packed file that `folder` is, or that is beside it with its name; None if there is none."""
     beside = folder.with_name(f"{folder.name}{SUFFIX}") if folder.name else folder
-    return next((path for path in (folder, beside) if path.suffix == SUFFIX and path.is_file()), None)
+    return next((path for path in (folder, beside) if path.suffix == SUFFIX and os.path.isfile(path)), None)
 
 
 class Packed:

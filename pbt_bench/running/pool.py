@@ -57,7 +57,11 @@ def select_devices(wanted: str | None, workers: int | None) -> list[str]:
     names = [f"cuda:{index}" for index in range(gpus)]
     chosen = names if wanted == "cuda" else [name for name in names if name == wanted]
     if not chosen:
-        raise RequestError(f"--device {wanted}: not on this machine (valid: {', '.join(['cpu', 'cuda', *names])})")
+        valid = ", ".join(["cpu", "cuda", *names] if names else ["cpu"])
+        why = ""
+        if wanted.startswith("cuda") and not names:
+            why = ": PyTorch finds no GPU" if torch.version.cuda else ": this PyTorch is built without CUDA"
+        raise RequestError(f"--device {wanted}: not on this machine{why} (valid: {valid})")
     return [chosen[index % len(chosen)] for index in range(workers or len(chosen))]
 
 

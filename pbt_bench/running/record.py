@@ -14,6 +14,7 @@ from pbt_bench.spec import RunSpec
 
 FORMAT = 2  # of the records that this version writes
 _LINE_CHARACTERS = 300  # characters of a one-line error
+RECOVERED = "divergence"  # note of a diverged run whose final weights have finite losses
 _OF_MASKS = ("live_units", "ramanujan_gap", "mask_metrics")  # fields of `Layer` and `Pruning`
 _QUOTED = ("    ", "  [Previous line repeated")  # first characters of traceback lines that are not the message
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -76,7 +77,8 @@ class Pruning(msgspec.Struct, frozen=True, kw_only=True):
     rounds: Count  # of score and prune; 0 for the dense baseline
     mask_digest: str  # SHA-256 over the names and bits of the masks
     initial_mask_digest: str | None = None  # before the training, if mask updates changed the masks
-    notes: dict[str, dict[str, float]] = {}  # statistic, "warmup" of early_crop, "mask_updates" -> measurements
+    # statistic, "warmup" of early_crop, "mask_updates", "divergence" (see RECOVERED) -> measurements
+    notes: dict[str, dict[str, float]] = {}
     mask_metrics: MaskMetrics | None = None  # None in records of versions that did not compute them
 
 

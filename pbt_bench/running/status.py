@@ -142,7 +142,7 @@ def summary(grid: Grid, store: Store, ask_slurm: bool = True) -> Summary:
     counts.update(run.state for run in runs if run.state not in RECORDED)
     counts["missing"] = len(specs) - counts.total()
     todo = [spec for run, spec in specs.items() if run not in found]
-    left = estimate(list(specs.values()), todo, found, read_timings(store.folder)).seconds
+    left = estimate(specs, todo, found, read_timings(store.folder)).seconds
     rates = last_rates(store.folder) if todo else None
     return Summary(grid.name, len(specs), counts, left, tuple(runs), seen.error, rates, len(others.migrated))
 

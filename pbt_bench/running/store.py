@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pbt_bench.errors import RequestError, StoreError, printable
+from pbt_bench.errors import RequestError, StoreError, note_once, printable
 from pbt_bench.identity import with_options, written_id
 from pbt_bench.running.packed import SUFFIX, Packed, packed_file
 from pbt_bench.running.record import FORMAT, Layer, RunRecord, digest
@@ -82,6 +82,7 @@ class Store:
 
     def prepare(self) -> None:
         """Create the folders and remove incomplete files. Raises RequestError if the folder is not writable."""
+        self._check_folders()
         try:
             self.runs.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.runs):
@@ -100,19 +101,30 @@ class Store:
     def names(self) -> set[str]:
         """Return the names of the files of all records, which are run ids, in the folder and in the packed file.
 
-        Raises StoreError if the folder is there and cannot be read.
+        Raises StoreError if the folder is there and cannot be read, RequestError if it is a file or a link to nothing.
         """
         try:
             found = {name.removesuffix(".json") for name in os.listdir(self.runs) if name.endswith(".json")}
         except _NOT_THERE:
+            self._check_folders()
             found = set()
         except OSError as error:
             raise StoreError(f"{self.runs}: records cannot be read: {error.strerror or error}") from None
         return found | self.packed.names["runs/"] if self.packed else found
 
+    def _check_folders(self) -> None:
+        for path in (self.folder.parent, self.folder, self.runs):
+            check_folder(path)
+
     def masked(self) -> set[str]:
-        """Return the run ids that have masks."""
-        found = {path.stem for path in self.masks.glob("*.bits")}
+        """Return the run ids that have masks; if their folder cannot be read, say so once on stderr."""
+        found = set()
+        try:
+            found = {name.removesuffix(".bits") for name in os.listdir(self.masks) if name.endswith(".bits")}
+        except _NOT_THERE:
+            pass
+        except OSError as error:
+            note_once(f"{self.masks}: masks cannot be read: {error.strerror or error}")
         found |= self.packed.names["masks/"] if self.packed else set()
         return found | {run_id for run_id, name in self.migrated.items() if name in found}
 
@@ -186,6 +198,18 @@ class Store:
             return None
         return masks if digest(masks) == mask_digest else None
 
+    def mask_fault(self, run_id: str) -> str:
+        """Return why `read_masks` returns None for a finished run, such as "is missing"."""
+        try:
+            self.mask_content(run_id)
+        except _NOT_THERE:
+            return "is missing"
+        except OSError as error:
+            return f"cannot be read ({error.strerror or error})"
+        except ValueError as error:
+            return f"is damaged ({error})"
+        return "has another digest"
+
     @staticmethod
     def put(path: Path, content: bytes) -> None:
         """Write a file under a temporary name and rename it; create its folder, but not the parent of the folder."""
@@ -225,19 +249,19 @@ class Store:
     def lookup(self, run_id: str) -> Lookup:
         """Return what there is of `run_id`. Every reader of records uses it, so that all agree."""
         name = self.migrated.get(run_id, run_id)
-        path = printable(str(self.path(name)))
         try:
             record = decoded(self.content(name), name)
+            return Lookup(record if name == run_id else msgspec.structs.replace(record, run_id=run_id))
         except _NOT_THERE:
             return Lookup(None, "absent")
-        except NewerRecord as error:
-            return Lookup(None, "newer", f"{path}: {error}; it is kept")
-        except OSError as error:
-            why = f"{path} cannot be read ({error.strerror or error}); it is kept, and its run is not repeated"
-            return Lookup(None, "unreadable", why)
-        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+            path = printable(str(self.path(name)))
+            if isinstance(error, NewerRecord):
+                return Lookup(None, "newer", f"{path}: {error}; it is kept")
+            if isinstance(error, OSError):
+                why = f"{path} cannot be read ({error.strerror or error}); it is kept, and its run is not repeated"
+                return Lookup(None, "unreadable", why)
             return Lookup(None, "damaged", f"{path} is not a record ({printable(str(error))}); its run is repeated")
-        return Lookup(record if name == run_id else msgspec.structs.replace(record, run_id=run_id))
 
     def read(self, run_id: str) -> RunRecord | None:
         """Return the record of `run_id`; None, with a warning on stderr, if its file is none of this version."""
@@ -257,6 +281,14 @@ def set_aside(path: Path) -> None:
     while os.path.lexists(other := path.with_name(f"{path.name}.unreadable-{number}")):
         number += 1
     path.rename(other)
+
+
+def check_folder(path: Path) -> None:
+    """Raise RequestError if `path` is a link to nothing, or a file in the position of a folder."""
+    if os.path.islink(path) and not os.path.lexists(os.path.realpath(path)):
+        raise RequestError(f"{path} is a link to {os.readlink(path)}, which is not there")
+    if os.path.isfile(path):
+        raise RequestError(f"{path} is a file, not a folder")
 
 
 def remove(path: Path) -> None:
@@ -283,8 +315,9 @@ def decoded(text: bytes, name: str = "") -> RunRecord:
         record = msgspec.convert({**table, "spec": spec}, RunRecord)
     if record.format > FORMAT:
         raise NewerRecord
-    ids = (record.spec.run_id, written_id(table and table["spec"], RunSpec))
-    if name and not (record.run_id == name in ids):
+    if name and not (
+        record.run_id == name and name in (record.spec.run_id, table and written_id(table["spec"], RunSpec))
+    ):
         raise ValueError(f"it describes run {record.spec.run_id}, not {name}")
     return record
 
@@ -342,8 +375,12 @@ def find(results: Path, run_id: str) -> list[tuple[Store, RunRecord]]:
 
     `results` may also be a packed file. Raises RequestError unless the records found are of exactly one run.
     """
-    folders = {path.with_suffix("") if path.suffix == SUFFIX else path for path in results.glob("*")}
-    stores = [Store(results)] if results.is_file() else [Store(path) for path in sorted(folders)]
+    if packed_file(results) == results:
+        return select([Store(results)], run_id, str(results))
+    check_folder(results)
+    found = [results / name for name in os.listdir(results)] if results.exists() else []
+    folders = {path.with_suffix("") if path.suffix == SUFFIX else path for path in found}
+    stores = [Store(path) for path in sorted(folders) if path.is_dir() or packed_file(path)]
     return select(stores, run_id, f"{results}/*/runs")
 
 

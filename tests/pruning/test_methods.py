@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 import pbt_bench
 from pbt_bench.errors import RequestError, ScoreError, note_once
 from pbt_bench.models.prunable import prunable
+from pbt_bench.pruning import api
 from pbt_bench.pruning import plugins as module
 from pbt_bench.pruning.plugins import folders, pruner, pruners, statistics
 from pbt_bench.pruning.scoring import resolve
@@ -392,7 +393,7 @@ def test_an_option_or_an_original_value_that_is_none_is_named_when_the_file_is_l
             '"sined": True',
             r"flow\.py: original: method 'flow': unknown option 'sined'; did you mean 'sig",
         ),
-        ('"lift": 3', '"lift": "3"', r"original: option 'lift' of method 'flow': Expected `float`, got `str`, not '3'"),
+        ('"lift": 3', '"lift": "3"', r"original: option 'lift' of method 'flow' = '3' must be a number, not a text"),
         ('"lift": 3', '"lift": float("inf")', r"original: option 'lift' of method 'flow' = inf must be finite"),
     ],
 )
@@ -426,11 +427,28 @@ def test_unknown_scoring_option_lists_the_valid_ones() -> None:
         pbt_bench.score(net, batches(x, y, 48), method="fts", fisher_batch=1)
 
 
+@pytest.mark.parametrize(
+    ("given", "decimal"),
+    [(1 - 0.9, 0.1), (np.float32(0.9), 0.9), (np.float16(0.7), 0.7), (1 - np.float32(0.9), 0.1), (0.1 + 0.2, 0.3),
+     (np.float64(0.25), 0.25), (7 / 30, 7 / 30), (1 - 1e-16, 1 - 1e-16)],
+)  # fmt: skip
+def test_a_computed_sparsity_is_the_decimal_that_it_means(given: float, decimal: float) -> None:
+    assert api._decimal_sparsity(given) == decimal
+
+
+def test_one_minus_nine_tenths_prunes_one_of_ten_weights() -> None:
+    net = torch.nn.Linear(5, 2, bias=False)
+    sparsities: list[Any] = [1 - 0.9, np.float32(0.1)]
+    for sparsity in sparsities:
+        masks = pbt_bench.prune(net, [(torch.ones(2, 5), torch.tensor([0, 1]))], method="magnitude", sparsity=sparsity)
+        assert int(masks["weight"].sum()) == 9
+
+
 def test_a_value_of_another_type_is_one_line() -> None:
     net, x, y, _ = golden()
-    with pytest.raises(RequestError, match="scoring: fisher_batch_size: Expected `int`, got `str`"):
+    with pytest.raises(RequestError, match="scoring: fisher_batch_size = 'one' must be a whole number"):
         pbt_bench.score(net, batches(x, y, 48), method="fts", fisher_batch_size="one")
-    with pytest.raises(RequestError, match="sparsity = '0.5' must be at least 0 and below 1"):
+    with pytest.raises(RequestError, match="sparsity = '0.5' must be a number at least 0 and below 1"):
         pbt_bench.prune(net, batches(x, y, 48), method="fts", sparsity="0.5")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="no masks"):
         pbt_bench.diagnose(net, {}, x)

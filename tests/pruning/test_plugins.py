@@ -185,7 +185,7 @@ def test_a_function_is_a_method_registered_or_not() -> None:
     [
         ({"probess": 3}, "method 'hts': unknown scoring field or option 'probess'; did you mean 'probes'"),
         ({"probes": 0}, "options: probes = 0 must be at least 1"),
-        ({"probes": 2.5}, "option 'probes' of statistic 'hessian_diagonal': Expected `int`, got `float`, not 2.5"),
+        ({"probes": 2.5}, "option 'probes' of statistic 'hessian_diagonal' = 2.5 must be a whole number"),
         ({"curvature": "gn"}, "unknown curvature value 'gn'; did you mean 'ggn'"),
         ({"probe_tolerance": float("inf")}, "probe_tolerance' of statistic 'hessian_diagonal' = inf must be finite"),
     ],

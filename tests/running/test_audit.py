@@ -10,10 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from torch import nn
 
 from pbt_bench.analysis.pages.rendering import render
+from pbt_bench.models import MODELS, Model
 from pbt_bench.running.audit import Audit, audit
 from pbt_bench.running.audit_log import audited_records
+from pbt_bench.running.consistency import inconsistencies
 from pbt_bench.running.execute import Executor
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.store import Store
@@ -60,6 +63,31 @@ def first_line(found: Audit) -> str:
 def test_sound_records_are_verified_to_the_last_bit(made: Path) -> None:
     assert first_line(audited(made, retrain=True)) == "study: 5 of 5 verified, 5 of them recomputed"
     assert first_line(audited(made, sample=2)) == "study: 5 of 5 verified, 2 of them recomputed"
+
+
+def test_a_divergence_that_leaves_finite_weights_is_no_contradiction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_layer(channels: int, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, classes))
+
+    monkeypatch.setitem(MODELS._entries, "one_layer", (Model("", "", "", "", own=one_layer), __file__))
+    # The losses of the training images overflow when they are added; those of the fewer test images do not.
+    recipe = Recipe(epochs=2, learning_rate=1e36, momentum=0, weight_decay=0, batch_size=64, schedule="constant")
+    wanted = RunSpec(
+        dataset="digits", model="one_layer", method="magnitude", sparsity=0.5, seed=0, recipe=recipe,
+    )  # fmt: skip
+    executed = Executor(tmp_path, torch.device("cpu")).execute(wanted)
+    record, pruning = executed.record, executed.record.pruning
+    assert record.status == "diverged"
+    assert record.metrics is not None
+    assert record.metrics.test_loss is not None
+    store = Store(tmp_path / "study")
+    store.prepare()
+    store.write(record, executed.masks)
+    assert not inconsistencies(record, store)
+    invented = msgspec.structs.replace(record, pruning=msgspec.structs.replace(pruning, notes={}))
+    assert inconsistencies(invented, store) == ["diverged, but the losses of its final weights are finite"]
 
 
 def changed(part: str = "pruning", **values: Any) -> Callable[[RunRecord], RunRecord]:
@@ -114,7 +142,7 @@ BY_ITSELF: dict[str, tuple[Callable[[RunRecord], RunRecord], str]] = {
     "sparsity": (changed(sparsity=0.95), "sparsity is 0.95, but its layers, epochs and specification give 0.9"),
     "realised": (changed(realised_sparsity=0.0), "of the masks, 0.0 of the weights"),
     "epoch": (changed("curve", realised_sparsity=0.0), "sparsity 0.0 of the weights after epoch 1"),
-    "digest": (changed(mask_digest="0" * 64), "its mask file is missing or has another digest"),
+    "digest": (changed(mask_digest="0" * 64), "its mask file has another digest"),
     "no layers": (changed(layers=()), "the sums over its layers are not its totals"),
     "other layers": (more_kept, "its masks keep other numbers of weights than its layers state"),
     "collapsed": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -120,6 +121,9 @@ def test_an_edited_method_supersedes_its_records_and_keeps_them(methods: Path, r
     (why,) = table.attrs["superseded"]
     page = write_report("study", grid.runs(), store, store.folder / "report", table).read_text()
     assert f"1 superseded record left out: {why}" in page
+    assert "<b>1</b> superseded" in page
+    assert "<b>0</b> missing" in page
+    assert "1 of 3 runs has no result here: superseded." in page
     text = audit("study", grid.runs(), store, store.folder, "cpu", 10, False).text()
     assert f"note: 1 record superseded: {why}" in text
     todo = plan(grid, store)
@@ -128,6 +132,34 @@ def test_an_edited_method_supersedes_its_records_and_keeps_them(methods: Path, r
     execute(grid, store)
     assert counts(grid, store) == {"done": 3}
     assert store.read(old.run_id) == old, "kept"
+
+
+def test_an_edited_module_that_a_method_imports_gives_new_runs(methods: Path, read: Read) -> None:
+    def run_id() -> str:
+        for name in ("exponents", "exponents_of_all", "exponents_of_all.given"):
+            sys.modules.pop(name, None)
+        return next(spec.run_id for spec in read(False)[0].runs() if spec.method == "own")
+
+    before = run_id()
+    folder = methods.parent
+    (folder / "math.py").write_text("x = 0")  # the standard library's is imported
+    methods.write_text(f"import math\n{OWN}")
+    alone = run_id()
+    (folder / "math.py").write_text("x = 1")
+    assert run_id() == alone != before
+    (folder / "math.py").unlink()
+    methods.write_text(
+        f"import sys\nsys.path.insert(0, {str(folder)!r})\nfrom exponents_of_all.given import POWER\n{OWN}"
+    )
+    (folder / "exponents_of_all").mkdir()
+    (folder / "exponents_of_all" / "__init__.py").write_text("")
+    (folder / "exponents_of_all" / "given.py").write_text("POWER = 1")
+    first = run_id()
+    (folder / "exponents_of_all" / "given.py").write_text("POWER = 1  # of the scores")
+    assert run_id() == first
+    (folder / "exponents_of_all" / "given.py").write_text("POWER = 2")
+    assert run_id() != first
+    sys.path.remove(str(folder))
 
 
 def test_a_failed_record_is_not_superseded(methods: Path, read: Read) -> None:

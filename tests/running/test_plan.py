@@ -97,7 +97,7 @@ def runs(axes: dict[str, Any], **tables: Any) -> int:
         (
             {},
             {"options": {"mixed": {"alpha": [0.5, "half"]}}},
-            "options.mixed: option 'alpha' of method 'mixed': Expected `float`, got `str`, not 'half'",
+            "options.mixed: option 'alpha' of method 'mixed' = 'half' must be a number, not a text",
         ),
         ({}, {"options": {"mixed": {"alpha": []}}}, "options.mixed.alpha is empty: an axis needs at least one value"),
         ({}, {"options": {"mixed": 0.5}}, "options: write one table per method"),

@@ -46,18 +46,19 @@ def test_probes_are_extrapolated_and_measured_runs_come_first(tmp_path: Path) ->
     study.prepare()
     probes.prepare()
     specs = GRID.runs()
+    by_id = {spec.run_id: spec for spec in specs}
     assert read_timings(tmp_path / "absent") == {}
-    assert estimate(specs, specs, {}, read_timings(tmp_path)).seconds is None
+    assert estimate(by_id, specs, {}, read_timings(tmp_path)).seconds is None
     first, second, *_ = probe_runs(specs, 2)
     recorded(probes, first, seconds=20, per_epoch=3)  # 14 s of start and scoring
     recorded(probes, second, seconds=30, per_epoch=3)
-    found = estimate(specs, specs, {}, read_timings(tmp_path))
+    found = estimate(by_id, specs, {}, read_timings(tmp_path))
     assert found.seconds == pytest.approx(len(specs) * (25 + 8 * 3)), "also for the model without a probe"
     assert found.basis == "2 probes"
     other = next(spec for spec in specs if spec.model == "resnet8")
     recorded(study, other, seconds=5, per_epoch=0.4)
     todo = [spec for spec in specs if spec != other]
-    found = estimate(specs, todo, outcomes(study, [other.run_id]), read_timings(tmp_path))
+    found = estimate(by_id, todo, outcomes(study, [other.run_id]), read_timings(tmp_path))
     assert found.seconds == pytest.approx(6 * 49 + 5 * 5)
     assert found.basis == "1 measured run and 2 probes"
 

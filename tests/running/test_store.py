@@ -200,7 +200,7 @@ def test_half_written_files_of_dead_processes_are_swept(store: Store) -> None:
 
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match="file/study: results cannot be written: Not a directory"):
+    with pytest.raises(RequestError, match="file is a file, not a folder"):
         Store(tmp_path / "file" / "study").prepare()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -12,18 +13,18 @@ import pytest
 
 from pbt_bench.analysis.records.data_frame import study_frame
 from pbt_bench.cli import main
-from pbt_bench.errors import StoreError
+from pbt_bench.errors import RequestError, StoreError, note_once
 from pbt_bench.running import store as store_module
 from pbt_bench.running.audit import audit
 from pbt_bench.running.audit_log import Verdict, add_verdicts, audited_records
 from pbt_bench.running.display import plain
-from pbt_bench.running.merge import merge
+from pbt_bench.running.merge import merge, pack
 from pbt_bench.running.plan import check_names, plan
 from pbt_bench.running.record import RunRecord
 from pbt_bench.running.slurm.profile import Profile
 from pbt_bench.running.slurm.request import request
 from pbt_bench.running.status import summary
-from pbt_bench.running.store import Store
+from pbt_bench.running.store import Store, find
 from pbt_bench.spec import Axes, Grid
 
 AXES = Axes(dataset=("digits",), model=("vgg8",), method=("snip",), sparsity=(0.9,), seed=(0, 1, 2))
@@ -157,3 +158,82 @@ def test_a_log_of_audits_that_is_damaged_is_kept(store: Store) -> None:
     add_verdicts(store, {FIRST.run_id: Verdict("masks")})
     assert audited_records(store, [FIRST.run_id]) == {FIRST.run_id: "masks"}
     assert path.with_name("audits.json.unreadable-1").read_text() == "[1"
+
+
+@pytest.mark.parametrize("part", ["results", "results/study", "results/study/runs"])
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_link_to_nothing_or_a_file_in_place_of_a_folder_is_named(tmp_path: Path, part: str, kind: str) -> None:
+    path = tmp_path / part
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "link":
+        path.symlink_to("purged")
+    else:
+        path.write_text("x")
+    what = "is a link to purged, which is not there" if kind == "link" else "is a file, not a folder"
+    for call in (Store.names, Store.prepare, lambda each: summary(GRID, each, ask_slurm=False)):
+        with pytest.raises(RequestError, match=f"{re.escape(str(path))} {what}"):
+            call(Store(tmp_path / "results/study"))
+    if part == "results":
+        with pytest.raises(RequestError, match=what):
+            find(path, FIRST.run_id)
+
+
+def test_a_run_is_found_beside_other_files(store: Store) -> None:
+    (store.folder.parent / "notes.txt").write_text("x")
+    assert find(store.folder.parent, FIRST.run_id)[0][1].run_id == FIRST.run_id
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Drop the rights of root, which no permission stops, for one test."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    yield
+    if os.getuid() == 0:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Iterator[Store]:
+    """Return a store that another user can enter."""
+    tmp_path.chmod(0o777)
+    for folder in (tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    found = Store(tmp_path / "study")
+    found.prepare()
+    found.masks.mkdir()
+    found.write(RunRecord.new(FIRST, "failed", error="no"))
+    (found.masks / f"{FIRST.run_id}.bits").write_bytes(b"x")
+    yield found
+    for folder in (found.folder, found.masks, found.runs):
+        folder.chmod(0o755)
+
+
+def test_folders_of_another_user_are_named(foreign: Store, request: pytest.FixtureRequest) -> None:
+    foreign.masks.chmod(0)
+    foreign.runs.chmod(0o555)
+    request.getfixturevalue("nobody")
+    note_once.cache_clear()
+    assert foreign.names() == {FIRST.run_id}
+    assert foreign.masked() == set()
+    assert foreign.mask_fault(FIRST.run_id) == "cannot be read (Permission denied)"
+    with pytest.raises(RequestError, match="results cannot be written: Permission denied"):
+        foreign.prepare()
+    with pytest.raises(StoreError, match="Permission denied"):
+        foreign.write(RunRecord.new(SECOND, "failed", error="no"))
+
+
+def test_a_record_of_another_user_is_unreadable_and_not_packed(foreign: Store, request: pytest.FixtureRequest) -> None:
+    foreign.path(FIRST.run_id).chmod(0)
+    request.getfixturevalue("nobody")
+    assert foreign.lookup(FIRST.run_id).state == "unreadable"
+    with pytest.raises(StoreError, match=f"{FIRST.run_id}.json cannot be read: Permission denied"):
+        pack(foreign.folder, foreign.folder.parent / "x.pack")
+    assert summary(GRID, foreign, ask_slurm=False).counts["unreadable"] == 1
+
+
+def test_results_of_another_user_are_one_line(foreign: Store, request: pytest.FixtureRequest) -> None:
+    foreign.folder.chmod(0)
+    request.getfixturevalue("nobody")
+    with pytest.raises(StoreError, match="runs: records cannot be read: Permission denied"):
+        foreign.names()

@@ -38,7 +38,7 @@ class Evidence:
     """All runs of some studies, `missing` ones included, each once; `method` is the label, `base_method` the name."""
 
     table: pd.DataFrame
-    specs: Sequence[RunSpec] = ()
+    specs: Mapping[str, RunSpec] = field(default_factory=dict)  # by run id
     read: Callable[[str], Masks | None] = lambda run_id: None  # masks by run id
     unknown: Sequence[str] = ()  # studies without a grid file
 
@@ -68,7 +68,7 @@ def load_evidence(studies: Iterable[str], grids: Path | None, results: Path) -> 
     if len(whole):  # of a run that several studies have, keep a record
         whole = whole.assign(lacks=whole["status"] == MISSING).sort_values("lacks", kind="stable")
         whole = whole.drop_duplicates("run_id").drop(columns="lacks").sort_index().reset_index(drop=True)
-    once = list({spec.run_id: spec for spec in specs}.values())
+    once = {spec.run_id: spec for spec in specs}
     return Evidence(whole, once, lambda run_id: readers[run_id](run_id) if run_id in readers else None, unknown)
 
 

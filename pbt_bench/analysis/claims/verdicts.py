@@ -158,5 +158,5 @@ def _lacking(answers: Sequence[Answer], evidence: Evidence) -> Lacking:
     without, failed = (set(table.loc[table["status"] == state, "run_id"]) & wanted for state in (MISSING, "failed"))
     measured = table.loc[table["status"] != MISSING, ["run_id", "status", "environment"]]
     outcomes = {row["run_id"]: msgspec.convert(row, Outcome) for row in measured.to_dict("records")}
-    guess = estimate(evidence.specs, [spec for spec in evidence.specs if spec.run_id in without], outcomes)
+    guess = estimate(evidence.specs, [evidence.specs[run_id] for run_id in sorted(without)], outcomes)
     return Lacking(len(without), len(failed), len(wanted), guess.seconds, guess.measured, evidence.unknown)

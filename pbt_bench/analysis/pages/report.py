@@ -6,7 +6,7 @@ import hashlib
 import shlex
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,6 +19,7 @@ from pbt_bench.analysis.pages.rendering import render, source
 from pbt_bench.analysis.pages.run_table import run_data
 from pbt_bench.analysis.pages.sections import FIRST, sections
 from pbt_bench.analysis.pages.table_files import accuracy_tables, save_table, variant_tables
+from pbt_bench.analysis.records.columns import MISSING
 from pbt_bench.analysis.records.data_frame import STATUSES, study_frame
 from pbt_bench.analysis.records.published import Published, published_beside
 from pbt_bench.analysis.statistics import run_facts, study_facts
@@ -95,10 +96,10 @@ def write_report(
     `grid_file` to show the grid and the commands that run it.
     """
     table = study_frame(specs, store) if table is None else table
-    counts = {status: int((table["status"] == status).sum()) for status in STATUSES}
-    recorded = counts["missing"] < len(table)
+    recorded = bool((table["status"] != MISSING).any())
     published = published_beside(store.folder.parent)
     study = assemble(table, published, mask_reader(store, table))
+    counts = _counts(table, study.left_out)
     results, changes = accuracy_tables(study), variant_tables(study)
     for each in (*results, *changes):
         save_table(each.table, out / "tables" / each.slug)
@@ -129,6 +130,8 @@ def write_report(
         total=len(table),
         recorded=recorded,
         missing=missing_runs(table),
+        lacking=bool((table["status"] == MISSING).any()),
+        unrecorded=table.attrs.get("unrecorded", {}),
         superseded=table.attrs.get("superseded", {}),
         left_out=study.left_out,
         time_left=time_left(specs, table),
@@ -170,6 +173,15 @@ def _published_note(published: Published, study: Study) -> str:
     if not published.about:
         return "No published numbers: neither results/published nor the installation has a file of them."
     return "No published number is of this study's dataset, model, methods and sparsities."
+
+
+def _counts(table: pd.DataFrame, left_out: Collection[str]) -> dict[str, int]:
+    """Return the number of runs in each state, with the words of `pbt-bench status`, and of records left out."""
+    status = table.loc[~table["run_id"].isin(list(left_out)), "status"]
+    unrecorded: dict[str, int] = table.attrs.get("unrecorded", {})
+    counts = {name: int((status == name).sum()) for name in STATUSES} | unrecorded
+    counts[MISSING] -= sum(unrecorded.values())
+    return counts | ({"left out": len(left_out)} if left_out else {})
 
 
 class Anchors:

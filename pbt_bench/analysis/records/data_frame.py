@@ -69,7 +69,8 @@ def study_frame(specs: Sequence[RunSpec], store: Store) -> pd.DataFrame:
 
     `method` includes the options of a method, for example `fts (alpha 0.3)`. The additional column `state` identifies
     the version of the record's file. Figures of unchanged states need not be drawn again. Superseded records are left
-    out: `attrs["superseded"]` has their number for each reason.
+    out: `attrs["superseded"]` has their number for each reason. `attrs["unrecorded"]` has the number of
+    missing runs that `pbt-bench status` counts as superseded, unreadable, damaged or newer.
     """
     wanted = {spec.run_id: spec for spec in specs}
     others = find_others(store, wanted)
@@ -87,4 +88,8 @@ def study_frame(specs: Sequence[RunSpec], store: Store) -> pd.DataFrame:
     states = [*(f"{size} {modified} {changed}" for size, modified, changed in keys), *("" for _ in absent)]
     table = table.assign(state=[states[row] for row in order], method=[spec.variant for spec in wanted.values()])
     table.attrs["superseded"] = dict(Counter(why for _, why in others.superseded.values()).most_common())
+    files = store.names() | store.migrated.keys()
+    words: list[str] = [store.lookup(run_id).state for run_id in absent if run_id in files]
+    words += ["superseded"] * len(others.superseded.keys() - files)
+    table.attrs["unrecorded"] = dict(sorted(Counter(words).items()))
     return table

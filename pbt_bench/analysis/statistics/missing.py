@@ -38,8 +38,9 @@ def time_left(specs: Sequence[RunSpec], table: pd.DataFrame) -> str:
         return ""
     measured = table.loc[table["status"] != MISSING, ["run_id", "status", "environment"]]
     found = {row["run_id"]: msgspec.convert(row, Outcome) for row in measured.to_dict("records")}
-    todo = [spec for spec in specs if spec.run_id not in found]
-    guess = estimate(specs, todo, found)
+    runs_by_id = {spec.run_id: spec for spec in specs}
+    todo = [spec for run_id, spec in runs_by_id.items() if run_id not in found]
+    guess = estimate(runs_by_id, todo, found)
     if guess.seconds is None:
         return "How long they take is not known: no run of this study is measured yet."
     runs = counted(guess.measured, "run")

@@ -88,8 +88,7 @@ def request(
     if dry_run:
         _show(store.folder, profile, arrays, say)
         if not probe:
-            chosen = [ids[run] for run in todo]
-            say(_cost(estimate(specs, chosen, found, read_timings(study)), rates))
+            say(_cost(estimate(ids, [ids[run] for run in todo], found, read_timings(study)), rates))
         return
     from pbt_bench.running.slurm.submit import submit
 

@@ -49,7 +49,7 @@ def evidence(record: Callable[..., RunRecord]) -> Records:
 def of_runs(runs: Sequence[RunRecord | RunSpec]) -> Evidence:
     specs = [run.spec if isinstance(run, RunRecord) else run for run in runs]
     names = {"base_method": [spec.method for spec in specs], "method": [spec.variant for spec in specs]}
-    return Evidence(frame(runs).assign(**names), specs)
+    return Evidence(frame(runs).assign(**names), {spec.run_id: spec for spec in specs})
 
 
 def claim(*tests: dict[str, Any], name: str = "claim") -> Claim:

@@ -251,13 +251,19 @@ def test_the_page_says_what_was_left_out_and_how_to_make_it_again(
     runs = [record(spec, environment=made) for spec in specs]
     fewer = msgspec.structs.replace(runs[-1].pruning, layers=runs[-1].pruning.layers[:-1])
     runs[-1] = msgspec.structs.replace(runs[-1], pruning=fewer)
+    store = stored(tmp_path / "in", runs)
+    store.path(specs[0].run_id).unlink()
+    store.path(specs[0].run_id).symlink_to(f"{specs[0].run_id}.json")  # cannot be read: it links to itself
     (tmp_path / "demo.toml").write_text('name = "<demo>"\n')
     grid_file = GridFile(tmp_path / "demo.toml", ["recipe.epochs=2"])
-    page = write_report("demo", specs, stored(tmp_path / "in", runs), tmp_path / "out", grid_file=grid_file)
+    page = write_report("demo", specs, store, tmp_path / "out", grid_file=grid_file)
     text = Page(page.read_text()).text
+    for chip in ("<b>2</b> done", "<b>0</b> missing", "<b>1</b> unreadable", "<b>1</b> left out"):
+        assert chip in page.read_text()
+    assert "Provisional: 1 of 4 runs has no result here: unreadable." in text
     assert "1 record left out of all figures and tables:" in text
-    assert f"{specs[-1].run_id}: it has 6 layers; 3 runs of digits / vgg8 have 7" in text
-    assert "date: 2026-01-02; time of all runs: 2 min 00 s (4 runs, added up); commit: 0123456789ab (clean)." in text
+    assert f"{specs[-1].run_id}: it has 6 layers; 2 runs of digits / vgg8 have 7" in text
+    assert "date: 2026-01-02; time of all runs: 1 min 30 s (3 runs, added up); commit: 0123456789ab (clean)." in text
     assert "pbt-bench run demo.toml --set recipe.epochs=2 pbt-bench report demo.toml" in text
     assert 'name = "<demo>"' in text
     assert str(tmp_path) not in page.read_text()

@@ -45,7 +45,7 @@ def test_time_is_read_as_slurm_reads_it(time: str | int, minutes: int) -> None:
             'memory = "4G"\nsbatch = { mem-per-cpu = "4G" }',
             "memory = '4G' and sbatch.mem-per-cpu = '4G': sbatch takes one",
         ),
-        ('signal_delay = "120s"', "signal_delay: Expected `int`, got `str`, not '120s'"),
+        ('signal_delay = "120s"', "signal_delay = '120s' must be a whole number, not a text"),
         ('data = "$(pwd)/data"', "data = '$(pwd)/data': only $NAME and ${NAME} are expanded"),
         ('stage = "`pwd`"', "stage = '`pwd`': only $NAME and ${NAME} are expanded"),
         ('env = { X = "$(id)" }', "env.X = '$(id)': only $NAME and ${NAME} are expanded"),
