@@ -29,6 +29,7 @@ from pbt_bench.spec import DENSE, Recipe, RunSpec, Scoring
 _OF_A_NETWORK = ["dataset", "model"]
 _CLAIM_AXES = ("scope", "sanity", "warmup", "rewind", "init", "protocol", "pattern", "mask_updates")
 _AXIS_DEFAULTS = {axis.name: axis.default for axis in msgspec.structs.fields(RunSpec) if axis.name in _CLAIM_AXES}
+REFERENCE = "reference"  # the folder of the project's packed studies, below that of all results
 _EQUAL_WITHIN = 1e-9  # sparsities that differ by less are equal
 _FEWEST_METHODS = 4  # of a rank correlation
 
@@ -46,10 +47,12 @@ class Evidence:
 def load_evidence(studies: Iterable[str], grids: Path | None, results: Path) -> Evidence:
     """Read the records of `studies`; odd and superseded ones are left out, and runs without a record are `missing`.
 
-    Their grid files are in the folder `grids`; without it, they are the shipped ones and those in grids/.
+    Their grid files are in the folder `grids`; without it, they are the shipped ones and those in grids/. A run without
+    a record in `results`/NAME is looked up in `results`/reference/NAME, the packed studies of the project.
     """
     files = {path.stem: path for path in grids.glob("*.toml")} if grids else shipped.files(shipped.STUDIES)
-    parts, specs, readers, unknown = [], [], {}, []
+    parts: list[pd.DataFrame] = []
+    specs, readers, unknown = [], {}, []
     for name in studies:
         path = files.get(name)
         if path is None:
@@ -57,13 +60,14 @@ def load_evidence(studies: Iterable[str], grids: Path | None, results: Path) -> 
             continue
         store = Store(results / name)
         own = check_names(load_grid(path), str(path), store).runs()
-        table = study_frame(own, store)
-        table = table.assign(base_method=[spec.method for spec in own])
-        table = table[~table["run_id"].isin(odd_records(table))]
-        read = mask_reader(store, table)
-        readers.update(dict.fromkeys(table.loc[table["status"] != MISSING, "run_id"], read))
-        parts.append(table)
         specs += own
+        for each in (Store(results / REFERENCE / name), store):
+            table = study_frame(own, each)
+            table = table.assign(base_method=[spec.method for spec in own])
+            table = table[~table["run_id"].isin(odd_records(table))]
+            read = mask_reader(each, table)
+            readers.update(dict.fromkeys(table.loc[table["status"] != MISSING, "run_id"], read))
+            parts.insert(0, table)
     whole = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if len(whole):  # of a run that several studies have, keep a record
         whole = whole.assign(lacks=whole["status"] == MISSING).sort_values("lacks", kind="stable")

@@ -294,6 +294,11 @@ def test_runs_that_lack_and_the_time_they_take(
     assert finding.verdict == "missing"
     lacking = finding.lacking
     assert (lacking.runs, lacking.needed, lacking.seconds, lacking.measured) == (4, 6, 4 * 1800, 2)
+    stored(tmp_path / "reference/demo", [record(run) for run in runs])
+    both = load_evidence(["demo"], tmp_path, tmp_path)
+    assert judge([claim({"compare": ["snip", "fts"], "expect": "less"})], [both])[0].lacking.runs == 0
+    seconds = [environment.get("seconds") for environment in both.table["environment"]]
+    assert seconds.count(1800.0) == 2, "the records of the user's own folder come first"
     nothing = load_evidence(["unwritten"], tmp_path, tmp_path)
     assert judge([claim({"compare": ["snip", "fts"], "expect": "less"})], [nothing])[0].verdict == "missing"
 
