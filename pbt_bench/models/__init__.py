@@ -34,7 +34,7 @@ _RESNET = "He et al. 2016, arXiv:1512.03385, Sec. 4.2"
 _DEEP = "He et al. 2016, arXiv:1512.03385, Table 1"
 _WIDE = "Zagoruyko and Komodakis 2016, arXiv:1605.07146"
 _VGGNET = "Simonyan and Zisserman 2015, arXiv:1409.1556, with batch normalisation"
-_MGE = "Cunegatti et al. 2024, arXiv:2404.05621 (its code); Conv-6 of Frankle and Carbin 2019, arXiv:1803.03635"
+_MGE = "Cunegatti et al. 2024, arXiv:2305.16886 (its code); Conv-6 of Frankle and Carbin 2019, arXiv:1803.03635"
 _LENET = "LeCun et al. 1998, Proceedings of the IEEE 86(11)"
 _VIT = "Touvron et al. 2021, arXiv:2012.12877, Table 1 (DeiT-Ti)"
 
