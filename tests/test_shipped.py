@@ -75,7 +75,7 @@ def test_studies_and_profiles_are_listed_with_their_first_line(
     assert "   258 runs  The study of `make benchmark`: six methods" in lines["digits"]
     assert lines["frankle_ablations"].endswith(", on their …")
     assert lines["mine"].endswith("cannot be read: grids/mine.toml: unknown key 'nam'; did you mean 'name'? "
-                                  "(valid: dense, grid, name, options, recipe, scoring)")  # fmt: skip
+                                  "(valid: contributed, dense, grid, name, options, recipe, scoring)")  # fmt: skip
     assert "gpu           A cluster with GPU nodes." in say(capsys, "list", "profiles")[1]
 
 
