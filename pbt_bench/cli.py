@@ -126,8 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", _export, "write the finished records of a grid, with their curves, for other programs")
     add_grid(export)
     export.add_argument("--csv", type=Path, metavar="FILE", help="a line per run; FILE_curves has a line per epoch")
-    export.add_argument("--tensorboard", type=Path, metavar="DIR", help="a folder of events per run")
-    export.add_argument("--wandb", type=Path, metavar="DIR", help="offline runs of Weights & Biases")
+    export.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="a folder of events per run, and one of the figures"
+    )
+    export.add_argument(
+        "--wandb", type=Path, metavar="DIR", help="offline runs of Weights & Biases, and one of the figures"
+    )
 
     paper = add("paper", _paper, "draw every table and figure of the papers from the available results")
     paper.add_argument(
@@ -304,14 +308,21 @@ def _export(options: argparse.Namespace) -> int:
     grid, store = _load(options, reading=True)
     records = finished_records(grid.runs(), store)
     print(f"{grid.name}: {counted(len(records), 'finished run')}")
+    figures = {}
+    if records and (options.tensorboard or options.wandb):
+        from pbt_bench import plot
+        from pbt_bench.analysis.records.data_frame import study_frame
+
+        figures = plot.images(study_frame(grid.runs(), store))
     if options.csv:
         print(f"csv: {options.csv} and {write_csv(records, options.csv)}")
     if options.tensorboard:
-        print(
-            f"tensorboard: {options.tensorboard}, {counted(write_tensorboard(records, options.tensorboard), 'new run')}"
-        )
+        new = write_tensorboard(records, options.tensorboard, figures)
+        print(f"tensorboard: {options.tensorboard}, {counted(new, 'new run')}")
     if options.wandb:
-        print(f"wandb: {options.wandb}, {counted(write_wandb(records, options.wandb, grid.name), 'offline run')}")
+        print(
+            f"wandb: {options.wandb}, {counted(write_wandb(records, options.wandb, grid.name, figures), 'offline run')}"
+        )
     return 0
 
 

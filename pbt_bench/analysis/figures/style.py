@@ -128,6 +128,14 @@ def save(figure: Figure, stem: Path) -> bytes:
     return found
 
 
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    """Return a figure as RGBA values, [height, width, 4]."""
+    with rc_context(RC):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.array(canvas.buffer_rgba())
+
+
 def svg(figure: Figure) -> bytes:
     """Return a figure as SVG, with its final layout; equal figures produce equal bytes.
 

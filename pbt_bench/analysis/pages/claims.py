@@ -23,9 +23,9 @@ from pbt_bench.analysis.statistics.labels import counted
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
 _HEAD = """# Claims
 
-Statements of papers, and questions that they leave open, each tested on the records of this project's studies. `make claims` computes this page from the
-records; no verdict is written by hand. [Statistics of claims](statistics.md#claims) defines the verdicts. A verdict
-holds for the networks, data and sparsities of its study.
+Statements of papers, and questions that they leave open, each tested on the records of this project's studies. `make
+claims` computes this page from the records; no verdict is written by hand. [Statistics of claims](statistics.md#claims)
+defines the verdicts. A verdict holds for the networks, data and sparsities of its study.
 """
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from pbt_bench.errors import RequestError, spreadsheet_text
 from pbt_bench.running.matching import find_others
@@ -17,6 +19,7 @@ from pbt_bench.running.record import Epoch, RunRecord
 from pbt_bench.running.store import Store
 from pbt_bench.spec import RunSpec
 
+Figures = Mapping[str, NDArray[np.uint8]]  # name -> RGBA values, [height, width, 4]
 _OMITTED = {"curve", "error", "format", "revisions", "pruning.layers", "pruning.notes"}
 
 
@@ -65,10 +68,10 @@ def _cells(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield name, msgspec.json.encode(value).decode() if isinstance(value, (list, tuple)) else value
 
 
-def write_tensorboard(records: Sequence[RunRecord], folder: Path) -> int:
+def write_tensorboard(records: Sequence[RunRecord], folder: Path, figures: Figures | None = None) -> int:
     """Write a folder per run with its curve, results and specification, and return the number of runs that were new.
 
-    A run whose folder exists is left as it is.
+    A run whose folder exists is left as it is. `figures` are written to a folder of that name.
     """
     writer = _optional("torch.utils.tensorboard", "tensorboard").SummaryWriter
     new = 0
@@ -84,11 +87,18 @@ def write_tensorboard(records: Sequence[RunRecord], folder: Path) -> int:
             cells = _cells(msgspec.to_builtins(record.spec))
             settings = {name: value for name, value in cells if isinstance(value, (bool, int, float, str))}
             events.add_hparams(settings, _results(record), run_name=".")
+    if figures:
+        with writer(str(folder / "figures")) as events:
+            for name, image in figures.items():
+                events.add_image(name, image, dataformats="HWC")
     return new
 
 
-def write_wandb(records: Sequence[RunRecord], folder: Path, project: str) -> int:
-    """Write an offline run of Weights & Biases per record, and return their number; `wandb sync` uploads them."""
+def write_wandb(records: Sequence[RunRecord], folder: Path, project: str, figures: Figures | None = None) -> int:
+    """Write an offline run of Weights & Biases per record, and return their number; `wandb sync` uploads them.
+
+    `figures` are a run of that name.
+    """
     library = _optional("wandb", "wandb")
     folder.mkdir(parents=True, exist_ok=True)
     for record in records:
@@ -99,6 +109,10 @@ def write_wandb(records: Sequence[RunRecord], folder: Path, project: str) -> int
         for step, values in _points(record):
             run.log(values, step=step)
         run.summary.update({"status": record.status} | _results(record))
+        run.finish()
+    if figures:
+        run = library.init(mode="offline", dir=str(folder), project=project, id=f"{project}-figures", name="figures")
+        run.log({name: library.Image(image) for name, image in figures.items()})
         run.finish()
     return len(records)
 

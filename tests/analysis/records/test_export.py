@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,6 +107,10 @@ def test_tensorboard_gets_curves_settings_and_results_once(
             assert all(type(value) in (bool, int, float, str) for value in settings.values())
             results.append(settings | metrics)
 
+        def add_image(self, name: str, image: Any, dataformats: str) -> None:
+            assert (image.shape[-1], dataformats) == (4, "HWC")
+            scalars.append((name, 0.0, 0))
+
     stub = ModuleType("stub")
     stub.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stub)
@@ -117,6 +122,9 @@ def test_tensorboard_gets_curves_settings_and_results_once(
     assert record.metrics
     assert results[0]["metrics.test_accuracy"] == record.metrics.test_accuracy
     assert results[0]["recipe.epochs"] == 1
+    assert write_tensorboard(records, tmp_path, {"accuracy": np.zeros((2, 3, 4), np.uint8)}) == 0
+    assert scalars[-1][0] == "accuracy"
+    assert (tmp_path / "figures").is_dir()
 
 
 def test_wandb_gets_an_offline_run_per_record(
@@ -128,7 +136,7 @@ def test_wandb_gets_an_offline_run_per_record(
 
     def init(**options: Any) -> SimpleNamespace:
         begun.append(options)
-        log = lambda values, step: logged.append((step, values))  # noqa: E731
+        log = lambda values, step=0: logged.append((step, values))  # noqa: E731
         return SimpleNamespace(log=log, summary=summary, finish=lambda: None)
 
     stub = ModuleType("wandb")
@@ -141,6 +149,9 @@ def test_wandb_gets_an_offline_run_per_record(
     assert [(step, values["train_loss"]) for step, values in logged] == [(1, record.curve[0].train_loss)]
     assert summary["status"] == "done"
     assert summary["pruning.sparsity"] == 0.0
+    stub.Image = lambda image: image.shape  # type: ignore[attr-defined]
+    write_wandb([], tmp_path / "runs", "small", {"accuracy": np.zeros((2, 3, 4), np.uint8)})
+    assert (begun[-1]["name"], logged[-1]) == ("figures", (0, {"accuracy": (2, 3, 4)}))
 
 
 @pytest.mark.parametrize(("write", "module"), [(write_tensorboard, "tensorboard"), (write_wandb, "wandb")])
