@@ -47,7 +47,7 @@ def test_images_are_arrays_by_the_names_of_the_files(runs: pd.DataFrame, monkeyp
     few = [entry for entry in figures() if entry.name in ("critical", *ABSENT)]
     monkeypatch.setattr(pbt_bench.plot, "figures", lambda: few)
     ((name, image),) = pbt_bench.plot.images(runs).items()
-    assert name == "critical"
+    assert name == "critical-digits"
     assert image.dtype == np.uint8
     assert image.shape[2] == 4
     assert np.ptp(image) == 255

@@ -132,8 +132,8 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
     """Return a figure as RGBA values, [height, width, 4]."""
     with rc_context(RC):
         canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        return np.array(canvas.buffer_rgba())
+        canvas.draw()  # type: ignore[no-untyped-call]
+        return np.array(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
 
 
 def svg(figure: Figure) -> bytes:
