@@ -48,10 +48,10 @@ submit: $(VENV)/installed      ## submit a grid as Slurm job arrays: make submit
 	@echo "== submitting $(GRID) to the cluster of $(CLUSTER)"
 	@$(BIN)/pbt-bench submit $(GRID) --cluster $(CLUSTER)
 
-test-faults: $(VENV)/installed-dev ## run all tests of kills, full disks, hostile files, a failing Slurm cluster and the wheel (minutes)
+test-faults: $(VENV)/installed-dev ## run all tests of kills, full disks, hostile files, a failing Slurm cluster, the wheel and README.md (minutes)
 	@echo "== faults"
 	@PBT_BENCH_FAULTS=all $(BIN)/python -m pytest tests/faults tests/slurm tests/pruning/test_synflow.py \
-		tests/test_distribution.py
+		tests/test_distribution.py tests/docs/test_readme.py
 
 paper: $(VENV)/installed       ## draw every table and figure of the papers from the available results
 	@echo "== drawing the available results beside the published numbers"
