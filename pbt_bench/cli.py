@@ -310,10 +310,10 @@ def _export(options: argparse.Namespace) -> int:
     print(f"{grid.name}: {counted(len(records), 'finished run')}")
     figures = {}
     if records and (options.tensorboard or options.wandb):
-        from pbt_bench import plot
+        from pbt_bench.analysis.pages.images import report_images
         from pbt_bench.analysis.records.data_frame import study_frame
 
-        figures = plot.images(study_frame(grid.runs(), store))
+        figures = report_images(study_frame(grid.runs(), store), store)
     if options.csv:
         print(f"csv: {options.csv} and {write_csv(records, options.csv)}")
     if options.tensorboard:

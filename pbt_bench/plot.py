@@ -14,13 +14,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from pbt_bench.analysis.figures import figure, figures
-from pbt_bench.analysis.figures.style import pixels, svg
+from pbt_bench.analysis.figures.style import svg
 from pbt_bench.analysis.records.nested import as_objects
 from pbt_bench.analysis.records.published import published_beside
 from pbt_bench.analysis.statistics.jaccard import mask_reader
@@ -51,13 +49,6 @@ def __getattr__(name: str) -> Callable[[pd.DataFrame], Figures]:
 
 def __dir__() -> list[str]:
     return [entry.name for entry in figures()]
-
-
-def images(frame: pd.DataFrame) -> dict[str, NDArray[np.uint8]]:
-    """Draw every figure for which a frame has data, and return them by file name as RGBA values, [height, width, 4]."""
-    study = _study(frame, masks=True)
-    drawings = [drawing for entry in figures() for drawing in entry.drawings(study) if drawing.drawn]
-    return {drawing.slug: pixels(drawing.figure.draw(drawing.of)) for drawing in drawings}
 
 
 def _draw(entry: figure, frame: pd.DataFrame) -> Figures:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -41,16 +40,6 @@ def test_a_frame_that_was_saved_gives_the_same_figures(runs: pd.DataFrame, tmp_p
     pictures = [pbt_bench.plot.critical(frame)._repr_html_() for frame in (runs, found)]
     assert pictures[0] == pictures[1]
     assert pictures[0].count("<img ") == 1
-
-
-def test_images_are_arrays_by_the_names_of_the_files(runs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = [entry for entry in figures() if entry.name in ("critical", *ABSENT)]
-    monkeypatch.setattr(pbt_bench.plot, "figures", lambda: few)
-    ((name, image),) = pbt_bench.plot.images(runs).items()
-    assert name == "critical-digits"
-    assert image.dtype == np.uint8
-    assert image.shape[2] == 4
-    assert np.ptp(image) == 255
 
 
 def test_a_wrong_name_is_answered_with_the_names() -> None:
