@@ -115,11 +115,12 @@ def test_a_corrupt_record_is_named_and_its_run_done_again(study: Path, tmp_path:
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_next_call_carries_on(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 1", "epochs = 9"))
+    (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 1", "epochs = 6"))
     process = subprocess.Popen(
         [sys.executable, "-m", "pbt_bench.cli", "run", "tiny.toml", "--workers", "2"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in jobs of a shell
     )  # fmt: skip
     runs = tmp_path / "results/tiny/runs"
     deadline = time.monotonic() + 120

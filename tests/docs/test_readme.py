@@ -17,24 +17,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (\S+\.(?:py|toml))\n")
 INSTALL = ("python3 -m venv", "pip install")  # tests/test_distribution.py installs the wheel into a new environment
-# A file in grids/ takes the place of the shipped study of its name: the 258 runs of `digits` are executed by CI.
-FEWER_RUNS = """\
-name = "digits"
-[grid]
-dataset = ["digits"]
-model = ["resnet8"]
-method = ["snip", "fts"]
-sparsity = [0.98]
-seed = [0, 1]
-[recipe]
-epochs = 1
-"""
 
 
+@pytest.mark.long
 def test_what_the_readme_says_works_in_its_order_in_a_new_folder(tmp_path: Path) -> None:
-    if os.environ.get("PBT_BENCH_FAULTS") != "all":
-        (tmp_path / "grids").mkdir()
-        (tmp_path / "grids/digits.toml").write_text(FEWER_RUNS, encoding="utf-8")
     commands = tmp_path / "bin"
     commands.mkdir()
     (commands / "pbt-bench").write_text(f'#!/bin/sh\nexec {sys.executable} -m pbt_bench.cli "$@"\n', encoding="utf-8")
