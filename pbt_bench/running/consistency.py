@@ -300,12 +300,28 @@ def copies(records: Iterable[RunRecord]) -> list[tuple[RunRecord, str]]:
             others: dict[Hashable, RunRecord] = {}
             for record in group:
                 others.setdefault(_training_of(record, whole=what != "curve"), record)
-            if len(others) == 1:
+            if len(others) == 1 or (what == "curve" and _gradients_agree(group)):
                 continue
             for record in group:
                 other = next(each for each in others.values() if each is not record)
                 found.append((record, f"it has the {what} of {other.run_id}, {other.spec.label}"))
     return found
+
+
+def _gradients_agree(group: Sequence[RunRecord]) -> bool:
+    """Return whether runs of one training have the same gradients before it although their masks differ.
+
+    Weights that no image reaches, behind units that are zero for all of them, make such a difference.
+    """
+    found = set()
+    for record in group:
+        assert record.pruning
+        if (metrics := record.pruning.mask_metrics) is None:
+            return False
+        spec = record.spec
+        recipe = msgspec.structs.replace(spec.recipe, **_NO_CHANGE)
+        found.add((spec.dataset, spec.model, spec.seed, recipe, metrics.gradient_norm, metrics.ntk_trace))
+    return len(found) == 1
 
 
 def _training_of(record: RunRecord, whole: bool) -> Hashable:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fabricated_studies import STUDIES, UNSEEN, Study, audited, honest
+from fabricated_studies import STUDIES, UNSEEN, Study, audited, honest, run_of
 
 from pbt_bench.running.audit import _stratified
+from pbt_bench.running.consistency import copies
 from pbt_bench.running.record import RunRecord
 from pbt_bench.spec import RunSpec
 
@@ -37,6 +38,19 @@ def test_a_study_with_invented_results_is_found(
     found = audited(fabricate(made), tmp_path)
     assert found.faults or found.absent
     assert text in found.text()
+
+
+def test_masks_that_differ_where_no_image_reaches_may_share_a_curve(made: Study) -> None:
+    first, second = (run_of(made, method, 0.9, 0).record for method in ("snip", "magnitude"))
+    assert first.pruning
+    assert second.pruning
+    assert first.pruning.mask_digest != second.pruning.mask_digest
+    copy = msgspec.structs.replace(second, curve=first.curve)
+    assert [said.split(",")[0] for _, said in copies([first, copy])] == [
+        f"it has the curve of {each.run_id}" for each in (copy, first)
+    ]
+    pruning = msgspec.structs.replace(second.pruning, mask_metrics=first.pruning.mask_metrics)
+    assert not copies([first, msgspec.structs.replace(copy, pruning=pruning)])
 
 
 @pytest.mark.parametrize("name", UNSEEN)
