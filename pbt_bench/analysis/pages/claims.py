@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from pbt_bench.analysis.claims import claim_texts as texts
 from pbt_bench.analysis.claims.claim_figure import draw_claim
 from pbt_bench.analysis.claims.claim_file import Claim
@@ -21,6 +23,7 @@ from pbt_bench.analysis.records.published import Published
 from pbt_bench.analysis.statistics.labels import counted
 
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
+_MINI_SCALE = "On digits, with small versions of the studies; says nothing on other images."
 _HEAD = """# Claims
 
 Statements of papers, and questions that they leave open, each tested on the records of this project's studies. `make
@@ -55,13 +58,14 @@ class ClaimEntry:
 
 def judge_claims(claims: Sequence[Claim], grids: Path | None, results: Path, mini: bool = False) -> list[Finding]:
     """Test all `claims` on the records of their studies, or of the small versions of these."""
+    if mini:
+        claims = [msgspec.structs.replace(claim, studies=claim.mini, scale=_MINI_SCALE) for claim in claims]
     known: dict[tuple[str, ...], Evidence] = {}
     found = []
     for claim in claims:
-        studies = claim.mini if mini else claim.studies
-        if studies not in known:
-            known[studies] = load_evidence(studies, grids, results)
-        found.append(known[studies])
+        if claim.studies not in known:
+            known[claim.studies] = load_evidence(claim.studies, grids, results)
+        found.append(known[claim.studies])
     return judge(claims, found)
 
 

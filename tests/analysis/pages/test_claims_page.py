@@ -71,6 +71,13 @@ def test_the_page_has_every_claim_with_its_numbers(demo: Path, capsys: pytest.Ca
     assert [(demo / "out" / name).read_bytes() for name in ("index.html", "claims.md")] == again
 
 
+def test_small_versions_are_named_and_limited_to_digits(demo: Path) -> None:
+    found = judge_claims(load_claims(ROOT / "claims"), ROOT / "grids", demo / "results", mini=True)
+    for finding in found:
+        assert all(name.endswith("_mini") for name in finding.claim.studies)
+        assert finding.claim.scale.startswith("On digits")
+
+
 def test_json_and_names(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["claims", "beats", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
