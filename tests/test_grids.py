@@ -39,16 +39,12 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "synflow_accuracy_mini": 2 * (5 * 6 + 1) * 3,
     "synflow_collapse_mini": (5 * 8 + 1) * 3,
     "frankle_ablations_mini": (4 * 4 * 4 + 1) * 3,
-    "fmnist_conv": (23 * 5 + 1) * 5,
-    "fmnist_resnet": (23 * 5 + 1) * 5,
     "fmnist_sanity": (5 * 2 * 4 + 1) * 10,
     "fmnist_scoring_data": (3 * 2 * 4 + 1) * 10,
     "fmnist_label_noise": (8 * 2 + 1) * 10,
     "fmnist_hutchinson": ((3 * 2 + 5) * 4 + 1) * 10,
     "fmnist_rounds_mini": (3 * 2 * 5 + 1) * 3,
     "fmnist_lenet300": (37 * 7 + 1) * 10,
-    "fmnist_rounds": (3 * 3 * 5 + 1) * 12,
-    "fmnist_warmup": (3 * 3 * 2 * 2 + 1) * 12,
     "fmnist_lenet300_mini": (19 * 2 + 1) * 3,
     "fmnist_conv_mini": (19 * 2 + 1) * 3,
     "fmnist_resnet_mini": (19 * 2 + 1) * 3,
@@ -57,6 +53,10 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_label_noise_mini": (5 + 1) * 3,
     "fmnist_hutchinson_mini": ((3 * 2 + 2) * 2 + 1) * 3,
     "fmnist_warmup_mini": (3 * 2 * 2 + 1) * 3,
+    "fmnist_conv": (23 * 5 + 1) * 5,
+    "fmnist_resnet": (23 * 5 + 1) * 5,
+    "fmnist_rounds": (3 * 3 * 5 + 1) * 12,
+    "fmnist_warmup": (3 * 3 * 2 * 2 + 1) * 12,
 }
 
 
