@@ -198,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     pack = add("pack", _pack, "write the records and masks of a results folder to one compressed file")
     pack.add_argument("folder", type=Path, metavar="FOLDER", help="for example results/digits")
     pack.add_argument("--out", type=Path, metavar="FILE", help="default: FOLDER.pack, which every verb reads")
+    pack.add_argument("--masks-of", nargs="*", metavar="METHOD", help="leave out the masks of other methods")
     return parser
 
 
@@ -508,7 +509,7 @@ def _merge(options: argparse.Namespace) -> int:
 def _pack(options: argparse.Namespace) -> int:
     from pbt_bench.running.merge import pack
 
-    path, records, masks = pack(options.folder, options.out)
+    path, records, masks = pack(options.folder, options.out, options.masks_of)
     print(f"{path}: {counted(records, 'record')}, {counted(masks, 'mask')}, {path.stat().st_size / 2**20:.1f} MiB")
     return 0
 

@@ -144,10 +144,13 @@ def audit(
     reasons = Counter(why for _, why in others.superseded.values()).most_common()
     notes = [f"{counted(count, 'record')} superseded: {why}" for why, count in reasons]
     mixed = sum(bool(record.environment.get("mixed")) for record in records)
+    masked = store.masked()
+    unmasked = sum(record.run_id not in masked for record in records)
     notes += [f"{counted(count, 'record')} {text}" for count, text in (
         (len(others.migrated), "migrated from an earlier version"),
         (newer, "written by a newer pbt-bench, and not checked"),
         (len(gone), "not recomputed: the file of the method, model or dataset is gone"),
+        (unmasked, "without stored masks: of those that are recomputed, the digests are compared"),
         (mixed, "continued by other code or on another kind of processor"),
     ) if count]  # fmt: skip
     if references.missing:
@@ -265,6 +268,11 @@ def _size(
     assert old.pruning
     assert old.metrics
     assert new.metrics
+    assert new.pruning
+    if old_masks is None:  # they are not stored, or damaged, which is a fault of its own
+        if old.pruning.mask_digest != new.pruning.mask_digest:
+            return "its masks are not stored, so the number of different weights is unknown", "undecided"
+        old_masks = new_masks
     if old_masks is None or new_masks is None or old_masks.keys() != new_masks.keys():
         return "", "fault"
     count = sum(int((old_masks[name] != new_masks[name]).sum()) for name in old_masks)

@@ -110,7 +110,8 @@ def _of_masks(record: RunRecord, pruning: Pruning, store: Store, references: Ref
         yield "the sums over its layers are not its totals"
     masks = store.read_masks(record)
     if masks is None:
-        yield f"its mask file {store.mask_fault(record.run_id)}"
+        if why := store.mask_fault(record.run_id):
+            yield f"its mask file {why}"
     elif [int(mask.sum()) for mask in masks.values()] != [layer.kept for layer in pruning.layers]:
         yield "its masks keep other numbers of weights than its layers state"
     elif masks and references and (model := references.model(record.spec.model, record.spec.dataset)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,10 +134,11 @@ def _unreadable(path: Path, error: OSError) -> StoreError:
     return StoreError(f"{path} cannot be read: {error.strerror or error}")
 
 
-def pack(folder: Path, out: Path | None = None) -> tuple[Path, int, int]:
+def pack(folder: Path, out: Path | None = None, masks_of: Collection[str] | None = None) -> tuple[Path, int, int]:
     """Write records and masks of `folder` to a packed file; return its path and the numbers of records and masks.
 
-    Equal records give equal bytes. Raises RequestError for a folder without records or with an unreadable one.
+    With `masks_of`, names of methods, only the masks of these methods are written. Equal records give equal bytes.
+    Raises RequestError for a folder without records or with an unreadable one, and for a method without records.
     """
     store = _records_of(folder)
     path = out or store.folder.with_name(f"{store.folder.name}{SUFFIX}")
@@ -146,6 +147,22 @@ def pack(folder: Path, out: Path | None = None) -> tuple[Path, int, int]:
     records = sorted(store.names())
     masks = sorted(store.masked() & set(records))
 
+    def content(run_id: str) -> tuple[bytes, RunRecord | None]:
+        try:
+            text = store.content(run_id)
+            return text, _unless_newer(text, run_id)
+        except OSError as error:
+            raise _unreadable(store.path(run_id), error) from None
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"{store.path(run_id)} is not a record ({error}): move it away first") from None
+
+    if masks_of is not None:
+        methods = {run_id: record.spec.method for run_id in records if (record := content(run_id)[1])}
+        if unknown := sorted(set(masks_of) - set(methods.values())):
+            have = ", ".join(sorted(set(methods.values())))
+            raise RequestError(f"--masks-of {unknown[0]}: {store.folder} has no record of it (valid: {have})")
+        masks = [run_id for run_id in masks if methods.get(run_id) in masks_of]
+
     def members() -> Iterator[tuple[str, bytes]]:
         for run_id in masks:
             try:
@@ -153,14 +170,7 @@ def pack(folder: Path, out: Path | None = None) -> tuple[Path, int, int]:
             except OSError as error:
                 raise _unreadable(store.masks / f"{run_id}.bits", error) from None
         for run_id in records:
-            try:
-                text = store.content(run_id)
-                _unless_newer(text, run_id)
-            except OSError as error:
-                raise _unreadable(store.path(run_id), error) from None
-            except (ValueError, RecursionError) as error:
-                raise RequestError(f"{store.path(run_id)} is not a record ({error}): move it away first") from None
-            yield f"runs/{run_id}.json", text
+            yield f"runs/{run_id}.json", content(run_id)[0]
 
     try:
         write(path, members())

@@ -199,11 +199,11 @@ class Store:
         return masks if digest(masks) == mask_digest else None
 
     def mask_fault(self, run_id: str) -> str:
-        """Return why `read_masks` returns None for a finished run, such as "is missing"."""
+        """Return why `read_masks` returns None for a finished run, such as "is damaged"; "" if no masks are stored."""
         try:
             self.mask_content(run_id)
         except _NOT_THERE:
-            return "is missing"
+            return ""
         except OSError as error:
             return f"cannot be read ({error.strerror or error})"
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -235,6 +236,30 @@ def test_a_mask_that_was_exchanged_is_a_fault(made: Path) -> None:
         assert "its mask file" in audited(made, sample=0).text()
     finally:
         mine.write_bytes(sound)
+
+
+def test_of_masks_that_are_not_stored_the_digest_is_compared(made: Path, tmp_path: Path) -> None:
+    sound = tmp_path / "sound" / "study"
+    shutil.copytree(made, sound)
+    shutil.rmtree(sound / "masks")
+    note = "note: 5 records without stored masks: of those that are recomputed, the digests are compared"
+    assert note in audited(sound, retrain=True).text()
+    assert not audited(sound, retrain=True).faults
+    record = Store(sound).read(SPECS[1].run_id)
+    assert record
+    assert record.pruning
+    wrong = msgspec.structs.replace(record.pruning, mask_digest="0" * 64)
+    for environment, fault in (({}, True), ({"processor": "PDP-11"}, False)):
+        Store(sound).write(msgspec.structs.replace(record, pruning=wrong, environment=record.environment | environment))
+        found = audited(sound)
+        assert bool(found.faults) is fault
+        assert "its masks are not stored" in found.text()
+    less = msgspec.structs.replace(record, environment=record.environment | environment)
+    Store(sound).write(
+        msgspec.structs.replace(less, metrics=msgspec.structs.replace(record.metrics, test_accuracy=0.0))
+    )
+    assert "accuracy" in audited(sound, retrain=True).text()
+    assert audited(sound, retrain=True).faults
 
 
 def test_a_fault_of_another_machine_says_so(made: Path) -> None:

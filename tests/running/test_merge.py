@@ -146,6 +146,21 @@ def test_a_packed_study_has_the_same_bytes_and_is_read_everywhere(
     assert results(tmp_path / "merged") == results(whole)
 
 
+def test_masks_of_some_methods_are_packed(
+    halves: tuple[list[RunSpec], list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    specs, (whole, *_) = halves
+    assert main(["pack", str(whole), "--out", str(tmp_path / "some.pack"), "--masks-of", "snip"]) == 0
+    assert main(["pack", str(whole), "--out", str(tmp_path / "none.pack"), "--masks-of"]) == 0
+    assert Store(tmp_path / "some.pack").masked() == {spec.run_id for spec in specs if spec.method == "snip"} != set()
+    assert Store(tmp_path / "none.pack").masked() == set()
+    assert results(tmp_path / "none.pack") == results(whole)
+    assert not audit("study", specs, Store(tmp_path / "some.pack"), tmp_path, "cpu", 5, True).faults
+    assert main(["pack", str(whole), "--out", str(tmp_path / "x.pack"), "--masks-of", "snip", "snap"]) == 2
+    assert "--masks-of snap: " in capsys.readouterr().err
+    assert not (tmp_path / "x.pack").exists()
+
+
 def test_a_run_is_not_repeated_that_is_in_a_packed_file_and_new_records_are_beside_it(
     halves: tuple[list[RunSpec], list[Path]], copies: list[Path]
 ) -> None:
