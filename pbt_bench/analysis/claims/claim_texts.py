@@ -91,21 +91,27 @@ def tested_text(finding: Finding) -> str:
 def verdict_text(finding: Finding) -> str:
     """Return the verdict in one sentence, with what would change it."""
     lacks = lacking_text(finding.lacking)
+    tests = f" (tests: {tests_text(finding)})" if len(finding.answers) > 1 else ""
     if finding.verdict == UNDECIDED:
         seeds = finding.seeds_to_decide
         would = "more than 1,000 seeds" if isinf(seeds) else f"about {seeds:.0f} seeds"
-        return f"Undecided with {counted(_seeds(finding), 'seed')}; {would} would decide." + f" {lacks}" * bool(lacks)
+        said = f"Undecided with {counted(_seeds(finding), 'seed')}{tests}; {would} would decide."
+        return said + f" {lacks}" * bool(lacks)
     if finding.verdict == LACKING:
         untested = sum(answer.verdict == LACKING for answer in finding.answers)
         why = f"{untested} of {counted(len(finding.answers), 'test')} {'has' if untested == 1 else 'have'} fewer than"
         return f"Missing: {why} {FEWEST} common seeds with a value." + f" {lacks}" * bool(lacks)
-    return f"{finding.verdict.capitalize()} with {counted(_seeds(finding), 'seed')}." + f" {lacks}" * bool(lacks)
+    return f"{finding.verdict.capitalize()} with {counted(_seeds(finding), 'seed')}{tests}." + f" {lacks}" * bool(lacks)
+
+
+def tests_text(finding: Finding) -> str:
+    """Count the verdicts of the tests of a claim: `2 supported, 1 undecided`."""
+    return _counts([answer.verdict for answer in finding.answers])
 
 
 def summary_text(findings: Sequence[Finding]) -> str:
     """Count the verdicts: `2 supported, 1 undecided`."""
-    found = Counter(finding.verdict for finding in findings)
-    return ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
+    return _counts([finding.verdict for finding in findings])
 
 
 def plain_data(finding: Finding) -> dict[str, Any]:
@@ -146,6 +152,11 @@ def _test_data(answer: Answer) -> dict[str, Any]:
         "p_holm": _finite(answer.p_holm),
         "seeds_to_decide": _finite(answer.seeds_to_decide),
     }
+
+
+def _counts(verdicts: Sequence[str]) -> str:
+    found = Counter(verdicts)
+    return ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
 
 
 def _finite(value: float) -> float | None:

@@ -83,6 +83,7 @@ def write_claims(findings: Sequence[Finding], published: Published, out: Path) -
         headline=f"{counted(len(findings), 'claim')}: {texts.summary_text(findings)}",
         verdict_text=texts.verdict_text,
         tested_text=texts.tested_text,
+        tests_text=texts.tests_text,
         tests=sum(len(finding.answers) for finding in findings),
         anchor=Anchors(),
     )
@@ -94,10 +95,10 @@ def write_claims(findings: Sequence[Finding], published: Published, out: Path) -
 def claims_markdown(findings: Sequence[Finding], published: Published) -> str:
     """Return the page of the documentation, without figures."""
     lines = [_HEAD, f"{counted(len(findings), 'claim')}: {texts.summary_text(findings)}.", ""]
-    lines += ["| claim | verdict | first effect |", "|---|---|---|"]
+    lines += ["| claim | verdict | tests | effect in the first test |", "|---|---|---|---|"]
     lines += [
         f"| [{_cell(each.claim.statement)}](#{each.claim.name}) | {each.verdict} "
-        f"| {_cell(texts.estimate_text(each.answers[0]))} |"
+        f"| {texts.tests_text(each)} | {_cell(texts.estimate_text(each.answers[0]))} |"
         for each in findings
     ]
     for finding in findings:

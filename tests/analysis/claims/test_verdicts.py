@@ -15,6 +15,7 @@ import pytest
 from scipy import stats
 
 from pbt_bench.analysis.claims.claim_file import Claim, ClaimTest
+from pbt_bench.analysis.claims.claim_texts import verdict_text
 from pbt_bench.analysis.claims.evidence import Evidence, _best, _Part, load_evidence, values_of
 from pbt_bench.analysis.claims.verdicts import Finding, decide, judge
 from pbt_bench.analysis.records.data_frame import frame
@@ -160,6 +161,9 @@ def test_a_claim_of_several_questions(evidence: Records) -> None:
         chosen = [(holds, fails, unclear, absent)[number] for number in tests]
         (found,) = judge([claim(*chosen)], [runs])
         assert found.verdict == expected
+    (found,) = judge([claim(holds, fails, unclear)], [runs])
+    text = "Contradicted with 8 seeds (tests: 1 supported, 1 contradicted, 1 undecided)."
+    assert verdict_text(found).startswith(text)
     assert isnan(judge([claim(holds)], [runs])[0].seeds_to_decide)
 
 

@@ -63,7 +63,7 @@ def test_the_page_has_every_claim_with_its_numbers(demo: Path, capsys: pytest.Ca
     assert 'href="https://arxiv.org/abs/2001.00001v2"' in page
     assert page.count("data:image/svg+xml;base64,") == 1
     text = (demo / "out/claims.md").read_text(encoding="utf-8")
-    assert "| [FTS beats <SNIP> \\| here.](#beats) | supported | +2.00 points on every seed |" in text
+    assert "| [FTS beats <SNIP> \\| here.](#beats) | supported | 1 supported | +2.00 points on every seed |" in text
     assert "Tested on: digits / vgg8 (6 seeds)." in text
     assert "Navarrete et al. 2025" in text  # what the paper prints on the same two methods
     again = [(demo / "out" / name).read_bytes() for name in ("index.html", "claims.md")]
