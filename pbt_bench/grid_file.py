@@ -50,13 +50,22 @@ class _GridFile(Checked, frozen=True, kw_only=True):
 def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
     """Read and check a grid file; `overrides` are `key=value` with dotted keys and TOML values.
 
+    If they leave methods of the file out, the options that the file gives these methods go too.
+
     Raises RequestError, in one line, naming the file and the nearest valid key or the valid values.
     """
     table = read_toml(path)
     if isinstance(table.get("recipe"), str):
         table["recipe"] = {"preset": table["recipe"]}
+    overrides, before = list(overrides), _values(table, "method")
     for override in overrides:
         _override(table, override)
+    options = table.get("options")
+    if isinstance(options, dict):
+        used = [*_values(table, "method"), *_values(table, "mask_updates")]
+        for name in [name for name in options if name in before and name not in used]:
+            if not any(override.strip().startswith(f"options.{name}") for override in overrides):
+                del options[name]
     _expand_preset(table, str(path))
     axes = table.get("grid")
     if isinstance(axes, dict):
@@ -186,11 +195,11 @@ def _expand_preset(table: dict[str, Any], where: str) -> None:
     table["recipe"], table["scoring"] = inherited | recipe, {**preset_scoring, **scoring}
     given = table.get("options", {})
     if isinstance(given, dict):
-        used = [method for method in preset_options if method in _methods(table)]
+        used = [method for method in preset_options if method in _values(table, "method")]
         table["options"] = {method: preset_options[method] for method in used} | given
 
 
-def _methods(table: Mapping[str, Any]) -> list[Any]:
+def _values(table: Mapping[str, Any], axis: str) -> list[Any]:
     axes = table.get("grid", {})
-    methods = axes.get("method", []) if isinstance(axes, dict) else []
-    return methods if isinstance(methods, list) else [methods]
+    values = axes.get(axis, []) if isinstance(axes, dict) else []
+    return values if isinstance(values, list) else [values]

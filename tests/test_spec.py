@@ -145,6 +145,17 @@ def test_overrides(tmp_path: Path) -> None:
         grid(tmp_path, GRID, "name.x=1")
 
 
+def test_methods_that_are_left_out_take_their_options_along(tmp_path: Path) -> None:
+    with_options = (
+        GRID.replace('method = ["', 'method = ["rigl", "imp", "')
+        + "\n[options.rigl]\ninterval = 50\n[options.imp]\nlevels = 5\n"
+    )
+    assert set(grid(tmp_path, with_options).options) == {"rigl", "imp"}
+    assert set(grid(tmp_path, with_options, "grid.method=imp").options) == {"imp"}
+    assert set(grid(tmp_path, with_options, "grid.method=snip", "grid.mask_updates=rigl").options) == {"rigl"}
+    assert grid(tmp_path, with_options, "grid.method=snip", "options.imp.levels=4").options["imp"] == ({"levels": 4},)
+
+
 def test_the_run_id_covers_every_field() -> None:
     base = RunSpec(dataset="digits", model="vgg8", method="snip", sparsity=0.9, seed=0)
     others = {

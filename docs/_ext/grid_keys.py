@@ -53,6 +53,7 @@ def grid_page() -> str:
             "",
             "One TOML file describes one study. An unknown key or an invalid value is an error of one line that",
             "names the nearest valid key or the valid values. `--set recipe.epochs=2` changes a key for one call.",
+            "`--set grid.method=snip` leaves the options of the other methods out too.",
             "",
             "- `name`: name of the study; its results are in `results/<name>/`",
             "- `dense`: also run the dense network, once per dataset, model, seed and init (default `true`)",
