@@ -41,7 +41,7 @@ data: $(VENV)/installed        ## put Fashion-MNIST into data/: from Debian's pa
 
 test: $(VENV)/installed-dev    ## run the test suite, except the long tests of test-faults
 	@echo "== tests"
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	@$(BIN)/python -m pytest --numprocesses 2
 
 submit: $(VENV)/installed      ## submit a grid as Slurm job arrays: make submit GRID=grids/X.toml CLUSTER=slurm/Y.toml
 	@test -n "$(GRID)" -a -n "$(CLUSTER)" || { echo "usage: make submit GRID=grids/digits.toml CLUSTER=slurm/gpu.toml"; exit 2; }

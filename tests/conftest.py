@@ -1,25 +1,46 @@
-"""Fixtures for all tests. If PBT_BENCH_REQUIRE_ALL is set, as in CI, a skipped test is an error."""
+"""Fixtures for all tests, and their order in several processes.
+
+If PBT_BENCH_REQUIRE_ALL is set, as in CI, a skipped test is an error.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
 
+_SLOW = (  # begun first, so that the processes end together; measured by pytest --durations
+    "tests/docs/test_examples.py", "tests/test_own_methods.py", "tests/test_cli.py", "tests/analysis/pages/",
+    "tests/slurm/", "tests/faults/",
+)  # fmt: skip
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the tests of a file in one process, and those of the Slurm cluster too."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return _file_or_cluster(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def _file_or_cluster(nodeid: str) -> str:
+    return "tests/slurm/" if nodeid.startswith("tests/slurm/") else nodeid.partition("::")[0]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked `long` unless PBT_BENCH_FAULTS=all is set, as `make test-faults` does.
-
-    With several processes, the tests of a file run in one of them, and so do all tests of the Slurm cluster.
-    """
-    for item in items:
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group("slurm" if folder.parts[-2:] == ("tests", "slurm") else str(item.path)))
+    """Skip tests marked `long` unless PBT_BENCH_FAULTS=all is set, as `make test-faults` does."""
+    if hasattr(config, "workerinput"):  # one of several processes
+        items.sort(key=lambda item: not item.nodeid.startswith(_SLOW))
     if os.environ.get("PBT_BENCH_FAULTS") != "all":
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
         items[:] = [item for item in items if not item.get_closest_marker("long")]

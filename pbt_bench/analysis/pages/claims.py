@@ -107,7 +107,7 @@ def claims_markdown(findings: Sequence[Finding], published: Published) -> str:
         source = claim.source
         for name, address in entry.links:
             source = source.replace(name, f"[{name}]({address})")
-        lines += ["", f"({claim.name})=", f"## {claim.statement}", "", f"**{texts.verdict_text(finding)}**", ""]
+        lines += ["", f"## {claim.name}", "", claim.statement, "", f"**{texts.verdict_text(finding)}**", ""]
         lines += [f"Source: {source}. Studies: {', '.join(f'`{study}`' for study in claim.studies)}.", ""]
         if tested := texts.tested_text(finding):
             lines += [f"Tested on: {tested}.", ""]
