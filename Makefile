@@ -61,6 +61,7 @@ claims: $(VENV)/installed      ## test published claims on the available records
 	@echo "== testing the claims"
 	@$(BIN)/pbt-bench claims --out results/claims
 	@cp results/claims/claims.md docs/claims.md
+	@$(BIN)/python benchmarks/headline_figures.py
 
 speed: $(VENV)/installed       ## measure speed on this machine; writes results/speed.json
 	@echo "== measuring (minutes; a quiet machine gives honest ratios)"
