@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from itertools import product
@@ -64,7 +65,7 @@ def load_grid(path: str | Path, overrides: Iterable[str] = ()) -> Grid:
     if isinstance(options, dict):
         used = [*_values(table, "method"), *_values(table, "mask_updates")]
         for name in [name for name in options if name in before and name not in used]:
-            if not any(override.strip().startswith(f"options.{name}") for override in overrides):
+            if not any(re.match(rf"\s*options\.{re.escape(name)}\s*[.=]", override) for override in overrides):
                 del options[name]
     _expand_preset(table, str(path))
     axes = table.get("grid")
