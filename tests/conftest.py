@@ -38,9 +38,12 @@ def _file_or_cluster(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked `long` unless PBT_BENCH_FAULTS=all is set, as `make test-faults` does."""
+    """Skip tests marked `long` unless PBT_BENCH_FAULTS=all is set, as `make test-faults` does; give them 30 minutes."""
     if hasattr(config, "workerinput"):  # one of several processes
         items.sort(key=lambda item: not item.nodeid.startswith(_SLOW))
+    for item in items:
+        if item.get_closest_marker("long") or os.environ.get("PBT_BENCH_FAULTS") == "all":
+            item.add_marker(pytest.mark.timeout(1800))
     if os.environ.get("PBT_BENCH_FAULTS") != "all":
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
         items[:] = [item for item in items if not item.get_closest_marker("long")]

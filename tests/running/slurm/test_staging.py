@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -55,10 +56,17 @@ def test_the_copy_is_used_until_the_original_changes(
     assert ((first / "file.npz").read_text(), (second / "file.npz").read_text()) == ("1", "2"), "a job may read the old"
 
 
-def test_jobs_of_a_node_make_one_copy_together(data: Path, tmp_path: Path) -> None:
+def test_jobs_of_a_node_make_one_copy_together(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (data / "images/large").write_bytes(b"x" * 2**22)
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        folders = pool.starmap(staged, [(data, ["images"], tmp_path / "disk")] * 4)
+    rename = Path.rename
+
+    def late(path: Path, target: Path) -> Path:
+        time.sleep(0.05)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    with ThreadPoolExecutor(4) as pool:  # each locks a file that it opened itself, as processes do
+        folders = list(pool.map(lambda _: staged(data, ["images"], tmp_path / "disk"), range(4)))
     assert len({*folders}) == 1
     assert len(list((tmp_path / "disk").glob("*/images-*"))) == 1
     assert (folders[0] / "images/large").stat().st_size == 2**22
