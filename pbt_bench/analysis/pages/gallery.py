@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
+from time import monotonic
 
 import matplotlib as mpl
 import msgspec
@@ -21,6 +22,7 @@ from pbt_bench.analysis.figures.style import save
 from pbt_bench.analysis.records.forks import FORK, processes, without_fork_warning
 
 _PIXELS_OF_COLUMN = 400  # CSS pixels: more than the width of a figure of one column of a paper, 3.5 inches
+_PATIENCE = 60.0  # seconds; a forked process may wait forever for a lock of a thread that only its parent has
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,14 @@ class Gallery:
         with without_fork_warning():
             for helper in helpers:
                 helper.start()
+        start = monotonic()
         self._save(shares[0])
+        end = monotonic() + _PATIENCE + 10 * (monotonic() - start)
         for helper, share in zip(helpers, shares[1:], strict=False):
-            helper.join()
-            if helper.exitcode:
+            helper.join(max(0, end - monotonic()))
+            if helper.exitcode != 0:
+                helper.kill()
+                helper.join()
                 self._save(share)
         self.folder.mkdir(parents=True, exist_ok=True)
         drawn = {slug: (key, self._files(slug)) for slug, key in self._keys.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -105,6 +106,16 @@ def test_several_processes_draw_the_same_bytes(
     assert pages[0] == pages[1]
     first, second = ({p.name: p.read_bytes() for p in (tmp_path / n / "figures").iterdir()} for n in "13")
     assert first == second
+
+
+def test_the_figures_of_a_process_that_hangs_are_drawn_all_the_same(
+    study: tuple[list[RunSpec], Store], tmp_path: Path, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "processes", lambda: 50)
+    monkeypatch.setattr(gallery, "_PATIENCE", 0.1)
+    monkeypatch.setattr(gallery.Gallery, "_help", lambda *_: time.sleep(600))
+    write_report("x", *study, tmp_path / "out")
+    assert {path.stem for path in (tmp_path / "out/figures").glob("*.svg")} == set(drawn)
 
 
 def test_what_fails_in_another_process_is_raised(
