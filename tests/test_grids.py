@@ -42,7 +42,6 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_sanity": (5 * 2 * 4 + 1) * 10,
     "fmnist_scoring_data": (3 * 2 * 4 + 1) * 10,
     "fmnist_hutchinson": ((3 * 2 + 5) * 4 + 1) * 10,
-    "fmnist_rounds_mini": (3 * 2 * 5 + 1) * 3,
     "fmnist_lenet300": (37 * 7 + 1) * 10,
     "fmnist_lenet300_mini": (19 * 2 + 1) * 3,
     "fmnist_conv_mini": (19 * 2 + 1) * 3,
@@ -53,10 +52,11 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_hutchinson_mini": ((3 * 2 + 2) * 2 + 1) * 3,
     "fmnist_warmup_mini": (3 * 2 * 2 + 1) * 3,
     "fmnist_warmup": (3 * 3 * 2 * 2 + 1) * 12,
-    "fmnist_rounds": 3 * 3 * 5 * 12,
     "fmnist_conv": (19 * 4 + 1) * 5,
     "fmnist_resnet": (19 * 4 + 1) * 5,
     "fmnist_label_noise": (8 * 2 + 1) * 10,
+    "fmnist_rounds": 2 * 3 * 5 * 12,
+    "fmnist_rounds_mini": (2 * 2 * 5 + 1) * 3,
 }
 
 
