@@ -155,14 +155,22 @@ def test_both_files_have_one_name_and_only_methods_of_the_project(contribute: Ca
 
 
 def test_the_board_compares_runs_of_equal_settings_across_studies(
-    contribute: Callable[..., Path], tmp_path: Path
+    contribute: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from pbt_bench.analysis.pages.board import write_board
 
     folder = contribute()
     shutil.copy(folder / "mine.pack", tmp_path / "again.pack")
     page = write_board([folder, tmp_path / "again.pack"], tmp_path / "out").read_text(encoding="utf-8")
-    assert "3 runs of 2 studies" in page
+    assert "3 different runs of 2 studies" in page
     assert page.count("<section>") == 1
-    with pytest.raises(RequestError, match="no runs there"):
-        write_board([tmp_path / "out"], tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="empty: no runs there"):
+        write_board([tmp_path / "empty"], tmp_path)
+    with pytest.raises(RequestError, match="absent: no runs there"):
+        write_board([folder, tmp_path / "absent"], tmp_path)
+    with pytest.raises(RequestError, match="no runs in "):
+        write_board([tmp_path / "empty"] * 2, tmp_path)
+    capsys.readouterr()
+    assert write_board([folder, tmp_path / "empty"], tmp_path / "both").is_file()
+    assert capsys.readouterr().err.startswith(f"note: {tmp_path / 'empty'}: no runs there")

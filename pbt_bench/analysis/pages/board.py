@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,9 +70,20 @@ def write_board(folders: Sequence[Path], out: Path) -> Path:
     """Write `out`/index.html from packed studies and results folders; return its path.
 
     Runs with equal settings are compared across studies, and a run that several of them have counts once. A folder of
-    packed studies stands for all of them.
+    packed studies stands for all of them; one without any is noted. Raises RequestError for a folder that is missing,
+    and if no folder has a run.
     """
-    stores = [store for folder in folders for store in _stores(folder)]
+    stores = []
+    for folder in folders:
+        found = _stores(folder)
+        text = f"{folder}: no runs there (expected a packed study, runs/*.json or *{SUFFIX})"
+        if not found and (folder.exists() and len(folders) > 1):
+            print(f"note: {text}", file=sys.stderr)
+        elif not found:
+            raise RequestError(text)
+        stores += found
+    if not stores:
+        raise RequestError(f"no runs in {', '.join(map(str, folders))}")
     frames, studies, verdicts = [], [], Verdicts()
     for store in stores:
         table = decode(read(store))
@@ -88,7 +100,7 @@ def write_board(folders: Sequence[Path], out: Path) -> Path:
     variants = zip(*(whole[name] for name in ("method", "options", "mask_updates", "update_options")), strict=True)
     whole = whole.assign(method=[variant_name(*fields) for fields in variants], state="")
     sources = {source.name: source for source in method_sources(whole["method"].unique())}
-    tables = [_table(panel, sources, verdicts) for panel in panels(whole)]
+    tables = [_table(panel, sources, verdicts) for panel in panels(whole, beside_commonest=True)]
     page = render(
         "board.html.j2",
         studies=studies,
@@ -105,14 +117,11 @@ def write_board(folders: Sequence[Path], out: Path) -> Path:
 
 
 def _stores(folder: Path) -> list[Store]:
-    """Return the store of a study, or those of all packed studies in a folder. Raises RequestError without a run."""
+    """Return the store of a study, or those of all packed studies in a folder, which may be none."""
     store = Store(folder)
     if store.packed or store.names():
         return [store]
-    packs = sorted(folder.glob(f"*{SUFFIX}"))
-    if not packs:
-        raise RequestError(f"{folder}: no runs there (expected a packed study, runs/*.json or *{SUFFIX})")
-    return [Store(pack) for pack in packs]
+    return [Store(pack) for pack in sorted(folder.glob(f"*{SUFFIX}"))]
 
 
 def _table(panel: Panel, sources: dict[str, MethodSource], verdicts: Verdicts) -> BoardTable:

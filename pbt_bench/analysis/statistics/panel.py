@@ -125,16 +125,23 @@ class Panel:
         return int(pd.concat([self.runs["seed"], self.dense["seed"]]).nunique())
 
 
-def panels(table: pd.DataFrame) -> list[Panel]:
-    """Divide a study into panels, in the order of its rows; different settings never share a panel."""
-    parts: list[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]] = []
+_Part = tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]  # fields that all runs share, pruned runs, dense baseline
+
+
+def panels(table: pd.DataFrame, beside_commonest: bool = False) -> list[Panel]:
+    """Divide a study into panels, in the order of its rows; different settings never share a panel.
+
+    The setting of a panel is described by all fields that vary in the study, or, if `beside_commonest`, by those that
+    differ from the setting with the most runs of the same dataset and model.
+    """
+    parts: list[_Part] = []
     baselines = table[table["method"] == DENSE]  # they are not scored: all scorings share them
     for base, rows in table.groupby(_BASE, sort=False):
         pruned = rows[rows["method"] != DENSE]
         dense = baselines[(baselines[_BASE[:-1]] == list(base[:-1])).all(axis=1)] if len(baselines) else baselines
         for extra, runs in pruned.groupby(_EXTRA, sort=False):
             parts.append((dict(zip(_BASE + _EXTRA, (*base, *extra), strict=True)), runs, dense))
-    labels = _labels([_flat(setting) for setting, _, _ in parts])
+    labels = _beside_commonest(parts) if beside_commonest else _labels([_flat(setting) for setting, _, _ in parts])
     found, used = [], Counter[str]()
     for (fields, runs, dense), setting in zip(parts, labels, strict=True):
         stem = slug(f"{fields['dataset']} {fields['model']} {setting}")
@@ -181,3 +188,16 @@ def _labels(settings: Sequence[dict[str, object]]) -> list[str]:
     """Describe each setting by the fields whose values vary."""
     varying = [name for name in (settings[0] if settings else {}) if len({setting[name] for setting in settings}) > 1]
     return [", ".join(f"{name} {text_of(setting[name])}" for name in varying) for setting in settings]
+
+
+def _beside_commonest(parts: Sequence[_Part]) -> list[str]:
+    commonest: dict[tuple[str, str], tuple[int, dict[str, object]]] = {}
+    for fields, runs, _ in parts:
+        network = fields["dataset"], fields["model"]
+        if network not in commonest or len(runs) > commonest[network][0]:
+            commonest[network] = len(runs), _flat(fields)
+    labels = []
+    for fields, _, _ in parts:
+        _, common = commonest[fields["dataset"], fields["model"]]
+        labels.append(", ".join(f"{k} {text_of(v)}" for k, v in _flat(fields).items() if v != common[k]))
+    return labels

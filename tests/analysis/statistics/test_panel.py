@@ -79,6 +79,20 @@ def test_a_changed_recipe_is_another_setting_with_its_own_baseline(
     assert [set(panel.dense["epochs"]) for panel in found] == [{15}, {2}]
 
 
+def test_a_setting_may_be_described_beside_the_commonest_of_its_network(
+    grid: Callable[..., Grid], record: Callable[..., RunRecord]
+) -> None:
+    runs = grid(model=("vgg8", "resnet8"), method=("snip", "fts")).runs()
+    few = [spec for spec in runs if spec.model == "vgg8" and spec.method == "snip"]
+    other = [msgspec.structs.replace(spec, sanity="shuffle", recipe=Recipe(epochs=2)) for spec in few]
+    found = panels(frame(map(record, other + runs)), beside_commonest=True)
+    assert sorted((panel.model, panel.setting) for panel in found) == [
+        ("resnet8", ""),
+        ("vgg8", ""),
+        ("vgg8", "sanity shuffle, recipe.epochs 2"),
+    ]
+
+
 def test_names_that_differ_only_in_odd_characters_get_their_own_files(record: Callable[..., RunRecord]) -> None:
     runs = [
         record(RunSpec(dataset="d", model=model, method="snip", sparsity=0.9, seed=0))
