@@ -56,7 +56,7 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_resnet": (19 * 4 + 1) * 5,
     "fmnist_label_noise": (8 * 2 + 1) * 10,
     "fmnist_rounds_mini": (2 * 2 * 5 + 1) * 3,
-    "fmnist_rounds": 2 * 3 * 5 * 12,
+    "fmnist_rounds": 2 * 2 * 5 * 12,
 }
 
 

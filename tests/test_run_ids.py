@@ -24,7 +24,7 @@ RUN_IDS = {  # study: (number of runs, first 32 hex digits of the SHA-256 of its
     "fmnist_lenet300_mini": (117, "47c5eab342f998b1117e46be88953394"),
     "fmnist_resnet": (385, "03434cb3defc1f3e51bf91302c13780a"),
     "fmnist_resnet_mini": (117, "5441c53eafb042ca6c3af93bb7820eb7"),
-    "fmnist_rounds": (360, "5c6e70ca4b47b630fcd6200aa49f7695"),
+    "fmnist_rounds": (240, "d17192f936686c2fc1ff44902dce9c47"),
     "fmnist_rounds_mini": (63, "9ffdb9bc86db61089784e8a8f0e63c69"),
     "fmnist_sanity": (410, "0f9ebd911ad4b2c101fbfa4489fba61e"),
     "fmnist_sanity_mini": (99, "aa50cb320844541c460ca23ad34ddbe6"),
