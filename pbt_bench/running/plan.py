@@ -74,6 +74,7 @@ def check_names(grid: Grid, where: str, store: Store | None = None) -> Grid:
         }
         options = _options(grid, set(names.values()), gone)
         _check_rewind(grid, options, gone)
+        _check_warmup(grid)
         revisions = _revisions(grid, entries, gone)
     except RequestError as error:
         raise RequestError(f"{where}: {error}") from None
@@ -147,6 +148,19 @@ def _check_rewind(grid: Grid, options: Mapping[str, Sequence[Mapping[str, Any]]]
             count, _, unit = value.partition(" ")
             if unit == "epochs" and int(count) >= epochs:
                 raise RequestError(f"{where} must be before the end of the recipe, which has {epochs} epochs")
+
+
+def _check_warmup(grid: Grid) -> None:
+    """Raise RequestError if a warm-up goes on after the end of a cosine schedule, where the learning rate would rise."""
+    epochs = min(grid.varied.get("recipe.epochs", (grid.recipe.epochs,)))
+    cosine = "cosine" in grid.varied.get("recipe.schedule", (grid.recipe.schedule,))
+    for value in grid.grid.warmup if cosine else ():
+        count, _, unit = value.partition(" ")
+        if unit == "epochs" and int(count) > epochs:
+            raise RequestError(
+                f"grid.warmup = {value!r} is longer than the cosine schedule of the recipe, which has {epochs} epochs; "
+                "use more epochs, or schedule = 'constant'"
+            )
 
 
 @dataclass(frozen=True)

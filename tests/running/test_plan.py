@@ -126,6 +126,11 @@ def runs(axes: dict[str, Any], **tables: Any) -> int:
             {"options": {"imp": {"rewind": "3 steps"}}},
             "options.imp: rewind = '3 steps' cannot be combined with the axis rewind = true, which rewinds to the init",
         ),
+        (
+            {"warmup": ["none", "3 epochs"]},
+            {"recipe": {"epochs": [3, 2]}},
+            "grid.warmup = '3 epochs' is longer than the cosine schedule of the recipe, which has 2 epochs; use more",
+        ),
         ({}, {"scoring": {"temperature": 1}}, "scoring.temperature is an option of methods: write it in [options."),
         ({}, {"scoring": {"batchnorm": ["running", "bath"]}}, "scoring: unknown batchnorm value 'bath'; did you mean"),
         ({}, {"recipe": {"epochs": [1, -1]}}, "recipe: epochs = -1 must be at least 0"),
@@ -139,6 +144,11 @@ def test_an_unknown_name_or_value_is_one_line_with_the_nearest_name(
         runs(axes, **tables)
     assert str(error.value).startswith(f"x.toml: {says}")
     assert "\n" not in str(error.value)
+
+
+def test_a_warm_up_of_any_length_fits_a_constant_learning_rate() -> None:
+    assert runs({"warmup": ["none", "3 epochs"]}, recipe={"epochs": 2, "schedule": "constant"}) == 2
+    assert runs({"warmup": ["none", "2 epochs"]}, recipe={"epochs": 2}) == 2
 
 
 def test_lists_of_options_and_settings_are_axes() -> None:
