@@ -151,7 +151,7 @@ def _check_rewind(grid: Grid, options: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def _check_warmup(grid: Grid) -> None:
-    """Raise RequestError if a warm-up goes on after the end of a cosine schedule: the learning rate would rise again."""
+    """Raise RequestError if a warm-up is longer than a cosine schedule: the learning rate would rise again."""
     epochs = min(grid.varied.get("recipe.epochs", (grid.recipe.epochs,)))
     cosine = "cosine" in grid.varied.get("recipe.schedule", (grid.recipe.schedule,))
     for value in grid.grid.warmup if cosine else ():
