@@ -22,7 +22,7 @@ from pbt_bench.analysis.figures.style import save
 from pbt_bench.analysis.records.forks import FORK, processes, without_fork_warning
 
 _PIXELS_OF_COLUMN = 400  # CSS pixels: more than the width of a figure of one column of a paper, 3.5 inches
-_PATIENCE = 60.0  # seconds; a forked process may wait forever for a lock of a thread that only its parent has
+_WAIT_FOR_HELPERS = 60.0  # seconds; a forked process may wait forever for a lock of a thread that only its parent has
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Gallery:
                 helper.start()
         start = monotonic()
         self._save(shares[0])
-        end = monotonic() + _PATIENCE + 10 * (monotonic() - start)
+        end = monotonic() + _WAIT_FOR_HELPERS + 10 * (monotonic() - start)
         for helper, share in zip(helpers, shares[1:], strict=False):
             helper.join(max(0, end - monotonic()))
             if helper.exitcode != 0:

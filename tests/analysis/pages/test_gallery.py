@@ -112,7 +112,7 @@ def test_the_figures_of_a_process_that_hangs_are_drawn_all_the_same(
     study: tuple[list[RunSpec], Store], tmp_path: Path, drawn: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gallery, "processes", lambda: 50)
-    monkeypatch.setattr(gallery, "_PATIENCE", 0.1)
+    monkeypatch.setattr(gallery, "_WAIT_FOR_HELPERS", 0.1)
     monkeypatch.setattr(gallery.Gallery, "_help", lambda *_: time.sleep(600))
     write_report("x", *study, tmp_path / "out")
     assert {path.stem for path in (tmp_path / "out/figures").glob("*.svg")} == set(drawn)
