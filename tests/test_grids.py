@@ -51,12 +51,12 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_label_noise_mini": (5 + 1) * 3,
     "fmnist_hutchinson_mini": ((3 * 2 + 2) * 2 + 1) * 3,
     "fmnist_warmup_mini": (3 * 2 * 2 + 1) * 3,
-    "fmnist_conv": (19 * 4 + 1) * 5,
-    "fmnist_resnet": (19 * 4 + 1) * 5,
     "fmnist_label_noise": (8 * 2 + 1) * 10,
     "fmnist_rounds_mini": (2 * 2 * 5 + 1) * 3,
     "fmnist_rounds": 2 * 2 * 5 * 12,
     "fmnist_warmup": 3 * 2 * 2 * 2 * 12,
+    "fmnist_conv": (19 * 3 + 1) * 5,
+    "fmnist_resnet": (19 * 3 + 1) * 5,
 }
 
 
