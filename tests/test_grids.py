@@ -54,9 +54,9 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_label_noise": (8 * 2 + 1) * 10,
     "fmnist_rounds_mini": (2 * 2 * 5 + 1) * 3,
     "fmnist_rounds": 2 * 2 * 5 * 12,
-    "fmnist_warmup": 3 * 2 * 2 * 2 * 12,
     "fmnist_conv": (19 * 3 + 1) * 5,
     "fmnist_resnet": (19 * 3 + 1) * 5,
+    "fmnist_warmup": 3 * 3 * 2 * 2 * 12,
 }
 
 

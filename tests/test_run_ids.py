@@ -30,7 +30,7 @@ RUN_IDS = {  # study: (number of runs, first 32 hex digits of the SHA-256 of its
     "fmnist_sanity_mini": (99, "aa50cb320844541c460ca23ad34ddbe6"),
     "fmnist_scoring_data": (250, "2a0893a39154aa00edcce0a4493bcce3"),
     "fmnist_scoring_data_mini": (75, "a3db0bc309543cb2735711642ab4f68d"),
-    "fmnist_warmup": (288, "0e8a9e571a76fc922c62fa929d9e558b"),
+    "fmnist_warmup": (432, "6d6bdd40e63abff4e8fc3a36d9ef9222"),
     "fmnist_warmup_mini": (39, "9e5d10a442863efaba91d163a827a67b"),
     "frankle_ablations": (1450, "6138a81fffb60e0b3040813ade3019ff"),
     "frankle_ablations_mini": (195, "b763acfad02e865d23c2af42cae35514"),
