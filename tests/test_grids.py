@@ -44,8 +44,6 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_hutchinson": ((3 * 2 + 5) * 4 + 1) * 10,
     "fmnist_lenet300": (37 * 7 + 1) * 10,
     "fmnist_lenet300_mini": (19 * 2 + 1) * 3,
-    "fmnist_conv_mini": (19 * 2 + 1) * 3,
-    "fmnist_resnet_mini": (19 * 2 + 1) * 3,
     "fmnist_sanity_mini": (4 * 2 * 4 + 1) * 3,
     "fmnist_scoring_data_mini": (3 * 2 * 4 + 1) * 3,
     "fmnist_label_noise_mini": (5 + 1) * 3,
@@ -54,9 +52,11 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_label_noise": (8 * 2 + 1) * 10,
     "fmnist_rounds_mini": (2 * 2 * 5 + 1) * 3,
     "fmnist_rounds": 2 * 2 * 5 * 12,
-    "fmnist_conv": (19 * 3 + 1) * 5,
-    "fmnist_resnet": (19 * 3 + 1) * 5,
     "fmnist_warmup": 3 * 3 * 2 * 2 * 12,
+    "fmnist_conv": (18 * 3 + 1) * 5,
+    "fmnist_resnet": (18 * 3 + 1) * 5,
+    "fmnist_conv_mini": (18 * 2 + 1) * 3,
+    "fmnist_resnet_mini": (18 * 2 + 1) * 3,
 }
 
 
