@@ -8,6 +8,7 @@ from math import isfinite, isinf, isnan
 from typing import Any
 
 from pbt_bench.analysis.claims.verdicts import LACKING, UNDECIDED, VERDICTS, Answer, Finding, Lacking
+from pbt_bench.analysis.statistics.effects import Effect
 from pbt_bench.analysis.statistics.labels import counted, joined, points
 from pbt_bench.analysis.statistics.paired import FEWEST
 from pbt_bench.running.progress import duration
@@ -26,15 +27,16 @@ def amount(answer: Answer, value: float) -> str:
     return f"{value:+.3g}" if of_two else f"{value:.3g}"
 
 
-def estimate_text(answer: Answer) -> str:
-    """Return the effect size with its 95% interval; equal values on all seeds have none."""
-    if answer.verdict == LACKING:
+def estimate_text(answer: Answer, found: Effect | None = None) -> str:
+    """Return an effect, by default that of the answer, with its 95% interval; equal values on all seeds have none."""
+    found = found or answer.effect
+    if not found.tested:
         return "–"
-    low, high = answer.effect.interval
+    low, high = found.interval
     if isnan(low):
-        return f"{amount(answer, answer.effect.mean)} on every seed"
+        return f"{amount(answer, found.mean)} on every seed"
     ends = [amount(answer, end).removesuffix(" points").removesuffix("%") for end in (low, high)]
-    return f"{amount(answer, answer.effect.mean)} [{ends[0]} to {ends[1]}]"
+    return f"{amount(answer, found.mean)} [{ends[0]} to {ends[1]}]"
 
 
 def expectation(answer: Answer) -> str:
@@ -148,6 +150,10 @@ def _test_data(answer: Answer) -> dict[str, Any]:
         "interval": [_finite(end) for end in answer.effect.interval],
         "n": answer.seeds,
         "networks": answer.effect.networks,
+        "by_network": {
+            name: {"estimate": found.mean, "interval": [_finite(end) for end in found.interval], "n": found.replicates}
+            for name, found in answer.by_network.items()
+        },
         "p": _finite(answer.p),
         "p_holm": _finite(answer.p_holm),
         "seeds_to_decide": _finite(answer.seeds_to_decide),

@@ -84,18 +84,19 @@ class Values:
     tested: pd.Series
     wanted: Sequence[str] = field(default_factory=list)  # ids of the runs that the question needs
 
-    def networks(self) -> list[NDArray[np.float64]]:
-        """Return the tested values of each network by seed, averaged over its cells.
+    def networks(self) -> dict[str, NDArray[np.float64]]:
+        """Return the tested values by seed, averaged over cells, of each `dataset / model`.
 
         Cells without any value are left out. Seeds count that have a value in every remaining cell.
         """
-        found = []
-        for _, own in self.tested.groupby(level=_OF_A_NETWORK, sort=True):
+        found = {}
+        groups: Any = self.tested.groupby(level=_OF_A_NETWORK, sort=True)
+        for network, own in groups:
             means = own.groupby(level=["cell", "seed"]).mean().rename("mean").reset_index()
             grid = means.pivot_table(index="cell", columns="seed", values="mean")
             whole = grid.dropna(how="all").dropna(axis="columns")
             if whole.size:
-                found.append(whole.mean(axis=0).to_numpy(dtype="float64"))
+                found[" / ".join(network)] = whole.mean(axis=0).to_numpy(dtype="float64")
         return found
 
 

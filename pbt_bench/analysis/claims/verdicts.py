@@ -41,9 +41,15 @@ class Answer:
         return self.leaning if self.p_holm < LEVEL else UNDECIDED
 
     @property
+    def by_network(self) -> dict[str, Effect]:
+        """The effect on each network alone, if there are several."""
+        networks = self.samples.networks()
+        return {name: effect([values]) for name, values in networks.items()} if len(networks) > 1 else {}
+
+    @property
     def seeds(self) -> int:
         """The fewest seeds of a network; 0 without values."""
-        return min(map(len, self.samples.networks()), default=0)
+        return min(map(len, self.samples.networks().values()), default=0)
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def decide(found: Effect, expect: str, bound: float) -> tuple[str, float, float,
 
 def _answer(question: Question, evidence: Evidence) -> Answer:
     values = values_of(question, evidence)
-    found = effect(values.networks())
+    found = effect([*values.networks().values()])
     if not found.tested:
         return Answer(question, values, found, LACKING, nan)
     leaning, p, _, _ = decide(found, question.expect, question.bound)

@@ -20,6 +20,7 @@ from pbt_bench.analysis.pages.gallery import Picture
 from pbt_bench.analysis.pages.rendering import render
 from pbt_bench.analysis.pages.report import Anchors
 from pbt_bench.analysis.records.published import Published
+from pbt_bench.analysis.statistics.effects import Effect
 from pbt_bench.analysis.statistics.labels import counted
 
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
@@ -52,8 +53,12 @@ class ClaimEntry:
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        """The tests as rows of a table."""
-        return [_row(answer) for answer in self.finding.answers]
+        """The tests as rows of a table; one of several networks is followed by the effect on each of them."""
+        return [
+            row
+            for answer in self.finding.answers
+            for row in (_row(answer), *(_row_of_network(answer, *each) for each in answer.by_network.items()))
+        ]
 
 
 def judge_claims(claims: Sequence[Claim], grids: Path | None, results: Path, mini: bool = False) -> list[Finding]:
@@ -135,6 +140,11 @@ def _row(answer: Answer) -> dict[str, str]:
         "verdict": answer.verdict,
         "more": texts.seeds_text(answer),
     }
+
+
+def _row_of_network(answer: Answer, network: str, found: Effect) -> dict[str, str]:
+    own = {"test": f"on {network}", "effect": texts.estimate_text(answer, found), "seeds": str(found.replicates)}
+    return dict.fromkeys(_row(answer), "") | own
 
 
 def _cell(text: str) -> str:

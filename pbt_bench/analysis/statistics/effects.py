@@ -20,16 +20,17 @@ class Effect:
     """A mean over networks of the means over their seeds; the networks are fixed, and the seeds are the sample."""
 
     mean: float
-    spread: float  # standard deviation within networks, pooled; NaN without degrees of freedom
+    spread: float  # root mean square of the standard deviations within networks; NaN without degrees of freedom
     error: float  # standard error of the mean
-    freedom: int  # degrees of freedom: the sum over networks of (seeds - 1)
+    freedom: float  # degrees of freedom of the error (Welch and Satterthwaite)
     replicates: int  # pairs of a network and a seed
     networks: int
+    alike: float = 1.0  # networks of equal spread that would have these degrees of freedom: 1 to `networks`
 
     @property
     def tested(self) -> bool:
         """True if there are enough seeds for a test: those of one network with FEWEST seeds."""
-        return self.freedom >= FEWEST - 1
+        return self.replicates - self.networks >= FEWEST - 1
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -69,7 +70,7 @@ class Effect:
         if self.constant:
             return inf if gap <= EQUAL_UP_TO else max(FEWEST, ceil(log2(1 / level) / self.networks))
         n = np.arange(2, _MOST_SEEDS + 1)
-        freedom = self.networks * (n - 1)
+        freedom = self.alike * (n - 1)
         error = self.spread / np.sqrt(self.networks * n)
         found = (stdtrit(freedom, 1 - level) + stdtrit(freedom, POWER)) * error <= gap
         return float(n[found.argmax()]) if found.any() else inf
@@ -78,15 +79,28 @@ class Effect:
 def effect(networks: Sequence[NDArray[np.float64]]) -> Effect:
     """Compute the effect of one array of values over seeds per network; networks without values are left out.
 
-    The variance is that within networks, with the sum of (seeds - 1) as degrees of freedom: error^2 = spread^2 *
-    sum(1 / seeds) / networks^2. For one network these are the numbers of the paired t test.
+    Networks may differ in their spread s, as Welch's test allows: error^2 = sum(s^2 / seeds) / networks^2, with the
+    degrees of freedom of Satterthwaite, 1 / sum(share^2 / (seeds - 1)), where share is the share of a network in the
+    sum. A network with one seed is taken to have the largest spread. For one network these are the numbers of the
+    paired t test.
     """
     known = [values for values in networks if len(values)]
     count, replicates = len(known), sum(map(len, known))
-    freedom = replicates - count
     if not count:
         return Effect(nan, nan, nan, 0, 0, 0)
-    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in known)
-    spread = sqrt(squares / freedom) if freedom else nan
-    error = spread * sqrt(sum(1 / len(values) for values in known)) / count
-    return Effect(float(np.mean([values.mean() for values in known])), spread, error, freedom, replicates, count)
+    mean = float(np.mean([values.mean() for values in known]))
+    repeated = [values for values in known if len(values) > 1]
+    if not repeated:
+        return Effect(mean, nan, nan, 0, replicates, count)
+    variances = np.array([values.var(ddof=1) for values in repeated])
+    seeds = np.array([len(values) for values in repeated])
+    widest, alone = variances.argmax(), count - len(repeated)
+    total = float((variances / seeds).sum() + alone * variances[widest])
+    spread = sqrt(float(variances.sum() + alone * variances[widest]) / count)
+    error = sqrt(total) / count
+    if not total > 0:
+        return Effect(mean, spread, error, replicates - count, replicates, count, count)
+    shares = variances / seeds / total
+    shares[widest] += alone * variances[widest] / total
+    alike = (variances / variances[widest]).sum() ** 2 / ((variances / variances[widest]) ** 2).sum()
+    return Effect(mean, spread, error, float(1 / (shares**2 / (seeds - 1)).sum()), replicates, count, float(alike))

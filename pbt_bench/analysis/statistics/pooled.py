@@ -64,9 +64,9 @@ def pool(parts: Sequence[Panel]) -> Pooled:
     """Compare every pair of methods by accuracies that are averaged over sparsities, per panel and seed.
 
     Methods count that have an accuracy in every panel, at the sparsities at which all of them have one; seeds count
-    that have all of these. The mean difference of two methods is the mean over panels. Its standard error has the
-    variance within panels, with the sum of (seeds - 1) over panels as degrees of freedom: panels are fixed, seeds are
-    the sample. A sanity transform changes the method, so panels with one count only if the study has no other panels.
+    that have all of these. The mean difference of two methods is the mean over panels, tested as in `effect`: panels
+    are fixed, seeds are the sample. A sanity transform changes the method, so panels with one count only if the study
+    has no other panels.
     """
     parts = [panel for panel in parts if panel.runs["sanity"].eq("none").all()] or parts
     found = [accuracies(panel) for panel in parts]

