@@ -83,6 +83,18 @@ def test_a_network_of_ten_times_the_spread_does_not_raise_error_rates(few: int, 
     assert 94 <= 100 * np.mean([each.interval[0] <= 0 <= each.interval[1] for each in found]) <= 96
 
 
+def test_the_seeds_to_find_an_effect_find_it_with_probability_080_in_networks_of_unequal_spread() -> None:
+    generator = np.random.default_rng(0)
+    signs = np.tile([-1.0, 1.0], 200)
+    n = int(effect([0.3 + 0.1 * signs, 0.3 + signs]).seeds_to_find(0, 0.025))
+    assert 20 < n < 30  # of the one wide network: 2.8 standard errors of n seeds are 0.6
+    assert (
+        effect([0.9 + 0.1 * signs, 0.9 + signs]).seeds_to_find(0, 0.025) == 5
+    )  # with degrees of freedom of one network
+    found = [effect([generator.normal(0.3, 0.1, n), generator.normal(0.3, 1, n)]) for _ in range(2000)]
+    assert np.mean([each.two_sided(0) < 0.05 for each in found]) == pytest.approx(0.8, abs=0.04)
+
+
 if __name__ == "__main__":
     for distribution in (normal, of_images, of_unequal_spread):
         for seeds in (3, 5, 10):
