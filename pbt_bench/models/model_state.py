@@ -10,6 +10,7 @@ from torch import nn
 from torch.autograd.graph import disable_saved_tensors_hooks
 
 from pbt_bench.errors import RequestError
+from pbt_bench.models.full_float32 import full_float32
 
 _CHECKPOINTS = (
     "the network uses torch.utils.checkpoint, which runs layers again where a backward pass cannot be followed: "
@@ -21,6 +22,8 @@ _CHECKPOINTS = (
 def preserved(model: nn.Module) -> Iterator[None]:
     """Restore every bit of the model on leaving the `with` block, in which gradients start as None.
 
+    In the block, products of float32 numbers are computed in float32 (`full_float32`).
+
     Raises RequestError in torch.inference_mode, where there are no gradients, and at activation checkpoints
     (use_reentrant=False), which repeat their forward pass on other tensors during the backward pass.
     """
@@ -31,7 +34,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     grads = [(p, p.grad, p.requires_grad) for p in model.parameters()]
     buffers = [(module, name, b) for module in model.modules() for name, b in module._buffers.items()]
     devices = {t.device.index for t, _ in tensors if t.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
+    with full_float32(), torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
         try:
             for parameter in model.parameters():
                 parameter.grad = None

@@ -241,6 +241,7 @@ def test_mixed_precision(model: nn.Module, masks: dict[str, Tensor]) -> None:
     assert scales[-1] == scales[-2], "the last was not"
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch 2.11, by its own import
 @pytest.mark.parametrize("compiled_first", [True, False])
 @pytest.mark.parametrize("in_place", [True, False])
 def test_compiled_models(compiled_first: bool, in_place: bool, model: nn.Module, masks: dict[str, Tensor]) -> None:
