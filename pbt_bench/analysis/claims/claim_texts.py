@@ -55,9 +55,11 @@ def p_text(p: float) -> str:
 
 
 def seeds_text(answer: Answer) -> str:
-    """Return the number of seeds that would decide an undecided question, else the empty text."""
+    """Return the number of seeds that would decide an undecided question, or why none would, else the empty text."""
     if answer.verdict != UNDECIDED:
         return ""
+    if answer.networks_disagree:
+        return "networks disagree"
     return "more than 1,000" if isinf(answer.seeds_to_decide) else f"{answer.seeds_to_decide:.0f}"
 
 
@@ -96,8 +98,9 @@ def verdict_text(finding: Finding) -> str:
     tests = f" (tests: {tests_text(finding)})" if len(finding.answers) > 1 else ""
     if finding.verdict == UNDECIDED:
         seeds = finding.seeds_to_decide
-        would = "more than 1,000 seeds" if isinf(seeds) else f"about {seeds:.0f} seeds"
-        said = f"Undecided with {counted(_seeds(finding), 'seed')}{tests}; {would} would decide."
+        would = f"{'more than 1,000' if isinf(seeds) else f'about {seeds:.0f}'} seeds would decide"
+        why = "the networks disagree" if finding.networks_disagree else would
+        said = f"Undecided with {counted(_seeds(finding), 'seed')}{tests}; {why}."
         return said + f" {lacks}" * bool(lacks)
     if finding.verdict == LACKING:
         untested = sum(answer.verdict == LACKING for answer in finding.answers)
@@ -150,8 +153,14 @@ def _test_data(answer: Answer) -> dict[str, Any]:
         "interval": [_finite(end) for end in answer.effect.interval],
         "n": answer.seeds,
         "networks": answer.effect.networks,
+        "networks_disagree": answer.networks_disagree,
         "by_network": {
-            name: {"estimate": found.mean, "interval": [_finite(end) for end in found.interval], "n": found.replicates}
+            name: {
+                "estimate": found.mean,
+                "interval": [_finite(end) for end in found.interval],
+                "n": found.replicates,
+                "verdict": answer.verdict_by_network[name],
+            }
             for name, found in answer.by_network.items()
         },
         "p": _finite(answer.p),

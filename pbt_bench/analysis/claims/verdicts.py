@@ -31,20 +31,31 @@ class Answer:
     leaning: str  # the verdict that a small p value would give
     p: float  # of that verdict, before correction; NaN without enough seeds
     p_holm: float = nan
-    seeds_to_decide: float = nan  # per network; NaN if the question is decided or cannot be tested
+    seeds_to_decide: float = nan  # per network; NaN if the question is decided or seeds cannot decide it
 
     @property
     def verdict(self) -> str:
         """One of VERDICTS."""
         if isnan(self.p):
             return LACKING
-        return self.leaning if self.p_holm < LEVEL else UNDECIDED
+        return self.leaning if self.p_holm < LEVEL and not self.networks_disagree else UNDECIDED
 
     @property
     def by_network(self) -> dict[str, Effect]:
         """The effect on each network alone, if there are several."""
         networks = self.samples.networks()
         return {name: effect([values]) for name, values in networks.items()} if len(networks) > 1 else {}
+
+    @property
+    def verdict_by_network(self) -> dict[str, str]:
+        """The verdict of each network alone, if there are several, without correction."""
+        return {name: _verdict_alone(found, self.question) for name, found in self.by_network.items()}
+
+    @property
+    def networks_disagree(self) -> bool:
+        """If a network alone has the verdict opposite to that of the mean over networks."""
+        opposite = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}.get(self.leaning)
+        return opposite in self.verdict_by_network.values()
 
     @property
     def seeds(self) -> int:
@@ -87,8 +98,13 @@ class Finding:
 
     @property
     def seeds_to_decide(self) -> float:
-        """The most seeds that an undecided question needs; NaN if no question is undecided."""
-        return max((each.seeds_to_decide for each in self.answers if each.verdict == UNDECIDED), default=nan)
+        """The most seeds that an undecided question needs; NaN if seeds can decide none."""
+        return max((each.seeds_to_decide for each in self.answers if not isnan(each.seeds_to_decide)), default=nan)
+
+    @property
+    def networks_disagree(self) -> bool:
+        """If a question is undecided because networks disagree, which no number of seeds can change."""
+        return any(answer.networks_disagree for answer in self.answers)
 
 
 def judge(claims: Sequence[Claim], evidence: Sequence[Evidence]) -> list[Finding]:
@@ -127,6 +143,13 @@ def decide(found: Effect, expect: str, bound: float) -> tuple[str, float, float,
     return (SUPPORTED if holds else CONTRADICTED), found.two_sided(limit), limit, False
 
 
+def _verdict_alone(found: Effect, question: Question) -> str:
+    if not found.tested:
+        return LACKING
+    leaning, p, _, _ = decide(found, question.expect, question.bound)
+    return leaning if p < LEVEL else UNDECIDED
+
+
 def _answer(question: Question, evidence: Evidence) -> Answer:
     values = values_of(question, evidence)
     found = effect([*values.networks().values()])
@@ -147,7 +170,7 @@ def _corrected(answers: Sequence[Answer]) -> list[Answer]:
     whole[known] = holm(p[known])
     found = []
     for answer, own, value in zip(answers, whole, p, strict=True):
-        if isnan(value) or own < LEVEL:
+        if isnan(value) or own < LEVEL or answer.networks_disagree:
             found.append(replace(answer, p_holm=float(own)))
             continue
         _, _, bound, one_sided = decide(answer.effect, answer.question.expect, answer.question.bound)

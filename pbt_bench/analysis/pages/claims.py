@@ -14,7 +14,7 @@ from pbt_bench.analysis.claims.claim_figure import draw_claim
 from pbt_bench.analysis.claims.claim_file import Claim
 from pbt_bench.analysis.claims.claim_literature import PrintedDifference, printed_differences
 from pbt_bench.analysis.claims.evidence import Evidence, load_evidence
-from pbt_bench.analysis.claims.verdicts import Answer, Finding, judge
+from pbt_bench.analysis.claims.verdicts import CONTRADICTED, SUPPORTED, Answer, Finding, judge
 from pbt_bench.analysis.figures.style import save
 from pbt_bench.analysis.pages.gallery import Picture
 from pbt_bench.analysis.pages.rendering import render
@@ -144,6 +144,7 @@ def _row(answer: Answer) -> dict[str, str]:
 
 def _row_of_network(answer: Answer, network: str, found: Effect) -> dict[str, str]:
     own = {"test": f"on {network}", "effect": texts.estimate_text(answer, found), "seeds": str(found.replicates)}
+    own["verdict"] = {SUPPORTED: "for", CONTRADICTED: "against"}.get(answer.verdict_by_network[network], "")
     return dict.fromkeys(_row(answer), "") | own
 
 

@@ -189,13 +189,49 @@ def test_sparsities_are_averaged_within_seeds_and_networks_are_strata(
     assert rows[0] == ("on digits / resnet8", "+2.00 points on every seed", "3")
     assert rows[1][::2] == ("on digits / vgg8", "8")
     by_network = plain_data(entry.finding)["tests"][0]["by_network"]
-    assert by_network["digits / resnet8"] == {"estimate": pytest.approx(0.02), "interval": [None, None], "n": 3}
+    alone = {"estimate": pytest.approx(0.02), "interval": [None, None], "n": 3, "verdict": "undecided"}
+    assert by_network["digits / resnet8"] == alone
     assert answer.effect.mean == pytest.approx(0.015)
     only = {"compare": ["fts", "snip"], "expect": "greater", "where": {"model": "resnet8"}}
     (answer,) = verdict(only, both).answers
     assert answer.effect.constant
     assert answer.p == 2 / 2**3  # the sign test: equal differences have no spread
     assert answer.seeds_to_decide == 6
+
+
+@pytest.mark.parametrize(
+    ("expect", "margin", "differences", "expected", "alone"),
+    [
+        ("greater", 0.0, (0.05, 0.01), "supported", ("for", "for")),
+        ("greater", 0.0, (0.05, -0.01), "undecided", ("for", "against")),
+        ("greater", 0.0, (0.05, 0.0005), "supported", ("for", "")),
+        ("greater", 0.0, (-0.05, 0.01), "undecided", ("against", "for")),
+        ("greater", 0.0, (-0.05, -0.01), "contradicted", ("against", "against")),
+        ("less", 0.0, (-0.05, 0.01), "undecided", ("for", "against")),
+        ("equal", 0.02, (0.001, 0.03), "undecided", ("for", "against")),
+        ("equal", 0.02, (0.001, -0.002), "supported", ("for", "for")),
+        ("greater", -0.01, (0.05, -0.02), "undecided", ("for", "against")),
+        ("greater", -0.01, (0.05, -0.005), "supported", ("for", "for")),
+    ],
+)
+def test_networks_that_disagree_leave_a_test_undecided(
+    evidence: Records, expect: str, margin: float, differences: tuple[float, float], expected: str, alone: Sequence[str]
+) -> None:
+    one, other = (evidence({"fts": 0.8 + difference, "snip": 0.8}).table for difference in differences)
+    both = Evidence(pd.concat([one, other.assign(model="resnet8")], ignore_index=True))
+    found = verdict({"compare": ["fts", "snip"], "expect": expect, "margin": margin}, both)
+    assert found.verdict == expected
+    rows = ClaimEntry(found, []).rows
+    assert {row["test"]: row["verdict"] for row in rows[1:]} == {
+        "on digits / vgg8": alone[0],
+        "on digits / resnet8": alone[1],
+    }
+    (data,) = plain_data(found)["tests"]
+    assert data["networks_disagree"] == (expected == "undecided")
+    if expected == "undecided":
+        assert rows[0]["more"] == "networks disagree"
+        assert verdict_text(found).startswith("Undecided with 8 seeds; the networks disagree.")
+        assert data["seeds_to_decide"] is None
 
 
 def test_the_best_of_several_is_chosen_without_the_seed_that_it_is_compared_on() -> None:
