@@ -38,7 +38,7 @@ class Answer:
         """One of VERDICTS."""
         if isnan(self.p):
             return LACKING
-        return self.leaning if self.p_holm < LEVEL and not self.networks_disagree else UNDECIDED
+        return self.leaning if self._significant and not self.networks_disagree else UNDECIDED
 
     @property
     def by_network(self) -> dict[str, Effect]:
@@ -53,9 +53,13 @@ class Answer:
 
     @property
     def networks_disagree(self) -> bool:
-        """If a network alone has the verdict opposite to that of the mean over networks."""
-        opposite = {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}.get(self.leaning)
-        return opposite in self.verdict_by_network.values()
+        """If a network alone supports the claim, and another network or the mean contradicts it, or vice versa."""
+        of_mean = {self.leaning} if self._significant else set()
+        return {SUPPORTED, CONTRADICTED} <= of_mean.union(self.verdict_by_network.values())
+
+    @property
+    def _significant(self) -> bool:
+        return self.p_holm < LEVEL
 
     @property
     def seeds(self) -> int:
@@ -170,12 +174,12 @@ def _corrected(answers: Sequence[Answer]) -> list[Answer]:
     whole[known] = holm(p[known])
     found = []
     for answer, own, value in zip(answers, whole, p, strict=True):
+        found.append(answer := replace(answer, p_holm=float(own)))
         if isnan(value) or own < LEVEL or answer.networks_disagree:
-            found.append(replace(answer, p_holm=float(own)))
             continue
         _, _, bound, one_sided = decide(answer.effect, answer.question.expect, answer.question.bound)
         level = LEVEL / int((p[known] >= value).sum()) / (1 if one_sided else 2)
-        found.append(replace(answer, p_holm=float(own), seeds_to_decide=answer.effect.seeds_to_find(bound, level)))
+        found[-1] = replace(answer, seeds_to_decide=answer.effect.seeds_to_find(bound, level))
     return found
 
 
