@@ -59,6 +59,7 @@ ON_LIGHT, ON_DARK = "#0d0d0d", "#fdfdfd"
 _DARK, _LIGHTEST = "#1c2226", 0.9  # in dark mode: the background, and the grey in place of black
 _FAINT = 0.85  # the darkest grey that stays faint in dark mode
 _CONTRAST = 3.0  # to the background, of lines and marks (WCAG 2.1, success criterion 1.4.11)
+_ONLY_GAP = 0.3  # between the ticks of a sparsity axis, if it has one tick
 
 
 def position(sparsity: Any) -> Any:
@@ -67,8 +68,8 @@ def position(sparsity: Any) -> Any:
 
 
 def smallest_gap(positions: NDArray[np.float64]) -> float:
-    """Return the smallest distance of two neighbouring positions, 0.3 if there is only one."""
-    return float(np.diff(positions).min()) if len(positions) > 1 else 0.3
+    """Return the smallest distance of two neighbouring positions, `_ONLY_GAP` if there is only one."""
+    return float(np.diff(positions).min()) if len(positions) > 1 else _ONLY_GAP
 
 
 def sparsity_axis(axes: Axes, sparsities: Sequence[float], inches: float) -> None:
@@ -79,7 +80,7 @@ def sparsity_axis(axes: Axes, sparsities: Sequence[float], inches: float) -> Non
     """
     ticks = position(sparsities)
     labels = [tick_label(sparsity) for sparsity in sparsities]
-    scale = inches / max(np.ptp(ticks) + smallest_gap(ticks), 0.3)
+    scale = inches / max(np.ptp(ticks) + smallest_gap(ticks), _ONLY_GAP)
     widths = np.array([text_inches(label, _TICK_SIZE) for label in labels])
     upright = bool((scale * np.diff(ticks) < (widths[1:] + widths[:-1]) / 2 - 0.05).any())
     last = np.inf
@@ -89,6 +90,8 @@ def sparsity_axis(axes: Axes, sparsities: Sequence[float], inches: float) -> Non
         else:
             last = ticks[i]
     axes.set_xticks(ticks, labels, rotation=90 if upright else 0, fontsize=_TICK_SIZE)
+    if len(ticks) == 1:  # else the bars beside the one point would span the axis
+        axes.set_xlim(ticks[0] - _ONLY_GAP, ticks[0] + _ONLY_GAP)
     axes.minorticks_off()
     axes.set_xlabel("sparsity (spaced by log density)")
 

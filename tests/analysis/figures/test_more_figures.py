@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pbt_bench.analysis.figures import multiples, style
@@ -387,3 +388,15 @@ def test_a_logarithmic_axis_has_ticks_however_short_it_is(ends: tuple[float, flo
     low, high = axes.get_xlim()
     assert low <= ends[0] < ends[1] <= high
     assert sum(low <= tick <= high for tick in axes.get_xticks()) >= 2
+
+
+def test_bars_stay_beside_the_only_sparsity() -> None:
+    axes = Figure().subplots()
+    x = style.position([0.99])
+    bars = [x + multiples.dodge(number, 2, style.smallest_gap(x)) for number in range(2)]
+    for bar in bars:
+        axes.errorbar(bar, [0.5], [0.1])
+    style.sparsity_axis(axes, [0.99], 2.6)
+    low, high = axes.get_xlim()
+    assert (high + low) / 2 == pytest.approx(float(x[0]))
+    assert abs(bars[1] - bars[0]) < 0.2 * (high - low)
