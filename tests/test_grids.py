@@ -57,8 +57,8 @@ RUNS = {  # pruned and dense: datasets x models x (methods x sparsities x varian
     "fmnist_resnet": (18 * 3 + 1) * 5,
     "fmnist_conv_mini": (18 * 2 + 1) * 3,
     "fmnist_resnet_mini": (18 * 2 + 1) * 3,
-    "fmnist_longer": 8 * 2 * 5 + 5,
     "fmnist_longer_mini": 8 * 2 * 3 + 3,
+    "fmnist_longer": 8 * 2 * 5 + 5,
 }
 
 

@@ -22,7 +22,7 @@ RUN_IDS = {  # study: (number of runs, first 32 hex digits of the SHA-256 of its
     "fmnist_label_noise_mini": (18, "40e24507dec3e9fbc625807713be9ed2"),
     "fmnist_lenet300": (2600, "dda8603c866bbd2f88b414d38258d0ff"),
     "fmnist_lenet300_mini": (117, "47c5eab342f998b1117e46be88953394"),
-    "fmnist_longer": (85, "9440bfbcb0d9088514d3da06a5eff471"),
+    "fmnist_longer": (85, "dbd66b09e1581831e54bd032c050a392"),
     "fmnist_longer_mini": (51, "5dce870276e1b6c6f5f5a921095bfb28"),
     "fmnist_resnet": (275, "03bd69b8ed394d3b4bf81d2dc2afd9e6"),
     "fmnist_resnet_mini": (111, "be3423738f82d9f024e9e9291015da3a"),

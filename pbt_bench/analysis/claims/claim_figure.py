@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t
 
+from pbt_bench.analysis.claims.claim_file import Question
 from pbt_bench.analysis.claims.verdicts import Finding
 from pbt_bench.analysis.figures import multiples, style
 from pbt_bench.analysis.statistics.method_styles import method_order
@@ -37,23 +38,31 @@ def draw_claim(finding: Finding) -> Figure | None:
 
 
 def _items(finding: Finding) -> list[_Item]:
-    found: dict[tuple[str, bool], dict[str, list[pd.Series]]] = {}
-    for answer in finding.answers:
+    found: dict[tuple[str, bool, str], dict[str, list[pd.Series]]] = {}
+    recipes = [_recipe(answer.question) for answer in finding.answers]
+    for answer, recipe in zip(finding.answers, recipes, strict=True):
         question = answer.question
         name = f"rank correlation with {question.metric}" if question.correlation else question.metric
-        lines = found.setdefault((name.replace("_", " "), question.percent), {})
+        differing = "" if len(set(recipes)) == 1 else recipe
+        lines = found.setdefault((name.replace("_", " "), question.percent, differing), {})
         for label, values in answer.samples.sides.items():
             lines.setdefault(label, []).append(values)
     items = []
-    for (name, percent), lines in found.items():
+    for (name, percent, recipe), lines in found.items():
         whole = {label: _once(parts) for label, parts in lines.items()}
         networks = dict.fromkeys(key[:2] for values in whole.values() for key in values.index)
         for dataset, model in networks:
             own = {label: values[_of(values, dataset, model)] for label, values in whole.items()}
             own = {label: values for label, values in own.items() if len(values)}
             ylabel = f"{name} (%)" if percent else name
-            items.append(_Item(f"{dataset} / {model}", ylabel, percent, own))
+            items.append(_Item(", ".join(filter(None, (f"{dataset} / {model}", recipe))), ylabel, percent, own))
     return items
+
+
+def _recipe(question: Question) -> str:
+    """Return the conditions of a question on the recipe: its runs are not averaged with those of another one."""
+    own = {name: value for name, value in question.where.items() if name.startswith("recipe.")}
+    return replace(question, where=own).range
 
 
 def _once(parts: list[pd.Series]) -> pd.Series:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from pbt_bench.analysis.claims.claim_figure import draw_claim
 from pbt_bench.analysis.claims.claim_file import Claim, ClaimTest
 from pbt_bench.analysis.claims.claim_texts import plain_data, verdict_text
 from pbt_bench.analysis.claims.evidence import Evidence, _best, _Part, load_evidence, values_of
@@ -276,6 +277,37 @@ def test_fields_of_recipe_scoring_and_options_select_runs(record: Callable[..., 
     compare = [{"method": "fts", "scoring.rounds": 10}, {"method": "fts", "scoring.rounds": 1, "options.alpha": 0.5}]
     (answer,) = verdict({"compare": compare, "expect": "greater"}, of_runs(runs)).answers
     assert answer.effect.mean == pytest.approx(0.109)
+
+
+def test_the_figure_of_a_claim_has_axes_for_each_recipe_that_it_tests(record: Callable[..., RunRecord]) -> None:
+    runs = [
+        record(
+            msgspec.convert(
+                {"dataset": "digits", "model": "vgg8", "method": method, "sparsity": 0.9, "seed": seed,
+                 "recipe": {"epochs": epochs}}, RunSpec),
+            accuracy=0.8 + 0.01 * epochs + 0.02 * (method == "fts") + SHIFTS[seed],
+        )
+        for seed in SEEDS for method in ("snip", "fts") for epochs in (3, 12)
+    ]  # fmt: skip
+    tests = [
+        {"compare": ["fts", "snip"], "expect": "greater", "where": {"recipe.epochs": {end: 11}}}
+        for end in ("maximum", "minimum")
+    ]
+    (found,) = judge([claim(*tests)], [of_runs(runs)])
+    drawn = draw_claim(found)
+    assert drawn is not None
+    short, long = [axes for axes in drawn.axes if axes.get_title()]
+    assert [" ".join(axes.get_title().split()) for axes in (short, long)] == [
+        "digits / vgg8, recipe.epochs up to 11",
+        "digits / vgg8, recipe.epochs 11 and more",
+    ]
+    for axes, low in ((short, 83), (long, 92)):
+        lines = [np.asarray(line.get_ydata(), float) for line in axes.lines]
+        assert sorted(y[0] for y in lines if len(y) == 1) == pytest.approx([low, low + 2])
+    (found,) = judge([claim(tests[0])], [of_runs(runs)])
+    drawn = draw_claim(found)
+    assert drawn is not None
+    assert [axes.get_title() for axes in drawn.axes if axes.get_title()] == ["digits / vgg8"]
 
 
 def test_a_name_without_options_is_the_one_variant_of_a_network(evidence: Records) -> None:
