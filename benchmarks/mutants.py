@@ -104,6 +104,20 @@ DEFECTS = (
         "for inputs, _ in batches[:1]:",
         "pruning/test_statistics.py",
     ),
+    Defect(
+        "scores-in-the-precision-of-the-program",
+        "models/model_state.py",
+        "with full_float32(), torch.random",
+        "with torch.random",
+        "models/test_full_float32.py",
+    ),
+    Defect(
+        "verdicts-of-means-of-opposites",
+        "analysis/claims/verdicts.py",
+        "self._significant and not self.networks_disagree",
+        "self._significant",
+        "analysis/claims/test_verdicts.py",
+    ),
     Defect("records-written-in-place", "running/store.py", "part = path.with_name(", "part = path or (", STORE),
     Defect(
         "no-second-look-after-claiming",
