@@ -105,7 +105,7 @@ DEFECTS = (
         "pruning/test_statistics.py",
     ),
     Defect(
-        "scores-in-the-precision-of-the-program",
+        "scores-in-tf32",
         "models/model_state.py",
         "with full_float32(), torch.random",
         "with torch.random",

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+# Operations with settings of their own since PyTorch 2.9, beside those of all operations.
+_OPERATIONS = {"cudnn": ("conv", "rnn"), "cuda": ("matmul",), "mkldnn": ("conv", "rnn", "matmul")}
+
 
 @contextmanager
 def full_float32() -> Iterator[None]:
@@ -17,10 +20,10 @@ def full_float32() -> Iterator[None]:
     up to 3e-4 of the largest score (ResNet-8 on an NVIDIA H200), and thereby masks.
     """
     backends: Any = torch.backends
-    operations = []
-    if hasattr(backends.cudnn, "conv"):  # since PyTorch 2.9, beside the settings of all operations
-        operations = [backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul]
-        operations += [backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul]
+    found: list[Any] = [
+        getattr(getattr(backends, library), name, None) for library, names in _OPERATIONS.items() for name in names
+    ]
+    operations = [operation for operation in found if hasattr(operation, "fp32_precision")]
     with ExitStack() as restored:
         for operation in operations:
             restored.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
