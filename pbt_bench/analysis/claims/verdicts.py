@@ -53,7 +53,7 @@ class Answer:
 
     @property
     def networks_disagree(self) -> bool:
-        """If a network alone supports the claim, and another network or the mean contradicts it, or vice versa."""
+        """True if a network alone supports the claim, and another network or the mean contradicts it, or vice versa."""
         of_mean = {self.leaning} if self._significant else set()
         return {SUPPORTED, CONTRADICTED} <= of_mean.union(self.verdict_by_network.values())
 
@@ -107,7 +107,7 @@ class Finding:
 
     @property
     def networks_disagree(self) -> bool:
-        """If a question is undecided because networks disagree, which no number of seeds can change."""
+        """True if a question is undecided because networks disagree, which no number of seeds can change."""
         return any(answer.networks_disagree for answer in self.answers)
 
 
