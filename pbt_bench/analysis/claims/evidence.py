@@ -157,18 +157,20 @@ def _of_side(side: Side, question: Question, fixed: set[str], evidence: Evidence
 def matching_runs(table: pd.DataFrame, where: Condition, side: Selection) -> pd.DataFrame:
     """Select the runs of a side under the conditions `where`.
 
-    An axis that no condition names has its default value. The dense network needs the condition `method = "dense"`.
+    An axis that no condition names has its default value. The dense network needs the condition `method = "dense"`. A
+    name of a method is that of its one variant among the runs that fulfil the other conditions.
     """
     given = {**where, **side.conditions}
     wanted = given | {axis: value for axis, value in _AXIS_DEFAULTS.items() if axis not in given}
-    found = table[table["base_method"] != DENSE]
-    if "method" in given:
-        methods = wanted.pop("method")
-        of_options = any(name.startswith("options.") for name in given)
-        chosen = [_named(table, name, of_options) for name in (methods if isinstance(methods, list) else [methods])]
-        found = table[np.logical_or.reduce(chosen)]
+    methods = wanted.pop("method", None)
+    found = table
     for name, value in wanted.items():
         found = found[_holds(_column(found, name), value)]
+    if methods is None:
+        return found[found["base_method"] != DENSE]
+    of_options = any(name.startswith("options.") for name in given)
+    chosen = [_named(found, name, of_options) for name in (methods if isinstance(methods, list) else [methods])]
+    found = found[np.logical_or.reduce(chosen)]
     return found
 
 

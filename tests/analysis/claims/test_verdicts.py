@@ -320,6 +320,9 @@ def test_a_name_without_options_is_the_one_variant_of_a_network(evidence: Record
     several = replace(both, table=pd.concat([both.table, more.table], ignore_index=True))
     assert verdict(test, several).verdict == "missing"
     assert verdict(test | {"compare": ["imp (levels 31)", "snip"]}, several).verdict == "supported"
+    longer = more.table.assign(recipe=[msgspec.structs.replace(recipe, epochs=99) for recipe in more.table["recipe"]])
+    recipes = replace(both, table=pd.concat([both.table, longer], ignore_index=True))
+    assert verdict(test | {"where": {"recipe.epochs": {"maximum": 98}}}, recipes).verdict == "supported"
 
 
 def test_rank_correlations_of_two_metrics_with_accuracy(record: Callable[..., RunRecord]) -> None:
