@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,7 @@ def test_a_study_that_holds_is_verified_and_on_the_board(
     assert '<a href="https://example.org/mine">Jane Doe</a>: On a laptop.' in page
     assert 'href="https://arxiv.org/abs/1810.02340"' in page  # SNIP
     assert "mine (Jane Doe)" in page
+    assert re.search(r">Jane Doe</a>: On a laptop.</td><td[^>]*>(masks of \d by CI, )?training of 2 by CI<", page)
     assert "training of 1 by CI" in page
     assert "digits / vgg8" in page
     assert main(["audit", str(folder), "--sample", "0"]) == 0

@@ -37,6 +37,7 @@ class BoardStudy:
     name: str
     runs: int
     about: Contribution | None  # None for a study of the project
+    audited: str
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ def write_board(folders: Sequence[Path], out: Path) -> Path:
         about = contribution(grid_file) if grid_file.is_file() else None
         by = auditors(store, table["run_id"])
         known = audited_records(store, table["run_id"])
-        verdicts |= {run_id: (verdict, by[run_id]) for run_id, verdict in known.items()}
-        studies.append(BoardStudy(name, len(table), about))
+        own = {run_id: (verdict, by[run_id]) for run_id, verdict in known.items()}
+        verdicts |= own
+        studies.append(BoardStudy(name, len(table), about, _audited_text(list(own), own)))
         frames.append(table.assign(study=f"{name} ({about.by})" if about else name))
     whole = pd.concat(frames, ignore_index=True).drop_duplicates("run_id", ignore_index=True)
     variants = zip(*(whole[name] for name in ("method", "options", "mask_updates", "update_options")), strict=True)
